@@ -1,0 +1,132 @@
+"""Write an artifact folder, or a file in one, so that a killed command leaves the old state or the new, never a mixture."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.manifest import FILE_NAME, Manifest
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write at `path` into one clear ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ArtifactError(
+                f"no space left to write {path}", fix="free some space or choose another folder; nothing was changed"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise ArtifactError(
+                f"{path} cannot be written ({os.strerror(error.errno)})", fix="choose a folder that you own with -o"
+            ) from error
+        raise
+
+
+def check_output(directory: Path, force: bool) -> None:
+    """Refuse an output folder that holds something, before any work is done.
+
+    Raises:
+        UsageError: it exists and `force` is not given, or it holds something that is not an artifact.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is a file", "a folder", "choose another with -o")
+    if any(directory.iterdir()):
+        if not (directory / FILE_NAME).exists():
+            raise UsageError(
+                f"{directory} exists and holds no artifact, so it is not replaced even with --force",
+                fix="choose another with -o",
+            )
+        if not force:
+            raise UsageError(f"{directory} already holds an artifact", fix="pass --force to replace it, or another -o")
+
+
+@contextmanager
+def new_artifact(directory: Path) -> Iterator[Path]:
+    """Yield a fresh folder beside `directory`; it takes that name when the block ends well and vanishes when it does not.
+
+    Raises:
+        ArtifactError: the place cannot be written, or the disk is full.
+    """
+    directory = Path(os.path.abspath(directory))
+    with disk_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
+        try:
+            staging.chmod(0o755)
+            yield staging
+            for path in staging.iterdir():
+                _sync(path)
+            _sync(staging)
+            _replace_folder(staging, directory)
+            _sync(directory.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace_folder(staging: Path, directory: Path) -> None:
+    """Give `staging` the name `directory`; what had that name is left under the name `staging`."""
+    if not directory.exists():
+        staging.rename(directory)
+    elif not _exchange(staging, directory):
+        aside = staging.with_suffix(".replaced")
+        directory.rename(aside)
+        try:
+            staging.rename(directory)
+        except OSError:
+            aside.rename(directory)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step where the system can (Linux `renameat2`); return whether it did."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
+    with disk_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+        _sync(path.parent)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into an artifact folder."""
+    write_file(directory / FILE_NAME, manifest.to_json().encode())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

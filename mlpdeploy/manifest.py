@@ -1,0 +1,193 @@
+"""The artifact's manifest: versioned JSON beside the model, which says everything a runtime has to know."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.errors import ArtifactError
+
+FILE_NAME = "manifest.json"
+FORMAT = "mlpdeploy-artifact"
+VERSION = 1
+CANONICAL = "canonical"  # the role of model.onnx; every other role is the name of a target
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: as in the ONNX file.
+        shape: sizes; a string is a symbolic axis (`batch`, `32*height`).
+        dtype: numpy's name, e.g. `float32`.
+        layout: one letter an axis, e.g. `NCHW`.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded photograph to the input tensor: resize the shorter side, crop the centre, scale, normalize.
+
+    Attributes:
+        height_width: of the crop, in pixels.
+        crop_pct: side of the crop over side of the resized image.
+        interpolation: of the resize, with antialiasing: `bicubic` or `bilinear`.
+        mean, std: per channel, of values scaled to 0..1.
+        color_order: `RGB` or `L` (one grey channel).
+    """
+
+    height_width: tuple[int, int]
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    color_order: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the artifact.
+
+    Attributes:
+        role: `canonical`, or the target that the file is lowered for (`cpu`, `tensorrt`, ...).
+        sha256: of the file's bytes, hexadecimal.
+        bytes: the file's size.
+        shift: the lowering of the axial shift, `function` in the canonical file.
+    """
+
+    role: str
+    sha256: str
+    bytes: int
+    shift: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says; see the field names. `verification` is empty until `verify` has run."""
+
+    model: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    precision: str
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    passes: tuple[dict[str, Any], ...] = ()
+    verification: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
+    tools: dict[str, str] = field(default_factory=dict)
+
+    def file_for(self, role: str) -> str:
+        """Return the name of the file for a target, or of the canonical file where there is none."""
+        by_role = {entry.role: name for name, entry in self.files.items()}
+        return by_role.get(role) or by_role[CANONICAL]
+
+    def to_json(self) -> str:
+        """Return the file's text, with a checksum over everything else in it."""
+        body = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        body["sha256"] = _checksum(body)
+        return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Return the manifest of an artifact folder.
+
+    Raises:
+        ArtifactError: no artifact, not JSON, of another version, incomplete, or edited since it was written.
+    """
+    path = Path(directory) / FILE_NAME
+    again = "export the model again"
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "has no manifest.json" if path.parent.is_dir() else "does not exist"
+        raise ArtifactError(
+            f"{path.parent} {what}", "a folder made by mlpdeploy export", "see: mlpdeploy export --help"
+        ) from None
+    except NotADirectoryError:
+        raise ArtifactError(f"{path.parent} is a file", "a folder made by mlpdeploy export") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", "JSON", again) from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is no mlpdeploy manifest", f"format {FORMAT}", again)
+    if body.get("version") != VERSION:
+        raise ArtifactError(
+            f"{path} has version {body.get('version')}", f"version {VERSION}", "export the model again with this version"
+        )
+    if body.pop("sha256", None) != _checksum(body):
+        raise ArtifactError(f"{path} was edited after it was written: its checksum differs", fix=again)
+    try:
+        return _from_body(body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} is incomplete ({error})", fix=again) from error
+
+
+def _from_body(body: dict[str, Any]) -> Manifest:
+    body = {key: value for key, value in body.items() if key not in ("format", "version")}
+
+    def spec(value: dict[str, Any]) -> TensorSpec:
+        return TensorSpec(**{**value, "shape": tuple(value["shape"])})
+
+    body["inputs"] = tuple(map(spec, body["inputs"]))
+    body["outputs"] = tuple(map(spec, body["outputs"]))
+    if body["preprocessing"] is not None:
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in body["preprocessing"].items()}
+        body["preprocessing"] = Preprocessing(**lists)
+    body["files"] = {name: FileEntry(**entry) for name, entry in body["files"].items()}
+    body["labels"], body["passes"] = tuple(body["labels"]), tuple(body["passes"])
+    manifest = Manifest(**body)
+    if CANONICAL not in {entry.role for entry in manifest.files.values()}:
+        raise ValueError("no canonical model")
+    return manifest
+
+
+def file_entry(path: Path, role: str, shift: str) -> FileEntry:
+    """Return the entry of a file that has just been written."""
+    return FileEntry(role, sha256_of(path), path.stat().st_size, shift)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
+    """Return the path of one of the artifact's files, after comparing size and SHA-256 with the manifest.
+
+    Raises:
+        ArtifactError: it is missing, truncated or changed.
+    """
+    entry, path = manifest.files[name], directory / name
+    if Path(name).name != name:
+        raise ArtifactError(f"the manifest names a file outside of the artifact: {name}", fix="export the model again")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", fix="copy the whole folder, or export the model again")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        what = "truncated" if size < entry.bytes else "not the file that was exported"
+        raise ArtifactError(
+            f"{path} is {what}: {size} bytes", f"{entry.bytes}", "copy it again, or export the model again"
+        )
+    if sha256_of(path) != entry.sha256:
+        raise ArtifactError(
+            f"{path} was changed after the export: its SHA-256 differs from the manifest's",
+            fix="copy it again, or export the model again",
+        )
+    return path

@@ -1,0 +1,159 @@
+"""Read a user's checkpoint, and say exactly why it does not fit when it does not."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlpdeploy.env import require
+from mlpdeploy.errors import CheckpointError
+from mlpdeploy.models.registry import MODELS
+
+StateDict = dict[str, torch.Tensor]
+
+# Where training code puts the weights inside of a checkpoint, in the order of preference: EMA weights are what was
+# evaluated. A file that has several says in `source` which one was taken.
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model", "state_dict", "module")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.", "encoder.")
+_IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Return {official tensor name: tensor} of a `.pth`, `.pt`, `.bin` or `.safetensors` file.
+
+    No code is ever run from the file. Wrappers (`model`, `state_dict`, EMA) and prefixes (`module.`, `backbone.`, ...)
+    are removed.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, truncated, contains code, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}", "a .pth or .safetensors file")
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = _unwrap(loaded)
+    if not state:
+        raise CheckpointError(f"{path.name} holds no tensors", "a state dict, or a dict with one under model")
+    state = _strip_prefixes(state)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{name} in {path.name} has NaN or infinite values", "finite weights", "choose an earlier checkpoint"
+            )
+    return state
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    require("safetensors")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name} is not a whole safetensors file ({error})", fix="copy it again") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+            blocked = str(error).partition("GLOBAL ")[2].split()[:1]
+            raise CheckpointError(
+                f"{path.name} contains code or objects{' (' + blocked[0] + ')' if blocked else ''}, which is never run",
+                "tensors only",
+                "where it was trained: torch.save(model.state_dict(), 'weights.pth')",
+            ) from error
+        raise CheckpointError(f"{path.name} is not a PyTorch checkpoint", fix="copy it again, or check its name") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path.name} is truncated or is not a PyTorch checkpoint", fix="copy it again, or check its name"
+        ) from error
+
+
+def _unwrap(loaded: Any) -> StateDict:
+    """Return the innermost dict of tensors."""
+    while isinstance(loaded, dict):
+        inner = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict) and loaded[key]), None)
+        if inner is None:
+            return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        loaded = loaded[inner]
+    return {}
+
+
+def _strip_prefixes(state: StateDict) -> StateDict:
+    """Remove wrapper prefixes; where only some tensors have one (`backbone.` beside heads), keep those that do."""
+    while True:
+        prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+
+
+def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: str) -> None:
+    """Put the weights into the model, all of them or none.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or misshapen; the message lists them and guesses the cause.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if getattr(model.config, "features", False):
+        # A classifier's own norm and head have no place in a backbone.
+        state = {n: t for n, t in state.items() if n not in ("norm.weight", "norm.bias", "head.weight", "head.bias")}
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    misshapen = [
+        f"{name} is {_shape(state[name].shape)}, wanted {_shape(shape)}"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if missing or unexpected or misshapen:
+        found = [
+            f"{len(items)} {kind} ({_few(items)})"
+            for kind, items in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+            if items
+        ]
+        raise CheckpointError(
+            f"{path.name} does not fit {model_name}: {'; '.join(found)}", fix=_likely_cause(state, wanted, model_name)
+        )
+    model.load_state_dict({name: state[name].to(torch.float32) for name in wanted})
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _few(items: list[str], shown: int = 3) -> str:
+    return ", ".join(items[:shown]) + (f" and {len(items) - shown} more" if len(items) > shown else "")
+
+
+def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_name: str) -> str:
+    """Return the most likely reason for a mismatch, in one sentence."""
+    from mlpdeploy.models.create import model_from_config
+
+    def body(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        return {n: s for n, s in shapes.items() if not n.startswith(("head.", "norm"))}
+
+    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if body(have) == body(wanted):
+        head = have.get("head.weight")
+        if head is None:
+            return "it is a backbone without a classifier: export it with --features"
+        if head[0] != wanted["head.weight"][0]:
+            return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
+    for entry in MODELS:
+        if entry.name != model_name and body(have) == body(
+            {n: tuple(t.shape) for n, t in model_from_config(entry.config).state_dict().items()}
+        ):
+            return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
+    first = have.get("patch_embed.proj.weight")
+    if first and wanted["patch_embed.proj.weight"][1] != first[1]:
+        return f"its images have {first[1]} channels: pass --in-chans {first[1]}"
+    if not set(have) & set(wanted):
+        return "no tensor name is the same: it is not a checkpoint of this family"
+    return "it is a changed variant of the architecture"

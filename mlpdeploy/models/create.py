@@ -1,0 +1,122 @@
+"""Build a model from its name, options and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlpdeploy.errors import UsageError
+from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig, Branches
+from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
+from mlpdeploy.models.registry import Config, resolve_model
+from mlpdeploy.models.vip import VisionPermutator
+from mlpdeploy.ops.axial_shift import Padding, ShiftSpec
+
+Model = AsMlp | VisionPermutator
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    shift_size: int | None = None,
+    dilation: int | None = None,
+    padding: Padding | None = None,
+    branches: Branches | None = None,
+    features: bool = False,
+    pad_odd_sizes: bool = False,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+) -> Model:
+    """Return a model in eval mode, with the checkpoint's weights or with random ones made from `seed`.
+
+    `None` means the published model's value. The model's `source` attribute says where its weights come from.
+
+    Args:
+        name: `asmlp_s`, `vip_s7`, ... or an alias; see `mlpdeploy.models.MODELS`.
+        num_classes: logits.
+        image_size: pixels, one number or (height, width).
+        in_chans: channels of the input image.
+        shift_size, dilation, padding, branches: AS-MLP only, see `AsMlpConfig`.
+        features: AS-MLP only: one feature map per stage instead of logits.
+        pad_odd_sizes: AS-MLP only: take any size, padded as the detection code does.
+        checkpoint: a `.pth`, `.pt` or `.safetensors` file.
+        seed: of the random weights; not used with a checkpoint.
+
+    Raises:
+        UsageError: unknown name, impossible option.
+        CheckpointError: the file cannot be read or does not fit.
+    """
+    entry = resolve_model(name)
+    state = read_state_dict(checkpoint) if checkpoint is not None else None
+    changes: dict[str, object] = {}
+    if num_classes is not None:
+        if num_classes < 1:
+            raise UsageError(f"num_classes is {num_classes}", "at least 1")
+        changes["num_classes"] = num_classes
+    if in_chans is not None:
+        if in_chans < 1:
+            raise UsageError(f"in_chans is {in_chans}", "at least 1")
+        changes["in_chans"] = in_chans
+    if image_size is not None:
+        changes["image_size"] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    only_asmlp = {
+        "shift_size": shift_size,
+        "dilation": dilation,
+        "padding": padding,
+        "branches": branches,
+        "features": features or None,
+        "pad_odd_sizes": pad_odd_sizes or None,
+    }
+    given = {key: value for key, value in only_asmlp.items() if value is not None}
+    if isinstance(entry.config, AsMlpConfig):
+        shift = {key: given.pop(key) for key in ("shift_size", "dilation", "padding") if key in given}
+        if shift:
+            changes["shift"] = dataclasses.replace(entry.config.shift, **shift)
+        changes |= given
+        if features and state is not None and "norm0.weight" in state:
+            changes["feature_norms"] = True
+    elif given:
+        raise UsageError(
+            f"{', '.join(given)} for {entry.name}", "an AS-MLP", "a Vision Permutator has no axial shift and one grid"
+        )
+    config: Config = dataclasses.replace(entry.config, **changes)
+    model = model_from_config(config)
+    if state is None:
+        random_weights(model, seed)
+        model.source = f"random weights, seed {seed}"
+    else:
+        load_checkpoint(model, state, Path(str(checkpoint)), entry.name)
+        model.source = f"checkpoint {Path(str(checkpoint)).name}"
+    model.name = entry.name
+    return model.eval()
+
+
+def model_from_config(config: Config) -> Model:
+    """Return the module with storage but without meaningful weights."""
+    with torch.device("meta"):  # no time is spent on an initialization that would be overwritten
+        model = AsMlp(config) if isinstance(config, AsMlpConfig) else VisionPermutator(config)
+    return model.to_empty(device="cpu")
+
+
+def random_weights(model: torch.nn.Module, seed: int) -> None:
+    """Fill every tensor from its own generator, so that the weights depend on the seed and on nothing else.
+
+    Matrices are N(0, 1 / fan_in). Vectors are N(0, 0.01), plus one for the scales of norms: a scale of exactly one
+    would hide a norm that was folded wrongly.
+    """
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            values = generator.standard_normal(tuple(tensor.shape), dtype=np.float32)
+            if tensor.ndim == 1:
+                values = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
+            else:
+                values /= np.sqrt(np.prod(tensor.shape[1:]))
+            tensor.copy_(torch.from_numpy(values))

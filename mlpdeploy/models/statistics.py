@@ -1,0 +1,41 @@
+"""Parameters and multiply-adds of a model, counted without computing anything."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """Size of a model.
+
+    Attributes:
+        parameters: number of trained values.
+        macs: multiply-adds of the convolutions and linear layers for one image.
+    """
+
+    parameters: int
+    macs: int
+
+
+def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: int) -> ModelStatistics:
+    """Return the counts for one image of `image_size` (height, width) pixels."""
+    shadow = copy.deepcopy(model).to("meta")
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        per_output = weight[0].numel()
+        total += output.numel() * per_output
+
+    for module in shadow.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow(torch.empty(1, in_chans, *image_size, device="meta"))
+    return ModelStatistics(sum(p.numel() for p in model.parameters()), total)

@@ -1,0 +1,167 @@
+"""Vision Permutator (Hou et al., TPAMI 2022, arXiv:2106.12368), the weighted variant (section 3.2).
+
+Tensor names and shapes are those of the official checkpoints. Tokens are kept as (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mlpdeploy.errors import UsageError
+
+
+@dataclass(frozen=True)
+class VipConfig:
+    """One Vision Permutator.
+
+    Attributes:
+        depths: Permutator blocks per stage.
+        widths: channels per stage; a stage of other width than the one before it starts at half the resolution.
+        downsample: whether a stage is followed by a 2x2 convolution of stride 2.
+        patch_size: stride in pixels of the patch embedding.
+        mlp_ratio: hidden channels of a block's MLP over its channels.
+        num_classes: logits.
+        image_size: (height, width) in pixels: the height and width projections fix it.
+        in_chans: channels of the input.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    downsample: tuple[bool, ...]
+    patch_size: int
+    mlp_ratio: int = 3
+    num_classes: int = 1000
+    image_size: tuple[int, int] = (224, 224)
+    in_chans: int = 3
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side of the first stage."""
+        return self.native_image_size // self.patch_size
+
+    @property
+    def native_image_size(self) -> int:
+        """The one size in pixels that the published weights take."""
+        return 224
+
+    def __post_init__(self) -> None:
+        self.check_image_size(*self.image_size)
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise UsageError for every size but the one that the weights were made for."""
+        size = self.native_image_size
+        if (height, width) != (size, size):
+            raise UsageError(
+                f"image size {height}x{width} for a Vision Permutator",
+                f"{size}x{size}",
+                f"its height and width projections are weights for a {self.grid}x{self.grid} grid; resize the images, "
+                "or choose an AS-MLP, which takes any size",
+            )
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear on the last axis."""
+
+    def __init__(self, channels: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels if out is None else out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class WeightedPermuteMlp(nn.Module):
+    """Mix along height, width and channels, and add the three by softmax gates (equations 1 to 6)."""
+
+    def __init__(self, channels: int, segments: int) -> None:
+        super().__init__()
+        self.segments = segments
+        self.mlp_c = nn.Linear(channels, channels, bias=False)
+        self.mlp_h = nn.Linear(channels, channels, bias=False)
+        self.mlp_w = nn.Linear(channels, channels, bias=False)
+        self.reweight = Mlp(channels, channels // 4, channels * 3)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, height, width, channels = x.shape
+        segments, each = self.segments, channels // self.segments
+        split = x.reshape(-1, height, width, segments, each)
+        # (N, segment, W, H * each): every output row is made of one whole column of the image.
+        h = split.permute(0, 3, 2, 1, 4).reshape(-1, segments, width, height * each)
+        h = self.mlp_h(h).reshape(-1, segments, width, height, each).permute(0, 3, 2, 1, 4)
+        h = h.reshape(-1, height, width, channels)
+        w = split.permute(0, 1, 3, 2, 4).reshape(-1, height, segments, width * each)
+        w = self.mlp_w(w).reshape(-1, height, segments, width, each).permute(0, 1, 3, 2, 4)
+        w = w.reshape(-1, height, width, channels)
+        c = self.mlp_c(x)
+        gates = self.reweight((h + w + c).mean((1, 2))).reshape(-1, channels, 3).softmax(2)
+        gate_h, gate_w, gate_c = (gate.reshape(-1, 1, 1, channels) for gate in gates.unbind(2))
+        return self.proj(h * gate_h + w * gate_w + c * gate_c)
+
+
+class PermutatorBlock(nn.Module):
+    """Norm, weighted permute MLP, residual; norm, MLP, residual."""
+
+    def __init__(self, channels: int, segments: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WeightedPermuteMlp(channels, segments)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, channels * mlp_ratio)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchConv(nn.Module):
+    """A convolution whose stride is its kernel size, called `proj` in the checkpoints."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, size, size)
+
+
+class PatchEmbed(PatchConv):
+    """(N, in_chans, H, W) to tokens (N, H / size, W / size, out_channels)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class Downsample(PatchConv):
+    """Tokens (N, H, W, C) to (N, H / 2, W / 2, out_channels)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class VisionPermutator(nn.Module):
+    """ViP: (N, in_chans, 224, 224) to logits (N, num_classes)."""
+
+    def __init__(self, config: VipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config.in_chans, config.widths[0], config.patch_size)
+        grid, modules = config.grid, []
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            modules.append(nn.Sequential(*(PermutatorBlock(width, grid, config.mlp_ratio) for _ in range(depth))))
+            if config.downsample[stage]:
+                modules.append(Downsample(width, config.widths[stage + 1], 2))
+                grid //= 2
+        self.network = nn.ModuleList(modules)
+        self.norm = nn.LayerNorm(config.widths[-1])
+        self.head = nn.Linear(config.widths[-1], config.num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(x.shape[2], int) and isinstance(x.shape[3], int):
+            self.config.check_image_size(x.shape[2], x.shape[3])
+        x = self.patch_embed(x)
+        for module in self.network:
+            x = module(x)
+        return self.head(self.norm(x).mean((1, 2)))
