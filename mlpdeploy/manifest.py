@@ -164,8 +164,11 @@ def file_entry(path: Path, role: str, shift: str) -> FileEntry:
 
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:

@@ -24,8 +24,9 @@ class VipConfig:
         downsample: whether a stage is followed by a 2x2 convolution of stride 2.
         patch_size: stride in pixels of the patch embedding.
         mlp_ratio: hidden channels of a block's MLP over its channels.
+        native_size: pixels along a side that the weights are made for: the height and width projections fix it.
         num_classes: logits.
-        image_size: (height, width) in pixels: the height and width projections fix it.
+        image_size: (height, width) in pixels; only the native size is possible.
         in_chans: channels of the input.
     """
 
@@ -34,6 +35,7 @@ class VipConfig:
     downsample: tuple[bool, ...]
     patch_size: int
     mlp_ratio: int = 3
+    native_size: int = 224
     num_classes: int = 1000
     image_size: tuple[int, int] = (224, 224)
     in_chans: int = 3
@@ -41,19 +43,14 @@ class VipConfig:
     @property
     def grid(self) -> int:
         """Tokens along a side of the first stage."""
-        return self.native_image_size // self.patch_size
-
-    @property
-    def native_image_size(self) -> int:
-        """The one size in pixels that the published weights take."""
-        return 224
+        return self.native_size // self.patch_size
 
     def __post_init__(self) -> None:
         self.check_image_size(*self.image_size)
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError for every size but the one that the weights were made for."""
-        size = self.native_image_size
+        size = self.native_size
         if (height, width) != (size, size):
             raise UsageError(
                 f"image size {height}x{width} for a Vision Permutator",
