@@ -14,6 +14,7 @@ from mlpdeploy.errors import ArtifactError
 FILE_NAME = "manifest.json"
 FORMAT = "mlpdeploy-artifact"
 VERSION = 1
+TRANSPOSED = ".T"  # ends the name of a canonical model's initializer that is the transpose of a checkpoint's tensor
 CANONICAL = "canonical"  # the role of model.onnx; every other role is the name of a target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig, Branches
 from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
 from mlpdeploy.models.registry import Config, resolve_model
-from mlpdeploy.models.vip import VisionPermutator
+from mlpdeploy.models.vip import VipConfig, VisionPermutator
 from mlpdeploy.ops.axial_shift import Padding, ShiftSpec
 
 Model = AsMlp | VisionPermutator
@@ -96,6 +97,14 @@ def create_model(
         model.source = f"checkpoint {Path(str(checkpoint)).name}"
     model.name = entry.name
     return model.eval()
+
+
+def config_from_dict(family: str, values: dict[str, Any]) -> Config:
+    """Return the architecture that `dataclasses.asdict` turned into JSON data."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if family == "asmlp":
+        return AsMlpConfig(**{**values, "shift": ShiftSpec(**values["shift"])})
+    return VipConfig(**values)
 
 
 def model_from_config(config: Config) -> Model:

@@ -33,8 +33,8 @@ PLUGIN_NAMESPACE = "mlpdeploy"
 Padding = Literal["zero", "circular", "reflect", "replicate"]
 PADDINGS: tuple[str, ...] = get_args(Padding)
 
-# How ONNX's Pad names the continuations; `zero` needs no Pad node: Conv pads by itself.
-_ONNX_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+# How Pad names the continuations in ONNX and in PyTorch.
+ONNX_PAD_MODE = {"zero": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 _TORCH_PAD_MODE = {"zero": "constant", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
 WRAP_OPSET = 19  # the first opset whose Pad knows mode="wrap"
 
@@ -172,7 +172,7 @@ def axial_shift_function(padding: Padding, opset: int) -> onnx.FunctionProto:
         along_w = 'Y_w = Conv <auto_pad = "SAME_UPPER", group: int = @channels> (X, as_kernel_w)'
         along_h = 'Y_h = Conv <auto_pad = "SAME_UPPER", group: int = @channels> (X, as_kernel_h)'
     else:
-        mode = _ONNX_PAD_MODE[padding]
+        mode = ONNX_PAD_MODE[padding]
         along_w = f"""
           as_pads_w = Concat <axis = 0> (as_zeros3, as_reach, as_zeros3, as_reach)
           as_wide = Pad <mode = "{mode}"> (X, as_pads_w)

@@ -1,0 +1,196 @@
+"""Export: from a model to a verified artifact folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from mlpdeploy.artifact import check_output, new_artifact, write_manifest
+from mlpdeploy.env import tool_versions
+from mlpdeploy.errors import InternalError, UsageError, VerificationError
+from mlpdeploy.export.labels import labels_for
+from mlpdeploy.export.lower import Shift, lower, resolve_target
+from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
+from mlpdeploy.manifest import CANONICAL, Manifest, Preprocessing, TensorSpec, file_entry
+from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
+from mlpdeploy.models.create import Model, create_model
+from mlpdeploy.models.registry import resolve_model
+from mlpdeploy.models.statistics import model_statistics
+from mlpdeploy.models.vip import VisionPermutator
+
+CANONICAL_FILE = "model.onnx"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TOOLS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
+
+Progress = Callable[[str], None]
+
+
+def export_model(
+    model: str | Model,
+    directory: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | tuple[int, int] | Literal["dynamic"] | None = None,
+    batch: int | None = None,
+    shift: Shift = "auto",
+    target: str | None = None,
+    opset: int = DEFAULT_OPSET,
+    labels: Sequence[str] | None = None,
+    force: bool = False,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write an artifact folder and return its manifest. The folder appears whole and verified, or not at all.
+
+    Args:
+        model: a name for `create_model`, or a model that it returned.
+        directory: the folder to make.
+        checkpoint: only with a name.
+        image_size: pixels; `dynamic` leaves height and width open (AS-MLP); None means the model's own.
+        batch: rows; None leaves it open.
+        shift: the axial shift in the lowered file: `conv`, `slice`, `plugin`, or `auto`, the target's fastest.
+        target: whom the lowered file is for: `cpu` (default) or `tensorrt` (default for `plugin`).
+        opset: of the standard operators.
+        labels: one per class; None means ImageNet-1k's for 1000 classes, else `class 0`, `class 1`, ...
+        force: replace an artifact that is there.
+        verify: compare with PyTorch before the folder appears.
+        progress: called with a short text at the beginning of each step.
+
+    Raises:
+        UsageError: an option is impossible, or the folder is taken.
+        CheckpointError: the checkpoint cannot be read or does not fit.
+        ArtifactError: the folder cannot be written.
+        VerificationError: the export does not compute what PyTorch computes.
+    """
+    directory, say = Path(directory), progress or (lambda text: None)
+    check_output(directory, force)
+    chosen, form = resolve_target(target, shift)
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch is {batch}", "at least 1, or dynamic")
+    dynamic = image_size == "dynamic"
+    size = None if isinstance(image_size, str) else image_size
+    if isinstance(model, str):
+        say("building the model")
+        model = create_model(model, image_size=size, checkpoint=checkpoint)
+    elif checkpoint is not None:
+        raise UsageError("a checkpoint together with a model", fix="pass it to create_model")
+    _check_model(model, size)
+    names = labels_for(model, labels)
+    say("tracing to ONNX")
+    canonical = onnx_from_model(model, ExportShape(batch, dynamic), opset)
+    with new_artifact(directory) as staging:
+        _save(canonical, staging / CANONICAL_FILE)
+        inputs, outputs = _tensor_specs(canonical)
+        files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function")}
+        say(f"lowering for {chosen.name}")
+        reports = lower(canonical, chosen, form)
+        lowered = f"model.{chosen.name}.onnx"
+        _save(canonical, staging / lowered)
+        files[lowered] = file_entry(staging / lowered, chosen.name, form)
+        manifest = Manifest(
+            model=_describe(model, checkpoint),
+            inputs=inputs,
+            outputs=outputs,
+            opset=opset,
+            precision="fp32",
+            preprocessing=_preprocessing(model),
+            labels=tuple(names),
+            files=files,
+            passes=tuple({"target": chosen.name, **report.to_dict()} for report in reports),
+            tools=tool_versions(_TOOLS),
+        )
+        write_manifest(staging, manifest)
+        if verify:
+            from mlpdeploy.verify import verify_artifact
+
+            say("comparing with PyTorch")
+            report = verify_artifact(staging)
+            if not report.passed:
+                raise VerificationError(report.failure(), fix="this is a bug of mlpdeploy: please report it")
+            manifest = dataclasses.replace(manifest, verification=report.to_dict())
+    return manifest
+
+
+def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
+    if not isinstance(model, AsMlp | VisionPermutator):
+        raise UsageError(f"a {type(model).__name__}", "a model from mlpdeploy.create_model")
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        if wanted != model.config.image_size:
+            raise UsageError(
+                f"image size {wanted} for a model made for {model.config.image_size}", fix="pass it to create_model"
+            )
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UsageError(f"the weight {name} has NaN or infinite values", "finite weights")
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """Write the model; the same model gives the same bytes."""
+    proto = ir.to_proto(model)
+    if proto.ByteSize() >= 2**31:
+        raise InternalError(f"{path.name} would be {proto.ByteSize()} bytes, over protobuf's limit")
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _tensor_specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def spec(value: ir.Value) -> TensorSpec:
+        assert value.shape is not None and value.dtype is not None
+        shape = tuple(int(size) if isinstance(size, int) else str(size.value) for size in value.shape)
+        layout = {4: "NCHW", 2: "NK"}[len(shape)]
+        return TensorSpec(str(value.name), shape, str(value.dtype.numpy()), layout)
+
+    inputs = tuple(spec(value) for value in model.graph.inputs)
+    if [item.name for item in inputs] != [INPUT_NAME]:
+        raise InternalError(f"the traced model has the inputs {[item.name for item in inputs]}")
+    return inputs, tuple(spec(value) for value in model.graph.outputs)
+
+
+def _describe(model: Model, checkpoint: str | Path | None) -> dict[str, Any]:
+    config = model.config
+    statistics = model_statistics(model, config.image_size, config.in_chans)
+    return {
+        "name": model.name,
+        "family": "asmlp" if isinstance(config, AsMlpConfig) else "vip",
+        "source": model.source,
+        "random_weights": model.source.startswith("random"),
+        "config": dataclasses.asdict(config),
+        "state_dict_sha256": state_dict_sha256(
+            {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        ),
+        "parameters": statistics.parameters,
+        "macs": statistics.macs,
+    }
+
+
+def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
+    """Return one checksum over names, shapes and float32 values of all weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name], dtype="<f4")
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _preprocessing(model: Model) -> Preprocessing | None:
+    """Return how the authors prepared photographs; None for images that are neither RGB nor grey."""
+    config = model.config
+    if config.in_chans not in (1, 3):
+        return None
+    grey = config.in_chans == 1
+    return Preprocessing(
+        height_width=config.image_size,
+        crop_pct=resolve_model(model.name).crop_pct,
+        interpolation="bicubic",
+        mean=(round(sum(IMAGENET_MEAN) / 3, 3),) if grey else IMAGENET_MEAN,
+        std=(round(sum(IMAGENET_STD) / 3, 3),) if grey else IMAGENET_STD,
+        color_order="L" if grey else "RGB",
+    )

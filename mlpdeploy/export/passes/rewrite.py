@@ -1,0 +1,94 @@
+"""What every pass needs: its report, constants in and out of the graph, and replacing nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+
+@dataclass
+class PassReport:
+    """What one pass did.
+
+    Attributes:
+        name: of the pass.
+        changed: names of the nodes that were rewritten.
+        refused: {node name: why it was left as it is}.
+    """
+
+    name: str
+    changed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data: counts, and each refusal's reason with its nodes."""
+        reasons: dict[str, list[str]] = {}
+        for node, reason in self.refused.items():
+            reasons.setdefault(reason, []).append(node)
+        return {"name": self.name, "changed": len(self.changed), "refused": reasons}
+
+
+def opset_of(model: ir.Model) -> int:
+    """Return the version of the standard operators that the model is written in."""
+    return model.graph.opset_imports[""]
+
+
+def array_of(value: ir.Value | None) -> np.ndarray | None:
+    """Return the array behind an initializer, or None for a value that is computed."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Return an initializer with this content; one of the same name must hold the same array."""
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        found = array_of(known)
+        assert found is not None and found.dtype == array.dtype and np.array_equal(found, array), name
+        return known
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def shape_constant(model: ir.Model, sizes: tuple[int, ...]) -> ir.Value:
+    """Return an initializer for Reshape, shared between all nodes that want the same shape."""
+    name = "shape_" + "x".join("any" if size == -1 else "same" if size == 0 else str(size) for size in sizes)
+    return constant(model, name, np.array(sizes, np.int64))
+
+
+def replace(model: ir.Model, old: list[ir.Node], new: list[ir.Node], outputs: list[ir.Value]) -> None:
+    """Put `new` where the last of `old` stands; `outputs` take over the names and users of that node's outputs."""
+    last = old[-1]
+    ir.convenience.replace_nodes_and_values(model.graph, last, old, new, list(last.outputs), outputs)
+
+
+def like(node: ir.Node, source: ir.Value) -> ir.Value:
+    """Return the node's first output, after giving it the type and shape of `source`."""
+    output = node.outputs[0]
+    output.type, output.shape = source.type, source.shape
+    if output.name is None:
+        output.name = f"{node.name}:0"
+    return output
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Remove nodes, initializers and functions that nothing uses any more."""
+    graph = model.graph
+    for node in reversed(list(graph)):
+        if all(not out.uses() and not out.is_graph_output() for out in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(name)
+    used = {node.op_identifier() for node in graph}
+    for identifier in list(model.functions):
+        if identifier not in used:
+            del model.functions[identifier]
+    if not model.functions:
+        graph.opset_imports.pop("mlpdeploy", None)

@@ -1,0 +1,174 @@
+"""From a torch module to the canonical ONNX model: `mlpdeploy::` nodes backed by functions, weights under their own names."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from mlpdeploy.env import package_version
+from mlpdeploy.errors import UsageError
+from mlpdeploy.models.asmlp import AsMlpConfig
+from mlpdeploy.models.create import Model
+from mlpdeploy.manifest import TRANSPOSED
+from mlpdeploy.ops import axial_shift, group_norm
+from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.tracing import canonical_tracing
+
+DEFAULT_OPSET = 21
+OPSETS = range(18, 24)
+INPUT_NAME = "input"
+
+
+@dataclass(frozen=True)
+class ExportShape:
+    """Which axes stay open.
+
+    Attributes:
+        batch: rows, or None for any number.
+        dynamic_size: whether height and width stay open, as multiples of the model's `size_divisor`.
+    """
+
+    batch: int | None = None
+    dynamic_size: bool = False
+
+
+def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Return the canonical ONNX model of an AS-MLP or a Vision Permutator in eval mode.
+
+    Raises:
+        UsageError: an opset that is not supported, or dynamic sizes of a model with a fixed grid.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset}", f"{OPSETS.start} to {OPSETS.stop - 1}", f"leave it out for {DEFAULT_OPSET}")
+    config = model.config
+    if isinstance(config, AsMlpConfig) and config.shift.padding == "circular" and opset < axial_shift.WRAP_OPSET:
+        raise UsageError(f"circular padding at opset {opset}", f"opset {axial_shift.WRAP_OPSET} or newer")
+    height, width = config.image_size
+    batch = shape.batch or 2
+    axes: dict[int, object] = {}
+    if shape.batch is None:
+        axes[0] = torch.export.Dim("batch", min=1)
+    if shape.dynamic_size:
+        divisor = _dynamic_divisor(model)
+        axes[2] = divisor * torch.export.Dim("height", min=1)
+        axes[3] = divisor * torch.export.Dim("width", min=1)
+        height, width = max(height, 2 * divisor), max(width, 2 * divisor)
+    output_names = output_names_of(model)
+    with canonical_tracing(), warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(batch, config.in_chans, height, width),),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=(axes,) if axes else None,
+            input_names=[INPUT_NAME],
+            output_names=output_names,
+            verbose=False,
+        )
+    exported = program.model
+    _rename(exported)
+    _strip_metadata(exported)
+    _attach_functions(exported, config, opset)
+    exported.producer_name, exported.producer_version = "mlpdeploy", package_version()
+    return exported
+
+
+def output_names_of(model: Model) -> list[str]:
+    """Return the names of the outputs: `logits`, or `stage0`, `stage1`, ... for feature maps."""
+    if isinstance(model.config, AsMlpConfig) and model.config.features:
+        return [f"stage{index}" for index in range(len(model.config.depths))]
+    return ["logits"]
+
+
+def _dynamic_divisor(model: Model) -> int:
+    config = model.config
+    if not isinstance(config, AsMlpConfig):
+        config.check_image_size(0, 0)  # raises: one grid only
+    if config.pad_odd_sizes:
+        raise UsageError(
+            "a dynamic image size together with padding of odd sizes",
+            "one of them",
+            f"dynamic takes every multiple of {config.size_divisor}: pad the images to it before the model",
+        )
+    return config.size_divisor
+
+
+class _quiet:
+    """Keep the exporter's notes about optional packages from the user's terminal."""
+
+    def __enter__(self) -> None:
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._level)
+
+
+def _rename(model: ir.Model) -> None:
+    """Name every node after the module it comes from (`layers.0.blocks.0.mlp.fc1/Conv`) and its values after it."""
+    seen: Counter[str] = Counter()
+    fixed = {*model.graph.inputs, *model.graph.outputs}
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        scope = scopes[-2] if len(scopes) > 1 else ""
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        seen[base] += 1
+        node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
+        for index, output in enumerate(node.outputs):
+            if output not in fixed:
+                output.name = f"{node.name}:{index}"
+    _rename_constants(model)
+
+
+def _rename_constants(model: ir.Model) -> None:
+    """Name a linear layer's transposed weight after the layer (`head.weight.T`), and number the other constants."""
+    made = 0
+    for name, value in list(model.graph.initializers.items()):
+        if not name.startswith("val_"):
+            continue
+        user = next(iter(value.uses())).node
+        del model.graph.initializers[name]
+        if user.op_type == "MatMul" and value.shape is not None and len(value.shape) == 2:
+            value.name = f"{str(user.name).rpartition('/')[0]}.weight{TRANSPOSED}"
+        else:
+            value.name = f"constant_{made}"
+            made += 1
+        model.graph.register_initializer(value)
+
+
+def _strip_metadata(model: ir.Model) -> None:
+    """Remove stack traces and other notes: they hold paths of the machine that exported."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    graph = model.graph
+    graph.name, graph.doc_string = "main", None
+    graph.metadata_props.clear()
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _attach_functions(model: ir.Model, config: object, opset: int) -> None:
+    """Put the bodies of our operators into the model, for whoever does not know them."""
+    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    protos: list[onnx.FunctionProto] = []
+    if axial_shift.NAME in used:
+        assert isinstance(config, AsMlpConfig)
+        protos.append(axial_shift.axial_shift_function(config.shift.padding, opset))
+    if group_norm.NAME in used:
+        protos.append(group_norm.group_norm1_function(opset))
+    for proto in protos:
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function

@@ -1,0 +1,88 @@
+"""The PyTorch backend: the reference that every other backend is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlpdeploy.env import cpu_count, require
+from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.manifest import CANONICAL, TRANSPOSED, Manifest, checked_file
+from mlpdeploy.runtime.session import Arrays, Session
+
+if TYPE_CHECKING:
+    import torch
+
+
+class BackendSession(Session):
+    """A Session on the torch module, rebuilt from the manifest's architecture and the canonical file's weights."""
+
+    backend = "torch"
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, device: str | None, threads: int | None, max_batch: int | None
+    ) -> None:
+        torch = require("torch")
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(f"device {device}, but PyTorch sees no GPU", fix="use --device cpu, or see: mlpdeploy doctor")
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._threads = threads or cpu_count()
+        self._model = reference_model(directory, manifest).to(name)
+        super().__init__(manifest, name, max_batch)
+
+    def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
+        import torch
+
+        torch.set_num_threads(self._threads)
+        (array,) = feeds.values()
+        with torch.inference_mode():
+            result = self._model(torch.from_numpy(array).to(self.device))
+        tensors = result if isinstance(result, tuple) else (result,)
+        arrays = {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, tensors, strict=True)}
+        if into is None:
+            return arrays
+        for name, array in arrays.items():
+            into[name][...] = array
+        return into
+
+    def _release(self) -> None:
+        del self._model
+
+
+def reference_model(directory: Path, manifest: Manifest) -> torch.nn.Module:
+    """Return the torch module of an artifact in eval mode, float32, with the weights of its canonical file.
+
+    Raises:
+        ArtifactError: the weights are not those that were exported.
+    """
+    import torch
+
+    from mlpdeploy.models.create import config_from_dict, model_from_config
+
+    weights = canonical_weights(checked_file(directory, manifest, manifest.file_for(CANONICAL)))
+    model = model_from_config(config_from_dict(manifest.model["family"], manifest.model["config"]))
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name not in weights or weights[name].shape != tuple(tensor.shape):
+            raise ArtifactError(f"the canonical model lacks the weight {name}", fix="export the model again")
+        state[name] = torch.from_numpy(weights[name])
+    model.load_state_dict(state)
+    model.name, model.source = manifest.model["name"], manifest.model["source"]
+    return model.eval()
+
+
+def canonical_weights(path: Path) -> dict[str, np.ndarray]:
+    """Return {checkpoint's tensor name: array} of a canonical ONNX file's initializers."""
+    require("onnx")
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {}
+    for tensor in onnx.load(path).graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if tensor.name.endswith(TRANSPOSED):
+            array = array.T
+        weights[tensor.name.removesuffix(TRANSPOSED)] = np.array(array, order="C")
+    return weights
