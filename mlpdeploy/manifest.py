@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlpdeploy.errors import ArtifactError
 
 FILE_NAME = "manifest.json"
@@ -169,6 +171,16 @@ def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
+    """Return one checksum over names, shapes and float32 values of all weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name], dtype="<f4")
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -18,7 +16,7 @@ from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.labels import labels_for
 from mlpdeploy.export.lower import Shift, lower, resolve_target
 from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
-from mlpdeploy.manifest import CANONICAL, Manifest, Preprocessing, TensorSpec, file_entry
+from mlpdeploy.manifest import CANONICAL, Manifest, Preprocessing, TensorSpec, file_entry, read_manifest, state_dict_sha256
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
 from mlpdeploy.models.create import Model, create_model
 from mlpdeploy.models.registry import resolve_model
@@ -95,7 +93,7 @@ def export_model(
         _save(canonical, staging / lowered)
         files[lowered] = file_entry(staging / lowered, chosen.name, form)
         manifest = Manifest(
-            model=_describe(model, checkpoint),
+            model=_describe(model),
             inputs=inputs,
             outputs=outputs,
             opset=opset,
@@ -114,8 +112,7 @@ def export_model(
             report = verify_artifact(staging)
             if not report.passed:
                 raise VerificationError(report.failure(), fix="this is a bug of mlpdeploy: please report it")
-            manifest = dataclasses.replace(manifest, verification=report.to_dict())
-    return manifest
+    return read_manifest(directory)
 
 
 def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
@@ -153,7 +150,7 @@ def _tensor_specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
     return inputs, tuple(spec(value) for value in model.graph.outputs)
 
 
-def _describe(model: Model, checkpoint: str | Path | None) -> dict[str, Any]:
+def _describe(model: Model) -> dict[str, Any]:
     config = model.config
     statistics = model_statistics(model, config.image_size, config.in_chans)
     return {
@@ -168,16 +165,6 @@ def _describe(model: Model, checkpoint: str | Path | None) -> dict[str, Any]:
         "parameters": statistics.parameters,
         "macs": statistics.macs,
     }
-
-
-def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
-    """Return one checksum over names, shapes and float32 values of all weights."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name], dtype="<f4")
-        digest.update(f"{name} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _preprocessing(model: Model) -> Preprocessing | None:

@@ -148,7 +148,7 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
     for entry in MODELS:
         if entry.name != model_name and body(have) == body(
-            {n: tuple(t.shape) for n, t in model_from_config(entry.config).state_dict().items()}
+            {n: tuple(t.shape) for n, t in model_from_config(entry.config, "meta").state_dict().items()}
         ):
             return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
     first = have.get("patch_embed.proj.weight")

@@ -107,11 +107,11 @@ def config_from_dict(family: str, values: dict[str, Any]) -> Config:
     return VipConfig(**values)
 
 
-def model_from_config(config: Config) -> Model:
-    """Return the module with storage but without meaningful weights."""
+def model_from_config(config: Config, device: str = "cpu") -> Model:
+    """Return the module with storage but without meaningful weights (without storage on the device `meta`)."""
     with torch.device("meta"):  # no time is spent on an initialization that would be overwritten
         model = AsMlp(config) if isinstance(config, AsMlpConfig) else VisionPermutator(config)
-    return model.to_empty(device="cpu")
+    return model if device == "meta" else model.to_empty(device=device)
 
 
 def random_weights(model: torch.nn.Module, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,3 +40,26 @@ def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: in
     with torch.no_grad():
         shadow(torch.empty(1, in_chans, *image_size, device="meta"))
     return ModelStatistics(sum(p.numel() for p in model.parameters()), total)
+
+
+def model_table() -> list[dict[str, Any]]:
+    """Return the registry's models with their counts at the published image size, as JSON data."""
+    from mlpdeploy.models.create import model_from_config
+    from mlpdeploy.models.registry import MODELS
+
+    rows = []
+    for entry in MODELS:
+        config = entry.config
+        counts = model_statistics(model_from_config(config, "meta"), config.image_size, config.in_chans)
+        rows.append(
+            {
+                "name": entry.name,
+                "family": entry.family,
+                "aliases": list(entry.aliases),
+                "parameters": counts.parameters,
+                "macs": counts.macs,
+                "image_size": list(config.image_size),
+                "top1_percent": entry.top1_percent,
+            }
+        )
+    return rows

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import Manifest, checked_file
-from mlpdeploy.runtime.session import Arrays, Session
+from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 
 
 class BackendSession(Session):
@@ -16,10 +16,9 @@ class BackendSession(Session):
 
     backend = "onnxruntime"
 
-    def __init__(
-        self, directory: Path, manifest: Manifest, device: str | None, threads: int | None, max_batch: int | None
-    ) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, options: LoadOptions) -> None:
         ort = require("onnxruntime")
+        device = options.device
         has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
         if device is not None and device.startswith("cuda") and not has_cuda:
             raise UsageError(
@@ -27,10 +26,11 @@ class BackendSession(Session):
                 fix="run: pip uninstall onnxruntime && pip install 'mlpdeploy[gpu]', or use --device cpu",
             )
         use_cuda = has_cuda if device is None else device.startswith("cuda")
-        role = "cuda" if use_cuda else "cpu"
+        role = options.role or ("cuda" if use_cuda else "cpu")
         path = checked_file(directory, manifest, manifest.file_for(role))
-        self._session = inference_session(path, threads=threads, cuda=use_cuda)
-        super().__init__(manifest, "cuda" if "CUDA" in self._session.get_providers()[0] else "cpu", max_batch)
+        self._session = inference_session(path, threads=options.threads, cuda=use_cuda)
+        runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        super().__init__(manifest, runs_on, options.max_batch)
         self._names = [spec.name for spec in self.outputs]
 
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
@@ -44,8 +44,19 @@ class BackendSession(Session):
         self._session.run_with_iobinding(binding)
         return into
 
+    def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        sides = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = ([_spec_of(value) for value in side] for side in sides)
+        return inputs, outputs
+
     def _release(self) -> None:
         del self._session
+
+
+def _spec_of(value: Any) -> TensorSpec:
+    """Return what ONNX Runtime says about one of its inputs or outputs."""
+    dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
+    return TensorSpec(value.name, tuple(value.shape), dtype, "")
 
 
 def inference_session(source: Path, *, threads: int | None = None, cuda: bool = False) -> Any:

@@ -6,6 +6,7 @@ import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
 
-# Backend name -> module with a class `BackendSession(directory, manifest, device, threads, max_batch)`.
+# Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
     "onnxruntime": "mlpdeploy.runtime.onnxruntime",
     "torch": "mlpdeploy.runtime.torch",
@@ -25,6 +26,16 @@ DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_MAX_BATCH = 32
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `load` was asked for, as its docstring explains; None means the default."""
+
+    device: str | None = None
+    threads: int | None = None
+    max_batch: int | None = None
+    role: str | None = None
 
 
 class Session(ABC):
@@ -115,6 +126,10 @@ class Session(ABC):
         if not self._closed.is_set():
             self._closed.set()
             self._release()
+
+    @abstractmethod
+    def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Return (inputs, outputs) as the loaded file itself tells them, apart from the manifest; layouts are empty."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -216,6 +231,7 @@ def load(
     *,
     threads: int | None = None,
     max_batch: int | None = None,
+    role: str | None = None,
 ) -> Session:
     """Return a Session on an artifact folder.
 
@@ -225,9 +241,11 @@ def load(
         device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
         threads: of one run; None takes every processor that this process may use.
         max_batch: rows that go through the backend at once; None means 32. A larger batch is split.
+        role: which of the artifact's models: `canonical` or a target's name; None takes the one lowered for the
+            backend, or the canonical one where there is none.
 
     Raises:
-        UsageError: unknown backend or device.
+        UsageError: unknown backend, device or role.
         ArtifactError: the folder is incomplete, edited or truncated.
         MissingDependencyError: the backend's package is not installed.
     """
@@ -242,7 +260,10 @@ def load(
     manifest = read_manifest(directory)
     if len(manifest.inputs) < 1 or not manifest.outputs:
         raise ArtifactError(f"{directory} has no inputs or no outputs", fix="export the model again")
-    session: Session = importlib.import_module(BACKENDS[name]).BackendSession(
-        directory, manifest, device, threads, max_batch
-    )
+    if role is not None:
+        roles = {entry.role: name for name, entry in manifest.files.items()}
+        if role not in roles:
+            raise UsageError(f"{directory} has no model for {role!r}", fix=closest(role, roles))
+    options = LoadOptions(device, threads, max_batch, role)
+    session: Session = importlib.import_module(BACKENDS[name]).BackendSession(directory, manifest, options)
     return session

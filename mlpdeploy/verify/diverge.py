@@ -1,0 +1,83 @@
+"""Where a wrong model goes wrong: the first node whose result is not that of the torch module it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpdeploy.verify.tolerance import spread
+
+# An error this many times float32's usual one, relative to the spread of the value, is no rounding any more.
+SUSPICIOUS = 1e-3
+
+
+def first_divergence(path: Path, model: Any, image: np.ndarray) -> str | None:
+    """Return a sentence about the first node of an ONNX file that diverges from the torch module, or None.
+
+    Nodes are compared where they are the last of a torch module and keep its value: names are
+    `<module>/<operator>:0`. Values that a pass has changed (a norm without its affine part) have no such name.
+
+    Args:
+        model: the torch module, float32, in eval mode.
+        image: (1, C, H, W) float32.
+    """
+    wanted = _module_outputs(model, image)
+    computed, order = _node_outputs(path, image)
+    last_good = "the input"
+    for name in order:
+        module = name.rpartition("/")[0]
+        if module not in wanted or computed[name].shape != wanted[module].shape:
+            continue
+        error = float(np.abs(computed[name] - wanted[module]).max()) / spread(wanted[module])
+        if not error <= SUSPICIOUS:
+            node = name.rpartition(":")[0]
+            return f"the first node that diverges is {node} (relative error {error:.1e}); {last_good} is right"
+        last_good = name.rpartition(":")[0]
+    return None
+
+
+def _module_outputs(model: Any, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return {module name: its output} of every leaf module, for one forward pass in float64."""
+    import copy
+
+    import torch
+
+    found: dict[str, np.ndarray] = {}
+    model = copy.deepcopy(model).double()
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            found[name] = output.numpy()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name and not list(module.children()):
+            module.register_forward_hook(keep(name))
+    with torch.inference_mode():
+        model(torch.from_numpy(image).double())
+    return found
+
+
+def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return {value name: array} of every node of an ONNX file, and the names in the order of execution."""
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.load(path)
+    graph = model.graph
+    last: dict[str, str] = {}
+    for node in graph.node:
+        for output in node.output:
+            if output.endswith(":0"):
+                last[output.rpartition("/")[0]] = output
+    order = [output for node in graph.node for output in node.output if output in last.values()]
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in order)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    results = session.run(order, {session.get_inputs()[0].name: image})
+    return dict(zip(order, results, strict=True)), order

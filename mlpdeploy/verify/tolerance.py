@@ -1,0 +1,46 @@
+"""How far a result may be from the float64 reference, in one table, with the reasons. See docs/numerics.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds for one precision.
+
+    Attributes:
+        times_reference: allowed multiple of the error that PyTorch itself makes in this precision on the same input.
+        floor: allowed in any case, as a part of the spread (standard deviation) of the reference's output: PyTorch's
+            own error is sometimes small by chance.
+    """
+
+    times_reference: float
+    floor: float
+
+
+# fp32: another order of summation over the same terms. The largest of some thousand errors of this kind scatters by a
+# factor of two to three from kernel to kernel, and folding a norm into a weight adds one rounding per weight.
+TOLERANCES = {"fp32": Tolerance(times_reference=8.0, floor=1e-5)}
+
+# Rows computed together against rows computed alone: the same kernel may cut its blocks elsewhere, never more.
+ROW_IDENTITY = {"fp32": 2e-6}
+
+
+def spread(reference: np.ndarray) -> float:
+    """Return the standard deviation of the reference, the scale that errors are measured on."""
+    return float(np.std(reference)) or 1.0
+
+
+def allowed_error(precision: str, reference: np.ndarray, framework_error: float) -> float:
+    """Return the largest absolute error that passes.
+
+    Args:
+        precision: a key of `TOLERANCES`.
+        reference: float64 outputs.
+        framework_error: largest absolute error of PyTorch in this precision.
+    """
+    bounds = TOLERANCES[precision]
+    return max(bounds.times_reference * framework_error, bounds.floor * spread(reference))

@@ -1,0 +1,188 @@
+"""`verify_artifact`: names, axes and shapes, then values, rows and classes, of every file that can run here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpdeploy.artifact import write_manifest
+from mlpdeploy.env import require
+from mlpdeploy.errors import ArtifactError, MlpDeployError
+from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest, state_dict_sha256
+from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.torch import reference_model
+from mlpdeploy.verify.diverge import first_divergence
+from mlpdeploy.verify.inputs import Pool, pools
+from mlpdeploy.verify.interface import interface_failures
+from mlpdeploy.verify.values import Outputs, Reference, value_checks
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked, and what came of it.
+
+    Attributes:
+        passed: whether every check of every file that can run here passed.
+        files: {file name: {"checks": [...], "skipped": reason or None, "divergence": sentence or None}}.
+        photographs: how many of the images are real.
+        reference: what the values were compared with.
+    """
+
+    passed: bool
+    files: dict[str, dict[str, Any]]
+    photographs: int
+    reference: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
+        return dataclasses.asdict(self)
+
+    def failure(self) -> str:
+        """Return one sentence about the first failure, or an empty string."""
+        for name, file in self.files.items():
+            failed = [check for check in file["checks"] if not check["passed"]]
+            if failed:
+                first = failed[0]
+                figures = f"{first['check']}: {describe(first)}"
+                more = f" (and {len(failed) - 1} more checks)" if len(failed) > 1 else ""
+                where = f"; {file['divergence']}" if file["divergence"] else ""
+                return f"{name} is not equal to PyTorch: {figures}{more}{where}"
+        return ""
+
+    def worst(self) -> float:
+        """Return the largest error of any value check, relative to the spread of the outputs."""
+        errors = [
+            check["relative_error"]
+            for file in self.files.values()
+            for check in file["checks"]
+            if check["check"].startswith("values") and "relative_error" in check
+        ]
+        return max(errors, default=float("nan"))
+
+
+def describe(check: dict[str, Any]) -> str:
+    """Return the figures of one check in words."""
+    if "reason" in check:
+        return str(check["reason"])
+    if "agree" in check:
+        return f"{check['agree']} of {check['rows']} rows"
+    if "max_error" in check:
+        return f"error {check['max_error']:.1e}, allowed {check['allowed']:.1e}, PyTorch's own {check['pytorch_error']:.1e}"
+    return f"relative error {check['relative_error']:.1e}, allowed {check['allowed']:.1e}"
+
+
+def verify_artifact(
+    directory: str | Path,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    record: bool = True,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Compare every model of an artifact with PyTorch, and return what was found.
+
+    The reference is the torch module with the artifact's own weights, in float64. Batches of 1, 2, 3 and 8 images,
+    photographs among them; a second image size where height and width are open.
+
+    Args:
+        directory: made by `mlpdeploy export`.
+        backend: whose results are compared; None means `onnxruntime`.
+        threads: of one run.
+        record: write the report into the manifest.
+        progress: called with a short text at the beginning of each step.
+
+    Raises:
+        ArtifactError: the folder is incomplete or edited, or the weights are not those that were exported.
+        MissingDependencyError: torch or the backend is not installed.
+    """
+    require("torch")
+    directory, say = Path(directory), progress or (lambda text: None)
+    manifest = read_manifest(directory)
+    model = reference_model(directory, manifest)
+    _check_weights(manifest, model)
+    sets = pools(manifest)
+    say("computing the reference in float64")
+    references = [_reference(model, pool, manifest) for pool in sets]
+    files: dict[str, dict[str, Any]] = {}
+    for name, entry in manifest.files.items():
+        say(f"checking {name}")
+        if entry.role != CANONICAL and entry.shift == "plugin":
+            files[name] = {"checks": [], "skipped": "it needs TensorRT and the plugin", "divergence": None}
+            continue
+        files[name] = _check_file(directory, manifest, name, sets, references, model, backend, threads)
+    report = VerifyReport(
+        passed=all(check["passed"] for file in files.values() for check in file["checks"]),
+        files=files,
+        photographs=sets[0].photographs,
+        reference="PyTorch, float64",
+    )
+    if record:
+        write_manifest(directory, dataclasses.replace(manifest, verification=report.to_dict()))
+    return report
+
+
+def _check_weights(manifest: Manifest, model: Any) -> None:
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if state_dict_sha256(state) != manifest.model["state_dict_sha256"]:
+        raise ArtifactError(
+            "the canonical model's weights are not those that were exported", fix="export the model again"
+        )
+
+
+def _reference(model: Any, pool: Pool, manifest: Manifest) -> Reference:
+    """Run the torch module in float64 and in float32, row by row, which bounds the memory."""
+    import copy
+
+    import torch
+
+    names = [spec.name for spec in manifest.outputs]
+
+    def run(module: Any, dtype: Any) -> Outputs:
+        rows = []
+        with torch.inference_mode():
+            for image in pool.images:
+                result = module(torch.from_numpy(image[None]).to(dtype))
+                rows.append(result if isinstance(result, tuple) else (result,))
+        return {name: np.concatenate([row[i].numpy() for row in rows]) for i, name in enumerate(names)}
+
+    return Reference(exact=run(copy.deepcopy(model).double(), torch.float64), framework=run(model, torch.float32))
+
+
+def _check_file(
+    directory: Path,
+    manifest: Manifest,
+    name: str,
+    sets: list[Pool],
+    references: list[Reference],
+    model: Any,
+    backend: str | None,
+    threads: int | None,
+) -> dict[str, Any]:
+    """Return the results of one file's checks; values are only compared where the interface is right."""
+    checks: list[dict[str, Any]] = []
+    divergence = None
+    role = manifest.files[name].role
+    with load(directory, backend, "cpu", threads=threads, role=role) as session:
+        inputs, outputs = session.native_interface()
+        failures = interface_failures("input", manifest.inputs, inputs)
+        failures += interface_failures("output", manifest.outputs, outputs)
+        checks.append({"check": "names, axes, dtypes and shapes", "passed": not failures, "reason": "; ".join(failures)})
+        if not failures:
+            for pool, reference in zip(sets, references, strict=True):
+                checks += value_checks(session, pool, reference, manifest.precision)
+    if not failures and not all(check["passed"] for check in checks):
+        path = checked_file(directory, manifest, name)
+        batch = manifest.inputs[0].shape[0]
+        rows = batch if isinstance(batch, int) else 1
+        try:
+            divergence = first_divergence(path, model, sets[0].images[:1].repeat(rows, 0))
+        except MlpDeployError as error:
+            divergence = f"the first node that diverges could not be found ({error})"
+    return {"checks": checks, "skipped": None, "divergence": divergence}

@@ -1,0 +1,180 @@
+"""Canonical ONNX, the artifact folder, and every option of the export."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import tiny_asmlp, tiny_vip
+
+import mlpdeploy
+from mlpdeploy.errors import MlpDeployError, UsageError
+from mlpdeploy.export.export import export_model
+from mlpdeploy.manifest import read_manifest
+
+VARIANTS = {
+    "defaults": ({}, {}),
+    "circular": ({"shift": {"padding": "circular"}}, {}),
+    "reflect, dilated": ({"shift": {"padding": "reflect", "shift_size": 3, "dilation": 2}}, {}),
+    "replicate, serial": ({"shift": {"padding": "replicate", "shift_size": 7}, "branches": "serial"}, {}),
+    "shift of one": ({"shift": {"shift_size": 1}}, {}),
+    "padded odd size": ({"pad_odd_sizes": True, "image_size": (27, 22)}, {}),
+    "grey, fixed batch": ({"in_chans": 1}, {"batch": 3}),
+    "five channels": ({"in_chans": 5}, {}),
+    "features, dynamic": ({"features": True}, {"image_size": "dynamic"}),
+    "features with norms": ({"features": True, "feature_norms": True}, {}),
+    "dynamic, slices": ({}, {"image_size": "dynamic", "shift": "slice"}),
+    "circular slices": ({"shift": {"padding": "circular"}}, {"shift": "slice"}),
+    "opset 18": ({}, {"opset": 18}),
+    "opset 23": ({}, {"opset": 23}),
+    "tensorrt with conv": ({}, {"target": "tensorrt", "shift": "conv"}),
+    "tensorrt with plugin": ({}, {"shift": "plugin"}),
+}
+
+
+def model_for(changes: dict[str, Any]) -> Any:
+    from mlpdeploy.ops.axial_shift import ShiftSpec
+
+    changes = dict(changes)
+    if "shift" in changes:
+        changes["shift"] = ShiftSpec(**changes["shift"])
+    return tiny_asmlp(**changes)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_option_exports_and_equals_pytorch(tmp_path: Path, variant: str) -> None:
+    changes, options = VARIANTS[variant]
+    manifest = export_model(model_for(changes), tmp_path / "out", **options)
+    assert manifest.verification["passed"]
+    assert manifest == read_manifest(tmp_path / "out")
+    onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"), full_check=True)
+    checked = [name for name, file in manifest.verification["files"].items() if file["checks"]]
+    assert "model.onnx" in checked
+    assert len(checked) == (1 if options.get("shift") == "plugin" else 2)
+
+
+def test_vision_permutator_exports_and_equals_pytorch(tmp_path: Path) -> None:
+    manifest = export_model(tiny_vip(), tmp_path / "out")
+    assert manifest.verification["passed"]
+
+
+def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        export_model(tiny_asmlp(), tmp_path / name, verify=False)
+    for file in ("model.onnx", "model.cpu.onnx", "manifest.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_the_canonical_file_has_our_nodes_and_the_checkpoints_names(exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx")
+    ours = [node for node in model.graph.node if node.domain == "mlpdeploy"]
+    assert {node.op_type for node in ours} == {"AxialShift", "GroupNorm1"}
+    shift = next(node for node in ours if node.op_type == "AxialShift")
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in shift.attribute}
+    assert values == {
+        "shift_size": 5,
+        "dilation": 1,
+        "padding": b"zero",
+        "channels": 21,
+        "plugin_version": b"1",
+        "plugin_namespace": b"mlpdeploy",
+    }
+    assert sorted(function.name for function in model.functions) == ["AxialShift", "GroupNorm1"]
+    state = tiny_asmlp().state_dict()
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(weights[name], tensor.numpy())
+
+
+def test_no_path_of_the_exporting_machine_is_in_the_files(exported: Path) -> None:
+    here = str(Path(mlpdeploy.__file__).parent.parent).encode()
+    for file in exported.iterdir():
+        assert here not in file.read_bytes(), file.name
+
+
+def test_an_export_without_a_checkpoint_has_the_weights_of_create_model(tmp_path: Path) -> None:
+    from mlpdeploy.runtime.torch import canonical_weights
+
+    manifest = export_model("asmlp_t", tmp_path / "out", verify=False)
+    assert manifest.model["source"] == "random weights, seed 0"
+    assert manifest.model["random_weights"]
+    weights = canonical_weights(tmp_path / "out" / "model.onnx")
+    for name, tensor in mlpdeploy.create_model("asmlp_t").state_dict().items():
+        np.testing.assert_array_equal(weights[name], tensor.numpy())
+
+
+def test_the_plugin_form_keeps_the_node_and_drops_the_function(tmp_path: Path) -> None:
+    export_model(tiny_asmlp(), tmp_path / "out", shift="plugin", verify=False)
+    model = onnx.load(tmp_path / "out" / "model.tensorrt.onnx")
+    assert [node.op_type for node in model.graph.node if node.domain] == ["AxialShift"] * 2
+    assert not model.functions
+    assert "GroupNormalization" not in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"opset": 12}, "opset 12"),
+        ({"shift": "roll"}, "shift lowering 'roll'"),
+        ({"shift": "plugin", "target": "cpu"}, "plugin for the target cpu"),
+        ({"target": "tensortr"}, "did you mean tensorrt"),
+        ({"batch": 0}, "batch is 0"),
+        ({"labels": ["cat"]}, "1 labels for 7 classes"),
+        ({"image_size": 64}, "image size"),
+        ({"checkpoint": "x.pth"}, "checkpoint together with a model"),
+    ],
+)
+def test_impossible_requests_leave_nothing_behind(tmp_path: Path, options: dict, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        export_model(tiny_asmlp(), tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vision_permutator_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="grid"):
+        export_model(tiny_vip(), tmp_path / "out", image_size="dynamic")
+
+
+def test_dynamic_sizes_exclude_padding(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="dynamic image size together with padding"):
+        export_model(tiny_asmlp(pad_odd_sizes=True), tmp_path / "out", image_size="dynamic")
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    model = tiny_asmlp()
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("inf")
+    with pytest.raises(UsageError, match=r"head\.weight has NaN or infinite"):
+        export_model(model, tmp_path / "out")
+
+
+def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed a fault in a pass: the convolution shifts the wrong way."""
+    from mlpdeploy.export.passes import lower_axial_shift as module
+
+    original = module._conv
+
+    def mirrored(model: Any, node: Any, spec: Any, channels: int, axis: str) -> Any:
+        nodes = original(model, node, spec, channels, axis)
+        weight = nodes[-1].inputs[1].const_value.numpy()
+        flipped = module.constant(model, f"flipped_{axis}_{channels}", weight[:, :, ::-1, ::-1])
+        nodes[-1].replace_input_with(1, flipped)
+        return nodes
+
+    monkeypatch.setattr(module, "_conv", mirrored)
+    with pytest.raises(MlpDeployError, match="the first node that diverges is layers.0.blocks.0.axial_shift.conv2_1/Conv"):
+        export_model(tiny_asmlp(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_round_trip(exported: Path) -> None:
+    from mlpdeploy.models.create import config_from_dict
+
+    model = read_manifest(exported).model
+    config = config_from_dict(model["family"], model["config"])
+    assert dataclasses.asdict(config) == dataclasses.asdict(tiny_asmlp().config)

@@ -1,0 +1,160 @@
+"""Checkpoints as users have them, and as they should not be."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_asmlp
+from safetensors.torch import save_file
+
+from mlpdeploy.errors import CheckpointError
+from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
+from mlpdeploy.models.create import create_model, model_from_config, random_weights
+from mlpdeploy.models.registry import resolve_model
+
+STATE = tiny_asmlp().state_dict()
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"model": STATE, "epoch": 300},
+        {"state_dict": prefixed("module.")},
+        {"state_dict": prefixed("backbone.") | {"bbox_head.fc.weight": torch.zeros(2)}},
+        {"model": {name: -tensor for name, tensor in STATE.items()}, "model_ema": STATE},
+        {"state_dict": prefixed("_orig_mod.module.")},
+    ],
+    ids=["plain", "model", "module", "backbone beside a head", "EMA wins", "two prefixes"],
+)
+def test_wrappers_and_prefixes(tmp_path: Path, content: dict) -> None:
+    torch.save(content, tmp_path / "c.pth")
+    state = read_state_dict(tmp_path / "c.pth")
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(dict(STATE), tmp_path / "c.safetensors")
+    assert read_state_dict(tmp_path / "c.safetensors").keys() == STATE.keys()
+
+
+def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
+    model = tiny_asmlp()
+    load_checkpoint(model, {name: tensor.half() for name, tensor in STATE.items()}, tmp_path / "c.pth", "asmlp_t")
+    assert model.head.weight.dtype == torch.float32
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    for name, protocol in (("zip.pth", None), ("legacy.pth", 2)):
+        if protocol is None:
+            torch.save({"model": Evil()}, tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(pickle.dumps({"model": Evil()}, protocol=protocol))
+        with pytest.raises(CheckpointError, match=name):
+            read_state_dict(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_contains_code_is_named(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "args": Path("x")}, tmp_path / "args.pth")
+    with pytest.raises(CheckpointError, match=r"contains code or objects.*never run.*state_dict"):
+        read_state_dict(tmp_path / "args.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"c{suffix}"
+    torch.save(STATE, path) if suffix == ".pth" else save_file(dict(STATE), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    with pytest.raises(CheckpointError, match="copy it again"):
+        read_state_dict(path)
+
+
+def test_text_and_empty_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "c.pth").write_text("hello, I am a text")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    for name in ("c.pth", "empty.pth", "none.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            read_state_dict(tmp_path / name)
+
+
+def test_nan_weights_are_named(tmp_path: Path) -> None:
+    broken = {name: tensor.clone() for name, tensor in STATE.items()}
+    broken["layers.0.blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
+    torch.save(broken, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.blocks\.0\.mlp\.fc1\.weight .*NaN"):
+        read_state_dict(tmp_path / "c.pth")
+
+
+def full_state(name: str, **changes: int) -> dict[str, torch.Tensor]:
+    import dataclasses
+
+    model = model_from_config(dataclasses.replace(resolve_model(name).config, **changes))
+    random_weights(model, 0)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (lambda: full_state("asmlp_s"), "it is a checkpoint of asmlp_s: pass --model asmlp_s"),
+        (lambda: full_state("asmlp_t", num_classes=10), "its head has 10 classes: pass --num-classes 10"),
+        (lambda: full_state("asmlp_t", in_chans=1), "its images have 1 channels: pass --in-chans 1"),
+        (lambda: {"conv1.weight": torch.zeros(3)}, "no tensor name is the same"),
+        (
+            lambda: {k: v for k, v in full_state("asmlp_t").items() if not k.startswith(("head", "norm."))},
+            "export it with --features",
+        ),
+    ],
+    ids=["variant", "classes", "channels", "foreign", "backbone"],
+)
+def test_a_mismatch_guesses_the_cause(tmp_path: Path, content, cause: str) -> None:
+    torch.save(content(), tmp_path / "c.pth")
+    with pytest.raises(CheckpointError) as error:
+        create_model("asmlp_t", checkpoint=tmp_path / "c.pth")
+    assert cause in str(error.value)
+
+
+def test_a_mismatch_lists_what_differs_and_changes_nothing(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in STATE.items()}
+    del state["norm.weight"]
+    state["extra"] = torch.zeros(1)
+    state["head.bias"] = torch.zeros(9)
+    model = tiny_asmlp()
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(model, state, tmp_path / "c.pth", "asmlp_t")
+    for part in ("1 missing (norm.weight)", "1 unexpected (extra)", "1 misshapen (head.bias is 9, wanted 7)"):
+        assert part in str(error.value)
+    assert all(torch.equal(tensor, STATE[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_detection_checkpoint_brings_its_norms(tmp_path: Path) -> None:
+    state = {k: v for k, v in full_state("asmlp_t").items() if not k.startswith(("head", "norm."))}
+    for stage, width in enumerate((96, 192, 384, 768)):
+        state |= {f"norm{stage}.weight": torch.full((width,), 2.0), f"norm{stage}.bias": torch.zeros(width)}
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "det.pth")
+    model = create_model("asmlp_t", features=True, checkpoint=tmp_path / "det.pth")
+    assert model.config.feature_norms
+    assert model.norm3.weight[0] == 2.0
+
+
+def test_a_classifier_checkpoint_becomes_a_backbone(tmp_path: Path) -> None:
+    torch.save(full_state("asmlp_t"), tmp_path / "c.pth")
+    model = create_model("asmlp_t", features=True, checkpoint=tmp_path / "c.pth")
+    assert not model.config.feature_norms
+    assert model.source == "checkpoint c.pth"
