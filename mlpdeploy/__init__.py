@@ -19,7 +19,7 @@ from mlpdeploy.errors import MlpDeployError
 if TYPE_CHECKING:
     from mlpdeploy.export.export import export_model
     from mlpdeploy.models.create import create_model
-    from mlpdeploy.predict import predict
+    from mlpdeploy.prediction import predict
     from mlpdeploy.runtime.session import Session, load
     from mlpdeploy.verify import verify_artifact
 
@@ -29,7 +29,7 @@ _LAZY = {
     "verify_artifact": "mlpdeploy.verify",
     "load": "mlpdeploy.runtime.session",
     "Session": "mlpdeploy.runtime.session",
-    "predict": "mlpdeploy.predict",
+    "predict": "mlpdeploy.prediction",
 }
 
 __all__ = ["MlpDeployError", "Session", "create_model", "export_model", "load", "predict", "verify_artifact"]

@@ -28,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise ArtifactError(
                 f"no space left to write {path}", fix="free some space or choose another folder; nothing was changed"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise ArtifactError(
                 f"{path} cannot be written ({os.strerror(error.errno)})", fix="choose a folder that you own with -o"
             ) from error

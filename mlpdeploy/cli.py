@@ -243,7 +243,7 @@ def predict(
 ) -> None:
     """Classify photographs, or folders of them."""
     from mlpdeploy.console import bar, print_predictions
-    from mlpdeploy.predict import predict as run
+    from mlpdeploy.prediction import predict as run
 
     with bar("classifying") as progress:
         predictions = run(

@@ -18,7 +18,7 @@ from mlpdeploy.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from mlpdeploy.doctor import Finding
-    from mlpdeploy.predict import Prediction
+    from mlpdeploy.prediction import Prediction
     from mlpdeploy.verify import VerifyReport
 
 RANDOM_NOTE = "random weights: the classes mean nothing, the speed and the equality with PyTorch do"

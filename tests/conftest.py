@@ -1,39 +1,18 @@
-"""Small models that export in a second, and artifacts made of them."""
+"""Artifacts of the small models in tiny.py."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_asmlp
 
 from mlpdeploy.export.export import export_model
-from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.create import Model, model_from_config, random_weights
-from mlpdeploy.models.vip import VipConfig
 
 torch.set_num_threads(2)
-
-
-def tiny_asmlp(**changes: Any) -> Model:
-    """Return an AS-MLP of two stages with 21 and 42 channels (no multiple of the shift size) for 32x32 images."""
-    values = {"embed_dim": 21, "depths": (1, 1), "image_size": (32, 32), "num_classes": 7}
-    return named(model_from_config(AsMlpConfig(**{**values, **changes})), "asmlp_t")
-
-
-def tiny_vip() -> Model:
-    """Return a Vision Permutator with an 8x8 and a 4x4 grid."""
-    config = VipConfig((1, 1), (16, 32), (True, False), 4, native_size=32, image_size=(32, 32), num_classes=7)
-    return named(model_from_config(config), "vip_s7")
-
-
-def named(model: Model, name: str) -> Model:
-    random_weights(model, 0)
-    model.name, model.source = name, "random weights, seed 0"
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

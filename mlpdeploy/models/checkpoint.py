@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,34 @@ def _read_safetensors(path: Path) -> StateDict:
         raise CheckpointError(f"{path.name} is not a whole safetensors file ({error})", fix="copy it again") from error
 
 
+class _Inert:
+    """Stands in for an object that training code saves beside the weights; it does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# The official AS-MLP code saves a yacs node and timm an argparse namespace. Their classes are never imported.
+_STAND_INS = {
+    "argparse.Namespace": _Inert,
+    "pathlib.PosixPath": _Inert,
+    "pathlib.WindowsPath": _Inert,
+    "yacs.config.CfgNode": OrderedDict,
+}
+
+
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(kind, name) for name, kind in _STAND_INS.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
-            blocked = str(error).partition("GLOBAL ")[2].split()[:1]
+        blocked = str(error).partition("GLOBAL ")[2].split()[:1]
+        if blocked:
             raise CheckpointError(
-                f"{path.name} contains code or objects{' (' + blocked[0] + ')' if blocked else ''}, which is never run",
+                f"{path.name} contains code or objects ({blocked[0]}), which is never run",
                 "tensors only",
                 "where it was trained: torch.save(model.state_dict(), 'weights.pth')",
             ) from error

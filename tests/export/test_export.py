@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import tiny_asmlp, tiny_vip
+from tiny import tiny_asmlp, tiny_vip
 
 import mlpdeploy
 from mlpdeploy.errors import MlpDeployError, UsageError

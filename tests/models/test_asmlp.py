@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_asmlp
+from tiny import tiny_asmlp
 from torch.nn import functional as F
 
 from mlpdeploy.errors import UsageError

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_asmlp
+from tiny import tiny_asmlp
 from safetensors.torch import save_file
 
 from mlpdeploy.errors import CheckpointError
@@ -68,10 +71,36 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+class Unknown:
+    """Some class of the user's training code."""
+
+
 def test_what_contains_code_is_named(tmp_path: Path) -> None:
-    torch.save({"model": STATE, "args": Path("x")}, tmp_path / "args.pth")
-    with pytest.raises(CheckpointError, match=r"contains code or objects.*never run.*state_dict"):
+    torch.save({"model": STATE, "args": Unknown()}, tmp_path / "args.pth")
+    with pytest.raises(CheckpointError, match=r"contains code or objects \(.*Unknown\), which is never run.*state_dict"):
         read_state_dict(tmp_path / "args.pth")
+
+
+def test_configurations_of_known_training_code_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official checkpoints hold a yacs node, timm's an argparse namespace."""
+    package, module = types.ModuleType("yacs"), types.ModuleType("yacs.config")
+
+    class CfgNode(dict):
+        def __init__(self, values: dict) -> None:
+            super().__init__(values)
+            self.__dict__["frozen"] = True
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    module.CfgNode = CfgNode
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", package)
+        patch.setitem(sys.modules, "yacs.config", module)
+        config = CfgNode({"MODEL": CfgNode({"TYPE": "asmlp"})})
+        saved = {"model": STATE, "config": config, "args": argparse.Namespace(lr=0.1, out=Path("x")), "epoch": 3}
+        torch.save(saved, tmp_path / "c.pth")
+    assert "yacs" not in sys.modules
+    assert read_state_dict(tmp_path / "c.pth").keys() == STATE.keys()
+    assert "yacs" not in sys.modules
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -1,0 +1,127 @@
+"""Nothing is ever half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from mlpdeploy import artifact as module
+from mlpdeploy.artifact import check_output, new_artifact, write_file
+from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.manifest import FILE_NAME
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def old_artifact(tmp_path: Path) -> Path:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / FILE_NAME).write_text("old")
+    return target
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    with new_artifact(tmp_path / "deep" / "out") as staging:
+        (staging / "a").write_text("1")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(tmp_path / "deep" / "out") == ["a"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_an_old_folder_is_replaced_or_kept(tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exchange:
+        monkeypatch.setattr(module, "_exchange", lambda one, other: False)
+    target = old_artifact(tmp_path)
+    with pytest.raises(RuntimeError), new_artifact(target) as staging:
+        (staging / "a").write_text("1")
+        raise RuntimeError
+    assert names(target) == [FILE_NAME]
+    with new_artifact(target) as staging:
+        (staging / "a").write_text("1")
+    assert names(target) == ["a"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    target = old_artifact(tmp_path)
+    with pytest.raises(ArtifactError, match="no space left"), new_artifact(target) as staging:
+        (staging / "a").write_text("1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
+    """The kernel refuses the write, as on a full disk."""
+    code = """
+        import resource, signal, sys
+        from pathlib import Path
+        from mlpdeploy.artifact import write_file
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        write_file(Path(sys.argv[1]) / "a", b"x" * 100000)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True)
+    assert "ArtifactError: no space left" in done.stderr
+    assert names(tmp_path) == []
+
+
+def test_killed_while_writing_leaves_the_old_artifact(tmp_path: Path) -> None:
+    target = old_artifact(tmp_path)
+    code = """
+        import os, sys, time
+        from pathlib import Path
+        from mlpdeploy.artifact import new_artifact
+        with new_artifact(Path(sys.argv[1])) as staging:
+            (staging / "half").write_text("1")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(target)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert (target / FILE_NAME).read_text() == "old"
+    assert names(target) == [FILE_NAME]
+
+
+def test_write_file_replaces_or_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(tmp_path / "a", b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtifactError, match="no space left"):
+        write_file(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"), new_artifact(tmp_path / "file" / "out"):
+        pass
+
+
+def test_what_is_there_is_only_replaced_when_asked(tmp_path: Path) -> None:
+    target = old_artifact(tmp_path)
+    with pytest.raises(UsageError, match="--force"):
+        check_output(target, force=False)
+    check_output(target, force=True)
+    check_output(tmp_path / "new", force=False)
+    (tmp_path / "photos").mkdir()
+    check_output(tmp_path / "photos", force=False)
+    (tmp_path / "photos" / "holiday.jpg").write_text("")
+    with pytest.raises(UsageError, match="not replaced even with --force"):
+        check_output(tmp_path / "photos", force=True)

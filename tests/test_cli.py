@@ -1,0 +1,193 @@
+"""The command line as a user types it: exit codes, one clear line, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny import tiny_asmlp
+
+from mlpdeploy.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, code: int, *parts: str) -> None:
+    """Assert exit code and one line on stderr without a traceback."""
+    assert result.exit_code == code, result.output
+    assert not result.exception or isinstance(result.exception, SystemExit)
+    last = result.stderr.strip().splitlines()[-1]
+    for part in parts:
+        assert part in last, last
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.linear_gradient("L").convert("RGB").save(path)
+    return path
+
+
+def test_help_has_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("export", "verify", "predict", "bench", "inspect", "doctor", "models"):
+        assert f"  {command}" in result.stdout
+        assert run(command, "--help").exit_code == 0
+
+
+def test_a_wrong_command_suggests_the_right_one() -> None:
+    refused(run("exprot"), 2, "no command 'exprot'; did you mean export?")
+
+
+def test_models_as_json() -> None:
+    rows = json.loads(run("models", "--json").stdout)
+    assert {row["name"]: round(row["macs"] / 1e9, 2) for row in rows}["asmlp_s"] == 8.51
+
+
+def test_verify_and_inspect(artifact: Path) -> None:
+    result = run("verify", artifact)
+    assert result.exit_code == 0
+    assert "passed: against PyTorch, float64" in result.stdout
+    assert json.loads(run("verify", artifact, "--json").stdout)["passed"]
+    assert "AxialShift" in run("inspect", artifact).stdout
+    assert json.loads(run("inspect", artifact, "--json").stdout)["files"]["model.cpu.onnx"]["operators"]["Conv"]
+
+
+def test_predict_says_that_weights_are_random(artifact: Path, photo: Path) -> None:
+    result = run("predict", artifact, photo, "--top", 2)
+    assert result.exit_code == 0
+    assert "class " in result.stdout
+    assert "random weights" in result.stderr
+    data = json.loads(run("predict", artifact, photo, "--json").stdout)
+    assert data["weights"] == "random weights, seed 0"
+    assert len(data["images"][0]["top"]) == 5
+
+
+def test_doctor() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "onnxruntime" in result.stdout
+    assert {finding["name"] for finding in json.loads(run("doctor", "--json").stdout)} >= {"torch", "processor"}
+
+
+@pytest.mark.slow
+def test_export_from_a_checkpoint_and_force(tmp_path: Path) -> None:
+    from mlpdeploy.models.create import create_model
+
+    torch.save({"model": create_model("asmlp_t", num_classes=3, seed=5).state_dict()}, tmp_path / "mine.pth")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
+    request = ["export", "--model", "asmlp_tiny", "--checkpoint", tmp_path / "mine.pth", "--num-classes", 3]
+    request += ["--labels", tmp_path / "labels.txt", "--image-size", "64x96", "-o", tmp_path / "out"]
+    result = run(*request)
+    assert result.exit_code == 0, result.output
+    assert "checkpoint mine.pth" in result.stdout
+    assert "random" not in result.output
+    refused(run(*request), 2, "already holds an artifact", "--force")
+    data = json.loads(run(*request, "--force", "--json").stdout)
+    assert data["labels"] == ["cat", "dog", "fish"]
+    assert data["verification"]["passed"]
+
+
+BAD_EXPORTS = {
+    "unknown model": (["--model", "asmpl_s"], 2, "did you mean asmlp_s"),
+    "impossible size": (["--model", "asmlp_t", "--image-size", "225"], 2, "multiples of 32"),
+    "size of another family": (["--model", "vip_s7", "--image-size", "256"], 2, "32x32 grid"),
+    "dynamic size of another family": (["--model", "vip_s7", "--image-size", "dynamic"], 2, "grid"),
+    "even shift": (["--model", "asmlp_t", "--shift-size", "4"], 2, "odd"),
+    "unknown padding": (["--model", "asmlp_t", "--padding", "mirror"], 2, "zero, circular"),
+    "unknown shift": (["--model", "asmlp_t", "--shift", "roll"], 2, "auto, plugin"),
+    "no checkpoint": (["--model", "asmlp_t", "--checkpoint", "none.pth"], 1, "no checkpoint at none.pth"),
+    "not a size": (["--model", "asmlp_t", "--image-size", "big"], 2, "neither 224"),
+    "not a batch": (["--model", "asmlp_t", "--batch", "0"], 2, "neither a number"),
+    "no classes": (["--model", "asmlp_t", "--num-classes", "0"], 2, "num_classes is 0"),
+    "labels of another count": (["--model", "asmlp_t", "--labels", "labels.txt"], 2, "2 labels for 1000"),
+    "labels that cannot be read": (["--model", "asmlp_t", "--labels", "none.txt"], 2, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXPORTS)
+def test_bad_exports(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").write_text("a\nb\n")
+    arguments, code, text = BAD_EXPORTS[case]
+    refused(run("export", *arguments, "-o", "out"), code, text)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.txt"]
+
+
+def test_a_wrong_a_hostile_and_a_nan_checkpoint(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    state = tiny_asmlp().state_dict()
+    torch.save(state, tmp_path / "other.pth")
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    torch.save({name: tensor * float("nan") for name, tensor in state.items()}, tmp_path / "nan.pth")
+    for name, text in (("other.pth", "does not fit asmlp_t"), ("evil.pth", "never run"), ("nan.pth", "NaN")):
+        result = run("export", "--model", "asmlp_t", "--checkpoint", tmp_path / name, "-o", tmp_path / "out")
+        refused(result, 1, name, text)
+    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(run("export", "--model", "asmlp_t", "-o", tmp_path / "file"), 2, "is a file")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("")
+    refused(run("export", "--model", "asmlp_t", "-o", tmp_path / "photos", "--force"), 2, "not replaced even with")
+
+
+@pytest.mark.parametrize("command", ["verify", "predict", "bench", "inspect"])
+def test_damaged_artifacts(artifact: Path, photo: Path, command: str, flip_byte: Callable, tmp_path: Path) -> None:
+    more = [photo] if command == "predict" else []
+    refused(run(command, tmp_path / "none", *more), 1, "does not exist")
+    flip_byte(artifact / "model.cpu.onnx")
+    refused(run(command, artifact, *more), 1, "model.cpu.onnx was changed after the export")
+    manifest = artifact / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("0.485", "0.486"))
+    refused(run(command, artifact, *more), 1, "was edited after it was written")
+
+
+def test_bad_pictures(artifact: Path, tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    refused(run("predict", artifact, tmp_path / "text.jpg"), 1, "text.jpg")
+    refused(run("predict", artifact, tmp_path / "none.jpg"), 2, "none.jpg")
+    result = run("predict", artifact, photo, tmp_path / "text.jpg", "--skip-bad")
+    assert result.exit_code == 0
+    assert "text.jpg: " in result.stdout
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_is_free() -> None:
+    heavy = "{'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt', 'pycuda', 'numpy', 'PIL', 'rich', 'matplotlib'}"
+    assert python(f"import sys, mlpdeploy; print({heavy} & set(sys.modules))") == "set()"
+    assert python(f"import sys, mlpdeploy.cli; print({heavy} & set(sys.modules))") == "set()"
+
+
+def test_running_a_model_needs_neither_torch_nor_onnx(exported: Path) -> None:
+    code = f"""
+import sys, numpy
+for name in ("torch", "onnx", "onnx_ir", "onnxscript"):
+    sys.modules[name] = None
+import mlpdeploy
+with mlpdeploy.load({str(exported)!r}) as session:
+    print(session.run({{"input": numpy.zeros((1, 3, 32, 32), "float32")}})["logits"].shape)
+"""
+    assert python(code) == "(1, 7)"

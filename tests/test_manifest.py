@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlpdeploy.errors import ArtifactError
+from mlpdeploy.manifest import FILE_NAME, checked_file, read_manifest
+
+
+def test_round_trip(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert manifest.to_json() == (exported / FILE_NAME).read_text()
+
+
+def test_an_edited_manifest_is_refused(artifact: Path) -> None:
+    path = artifact / FILE_NAME
+    path.write_text(path.read_text().replace('"opset": 21', '"opset": 20'))
+    with pytest.raises(ArtifactError, match="was edited"):
+        read_manifest(artifact)
+
+
+def test_another_version_is_refused_by_number(artifact: Path) -> None:
+    path = artifact / FILE_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
+    with pytest.raises(ArtifactError, match="version 99; wanted version 1"):
+        read_manifest(artifact)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\x00\x01"])
+def test_other_texts_are_refused(artifact: Path, text: str) -> None:
+    (artifact / FILE_NAME).write_text(text)
+    with pytest.raises(ArtifactError, match="manifest"):
+        read_manifest(artifact)
+
+
+def test_no_folder_no_manifest_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, text in (("none", "does not exist"), (".", "has no manifest"), ("file", "is a file")):
+        with pytest.raises(ArtifactError, match=text):
+            read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.cpu.onnx"])
+def test_a_changed_a_truncated_and_a_missing_file(artifact: Path, name: str, flip_byte: Callable) -> None:
+    manifest = read_manifest(artifact)
+    path = artifact / name
+    whole = path.read_bytes()
+    flip_byte(path)
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
+        checked_file(artifact, manifest, name)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        checked_file(artifact, manifest, name)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        checked_file(artifact, manifest, name)

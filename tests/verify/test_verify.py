@@ -1,0 +1,137 @@
+"""Verify finds seeded faults, and says where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mlpdeploy.artifact import write_manifest
+from mlpdeploy.errors import ArtifactError
+from mlpdeploy.manifest import TensorSpec, file_entry, read_manifest
+from mlpdeploy.verify import verify_artifact
+from mlpdeploy.verify.interface import interface_failures
+from mlpdeploy.verify.tolerance import allowed_error
+
+CPU = "model.cpu.onnx"
+
+
+def damage(artifact: Path, change: Callable[[onnx.ModelProto], None], name: str = CPU) -> None:
+    """Change an ONNX file and write a manifest that fits it, as a wrong pass would."""
+    model = onnx.load(artifact / name)
+    change(model)
+    onnx.save(model, artifact / name)
+    manifest = read_manifest(artifact)
+    entry = file_entry(artifact / name, manifest.files[name].role, manifest.files[name].shift)
+    write_manifest(artifact, dataclasses.replace(manifest, files={**manifest.files, name: entry}))
+
+
+def scale_weight(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+
+    return change
+
+
+def test_a_right_artifact_passes_and_records_it(artifact: Path) -> None:
+    report = verify_artifact(artifact)
+    assert report.passed
+    assert report.failure() == ""
+    assert 0 < report.worst() < 1e-4
+    assert read_manifest(artifact).verification["passed"]
+    checks = [check["check"] for check in report.files[CPU]["checks"]]
+    for part in ("names, axes", "batch 1", "batch 2", "batch 3", "batch 8", "row alone", "equal rows", "top-1"):
+        assert any(part in check for check in checks), part
+
+
+def test_without_record_the_manifest_stays(artifact: Path) -> None:
+    before = (artifact / "manifest.json").read_bytes()
+    verify_artifact(artifact, record=False)
+    assert (artifact / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("weight", ["layers.0.blocks.0.axial_shift.conv2_2.weight", "layers.1.blocks.0.mlp.fc2.weight"])
+def test_a_wrong_weight_is_found_at_its_node(artifact: Path, weight: str) -> None:
+    damage(artifact, scale_weight(weight, 1.05))
+    report = verify_artifact(artifact)
+    assert not report.passed
+    assert f"first node that diverges is {weight.removesuffix('.weight')}/Conv" in report.failure()
+    assert report.files["model.onnx"]["divergence"] is None
+
+
+def test_an_error_just_above_rounding_is_found(artifact: Path) -> None:
+    damage(artifact, scale_weight("head.weight", 1 + 1e-4))
+    assert not verify_artifact(artifact).passed
+
+
+def test_rows_that_depend_on_each_other_are_found(artifact: Path) -> None:
+    """A mean over the batch leaves batch 1 right and every other batch wrong."""
+
+    def change(model: onnx.ModelProto) -> None:
+        gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+        source = gemm.input[0]
+        mean = onnx.helper.make_node("ReduceMax", [source], ["over_rows"], keepdims=1)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "rows_axis"))
+        mean.input.append("rows_axis")
+        weak = numpy_helper.from_array(np.array(1e-3, np.float32), "weak")
+        model.graph.initializer.append(weak)
+        scaled = onnx.helper.make_node("Mul", ["over_rows", "weak"], ["leak"])
+        own = onnx.helper.make_node("Mul", [source, "weak"], ["own"])
+        add = onnx.helper.make_node("Add", [source, "leak"], ["leaky"])
+        sub = onnx.helper.make_node("Sub", ["leaky", "own"], ["leaked"])
+        at = list(model.graph.node).index(gemm)
+        for node in (sub, add, own, scaled, mean):
+            model.graph.node.insert(at, node)
+        gemm.input[0] = "leaked"
+
+    damage(artifact, change)
+    report = verify_artifact(artifact)
+    failed = [check["check"] for check in report.files[CPU]["checks"] if not check["passed"]]
+    assert any("row alone equals row in a batch" in check for check in failed)
+    assert not any("batch 1," in check for check in failed)
+
+
+def test_another_interface_is_told_before_any_value(artifact: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+        del model.graph.value_info[:]
+
+    damage(artifact, change)
+    report = verify_artifact(artifact)
+    assert "axis 0 of input input is fixed to 4, the manifest says open" in report.failure()
+
+
+def test_other_weights_than_the_exported_are_refused(artifact: Path) -> None:
+    damage(artifact, scale_weight("head.weight", 2.0), "model.onnx")
+    with pytest.raises(ArtifactError, match="weights are not those that were exported"):
+        verify_artifact(artifact)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"name": "image"}, "inputs are named"),
+        ({"dtype": "float16"}, "is float16"),
+        ({"shape": ("batch", 3, 32)}, "3 axes"),
+        ({"shape": ("batch", 4, 32, 32)}, "axis 1 of input input is 4, the manifest says 3"),
+        ({"shape": (2, 3, 32, 32)}, "axis 0 of input input is fixed to 2, the manifest says open"),
+    ],
+)
+def test_interface_failures(change: dict[str, Any], text: str) -> None:
+    wanted = TensorSpec("input", ("batch", 3, 32, 32), "float32", "NCHW")
+    assert interface_failures("input", (wanted,), [wanted]) == []
+    (failure, *_) = interface_failures("input", (wanted,), [dataclasses.replace(wanted, **change)])
+    assert text in failure
+
+
+def test_the_tolerance_follows_the_frameworks_error_and_has_a_floor() -> None:
+    reference = np.array([-1.0, 1.0])
+    assert allowed_error("fp32", reference, 1e-3) == pytest.approx(8e-3)
+    assert allowed_error("fp32", reference, 0.0) == pytest.approx(1e-5)
