@@ -1,4 +1,4 @@
-"""Write an artifact folder, or a file in one, so that a killed command leaves the old state or the new, never a mixture."""
+"""Write an artifact folder, or a file in one: a killed command leaves the old state or the new, never a mixture."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_output(directory: Path, force: bool) -> None:
 
 @contextmanager
 def new_artifact(directory: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `directory`; it takes that name when the block ends well and vanishes when it does not.
+    """Yield a fresh folder beside `directory`, which takes that name when the block ends well, and vanishes otherwise.
 
     Raises:
         ArtifactError: the place cannot be written, or the disk is full.
@@ -99,7 +99,7 @@ def _exchange(one: Path, other: Path) -> bool:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -220,7 +220,9 @@ def verify(directory: Path, backend: str | None, threads: int | None, no_record:
         raise click.exceptions.Exit(1)
 
 
-@main.command(epilog="Examples: mlpdeploy predict asmlp_s photo.jpg; mlpdeploy predict asmlp_s photos/ --json > out.json")
+@main.command(
+    epilog="Examples: mlpdeploy predict asmlp_s photo.jpg; mlpdeploy predict asmlp_s photos/ --json > out.json"
+)
 @click.argument("directory", type=ARTIFACT)
 @click.argument("images", nargs=-1, required=True, type=ARTIFACT)
 @click.option("--top", default=5, show_default=True, help="Classes to name per image.")

@@ -99,7 +99,9 @@ def print_verify(report: VerifyReport) -> None:
         click.echo(f"{name}" + (f": not run here, {file['skipped']}" if file["skipped"] else ""))
         for check in file["checks"]:
             figures = describe(check)
-            click.echo(f"  {'ok  ' if check['passed'] else 'FAIL'}  {check['check']}" + (f": {figures}" if figures else ""))
+            click.echo(
+                f"  {'ok  ' if check['passed'] else 'FAIL'}  {check['check']}" + (f": {figures}" if figures else "")
+            )
         if file["divergence"]:
             click.echo(f"  {file['divergence']}")
     real = f"{report.photographs} photographs among the images" if report.photographs else "random images only"
@@ -110,7 +112,11 @@ def print_predictions(directory: Path, predictions: list[Prediction], as_json: b
     """Print the classes of each image."""
     model = read_manifest(directory).model
     if as_json:
-        data = {"model": model["name"], "weights": model["source"], "images": [dataclasses.asdict(p) for p in predictions]}
+        data = {
+            "model": model["name"],
+            "weights": model["source"],
+            "images": [dataclasses.asdict(p) for p in predictions],
+        }
         click.echo(json.dumps(data, indent=1, ensure_ascii=False))
         return
     for prediction in predictions:

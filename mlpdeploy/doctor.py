@@ -98,7 +98,9 @@ def _gpu() -> list[Finding]:
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             findings.append(
-                Finding("CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU")
+                Finding(
+                    "CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU"
+                )
             )
     findings.append(Finding("TensorRT", "ok", "not supported yet: the lowered file for it is made, never been built"))
     return findings

@@ -131,7 +131,9 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise ArtifactError(f"{path} is no mlpdeploy manifest", f"format {FORMAT}", again)
     if body.get("version") != VERSION:
         raise ArtifactError(
-            f"{path} has version {body.get('version')}", f"version {VERSION}", "export the model again with this version"
+            f"{path} has version {body.get('version')}",
+            f"version {VERSION}",
+            "export the model again with this version",
         )
     if body.pop("sha256", None) != _checksum(body):
         raise ArtifactError(f"{path} was edited after it was written: its checksum differs", fix=again)
@@ -150,7 +152,7 @@ def _from_body(body: dict[str, Any]) -> Manifest:
     body["inputs"] = tuple(map(spec, body["inputs"]))
     body["outputs"] = tuple(map(spec, body["outputs"]))
     if body["preprocessing"] is not None:
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in body["preprocessing"].items()}
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body["preprocessing"].items()}
         body["preprocessing"] = Preprocessing(**lists)
     body["files"] = {name: FileEntry(**entry) for name, entry in body["files"].items()}
     body["labels"], body["passes"] = tuple(body["labels"]), tuple(body["passes"])

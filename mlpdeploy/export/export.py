@@ -16,7 +16,15 @@ from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.labels import labels_for
 from mlpdeploy.export.lower import Shift, lower, resolve_target
 from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
-from mlpdeploy.manifest import CANONICAL, Manifest, Preprocessing, TensorSpec, file_entry, read_manifest, state_dict_sha256
+from mlpdeploy.manifest import (
+    CANONICAL,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    file_entry,
+    read_manifest,
+    state_dict_sha256,
+)
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
 from mlpdeploy.models.create import Model, create_model
 from mlpdeploy.models.registry import resolve_model

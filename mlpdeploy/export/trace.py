@@ -1,4 +1,4 @@
-"""From a torch module to the canonical ONNX model: `mlpdeploy::` nodes backed by functions, weights under their own names."""
+"""From a torch module to canonical ONNX: `mlpdeploy::` nodes backed by functions, weights under their own names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx
@@ -14,9 +16,10 @@ import torch
 
 from mlpdeploy.env import package_version
 from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import TRANSPOSED
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.create import Model
-from mlpdeploy.manifest import TRANSPOSED
+from mlpdeploy.models.vip import VipConfig, one_grid_error
 from mlpdeploy.ops import axial_shift, group_norm
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.tracing import canonical_tracing
@@ -73,6 +76,7 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
             output_names=output_names,
             verbose=False,
         )
+    assert program is not None
     exported = program.model
     _rename(exported)
     _strip_metadata(exported)
@@ -90,8 +94,8 @@ def output_names_of(model: Model) -> list[str]:
 
 def _dynamic_divisor(model: Model) -> int:
     config = model.config
-    if not isinstance(config, AsMlpConfig):
-        config.check_image_size(0, 0)  # raises: one grid only
+    if isinstance(config, VipConfig):
+        raise one_grid_error(config, "dynamic")
     if config.pad_odd_sizes:
         raise UsageError(
             "a dynamic image size together with padding of odd sizes",
@@ -101,15 +105,15 @@ def _dynamic_divisor(model: Model) -> int:
     return config.size_divisor
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep the exporter's notes about optional packages from the user's terminal."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._level)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _rename(model: ir.Model) -> None:

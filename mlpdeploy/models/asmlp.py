@@ -64,7 +64,7 @@ class AsMlpConfig:
     @property
     def size_divisor(self) -> int:
         """Sizes in pixels must be multiples of this, unless `pad_odd_sizes`."""
-        return self.patch_size * 2 ** (len(self.depths) - 1)
+        return self.patch_size << (len(self.depths) - 1)
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError if the model cannot take an image of this size in pixels."""
@@ -163,8 +163,13 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, depth: int, last: bool, config: AsMlpConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(AxialShiftedBlock(channels, config) for _ in range(depth))
+        self.blocks = nn.Sequential(*(AxialShiftedBlock(channels, config) for _ in range(depth)))
         self.downsample = None if last else PatchMerging(channels, config.pad_odd_sizes)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (the stage's feature map, the next stage's input)."""
+        x = self.blocks(x)
+        return x, x if self.downsample is None else self.downsample(x)
 
 
 class PatchEmbed(nn.Module):
@@ -183,8 +188,12 @@ class PatchEmbed(nn.Module):
 class AsMlp(nn.Module):
     """AS-MLP: (N, in_chans, H, W) to logits (N, num_classes), or to one feature map per stage.
 
+    `name` is the registry's, `source` says where the weights come from.
     Stage i's feature map is (N, embed_dim * 2**i, H / (patch_size * 2**i), W / (patch_size * 2**i)).
     """
+
+    name: str
+    source: str
 
     def __init__(self, config: AsMlpConfig) -> None:
         super().__init__()
@@ -192,8 +201,7 @@ class AsMlp(nn.Module):
         widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))]
         self.patch_embed = PatchEmbed(config)
         self.layers = nn.ModuleList(
-            Stage(width, depth, width == widths[-1], config)
-            for width, depth in zip(widths, config.depths, strict=True)
+            Stage(width, depth, width == widths[-1], config) for width, depth in zip(widths, config.depths, strict=True)
         )
         if not config.features:
             self.norm = GroupNorm1(widths[-1])
@@ -208,11 +216,8 @@ class AsMlp(nn.Module):
         x = self.patch_embed(x)
         maps = []
         for index, stage in enumerate(self.layers):
-            for block in stage.blocks:
-                x = block(x)
-            maps.append(getattr(self, f"norm{index}")(x) if self.config.feature_norms else x)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+            x_stage, x = stage(x)
+            maps.append(getattr(self, f"norm{index}")(x_stage) if self.config.feature_norms else x_stage)
         if self.config.features:
             return tuple(maps)
         return self.head(self.norm(x).mean((2, 3)))

@@ -90,7 +90,9 @@ def _read_pickle(path: Path) -> Any:
                 "tensors only",
                 "where it was trained: torch.save(model.state_dict(), 'weights.pth')",
             ) from error
-        raise CheckpointError(f"{path.name} is not a PyTorch checkpoint", fix="copy it again, or check its name") from error
+        raise CheckpointError(
+            f"{path.name} is not a PyTorch checkpoint", fix="copy it again, or check its name"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path.name} is truncated or is not a PyTorch checkpoint", fix="copy it again, or check its name"

@@ -56,7 +56,7 @@ def create_model(
     """
     entry = resolve_model(name)
     state = read_state_dict(checkpoint) if checkpoint is not None else None
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if num_classes is not None:
         if num_classes < 1:
             raise UsageError(f"num_classes is {num_classes}", "at least 1")
@@ -67,7 +67,7 @@ def create_model(
         changes["in_chans"] = in_chans
     if image_size is not None:
         changes["image_size"] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    only_asmlp = {
+    only_asmlp: dict[str, Any] = {
         "shift_size": shift_size,
         "dilation": dilation,
         "padding": padding,

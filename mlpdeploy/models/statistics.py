@@ -30,9 +30,8 @@ def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: in
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal total
-        weight = module.weight
-        per_output = weight[0].numel()
-        total += output.numel() * per_output
+        assert isinstance(module.weight, torch.Tensor)
+        total += output.numel() * module.weight[0].numel()
 
     for module in shadow.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

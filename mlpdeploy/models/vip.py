@@ -52,12 +52,17 @@ class VipConfig:
         """Raise UsageError for every size but the one that the weights were made for."""
         size = self.native_size
         if (height, width) != (size, size):
-            raise UsageError(
-                f"image size {height}x{width} for a Vision Permutator",
-                f"{size}x{size}",
-                f"its height and width projections are weights for a {self.grid}x{self.grid} grid; resize the images, "
-                "or choose an AS-MLP, which takes any size",
-            )
+            raise one_grid_error(self, f"{height}x{width}")
+
+
+def one_grid_error(config: VipConfig, came: str) -> UsageError:
+    """Return the error for a size that the weights cannot take."""
+    return UsageError(
+        f"image size {came} for a Vision Permutator",
+        f"{config.native_size}x{config.native_size}",
+        f"its height and width projections are weights for a {config.grid}x{config.grid} grid; resize the images, "
+        "or choose an AS-MLP, which takes any size",
+    )
 
 
 class Mlp(nn.Module):
@@ -141,11 +146,15 @@ class Downsample(PatchConv):
 class VisionPermutator(nn.Module):
     """ViP: (N, in_chans, 224, 224) to logits (N, num_classes)."""
 
+    name: str
+    source: str
+
     def __init__(self, config: VipConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config.in_chans, config.widths[0], config.patch_size)
-        grid, modules = config.grid, []
+        grid = config.grid
+        modules: list[nn.Module] = []
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             modules.append(nn.Sequential(*(PermutatorBlock(width, grid, config.mlp_ratio) for _ in range(depth))))
             if config.downsample[stage]:

@@ -135,7 +135,7 @@ def axial_shift(x: torch.Tensor, spec: ShiftSpec) -> tuple[torch.Tensor, torch.T
     along_w, along_h = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{NAME}",
         (x,),
-        attributes(spec, x.shape[1]),
+        {**attributes(spec, x.shape[1])},
         dtypes=(x.dtype, x.dtype),
         shapes=(x.shape, x.shape),
         version=1,

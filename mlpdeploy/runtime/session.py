@@ -173,8 +173,10 @@ def check_outputs(specs: tuple[TensorSpec, ...], outputs: Mapping[str, np.ndarra
         array = outputs.get(spec.name)
         if array is None:
             raise UsageError(f"outputs lacks {spec.name!r}", f"arrays for {', '.join(s.name for s in specs)}")
-        fixed = all(not isinstance(want, int) or size == want for size, want in zip(array.shape[1:], spec.shape[1:]))
-        fits = array.ndim == len(spec.shape) and array.shape[0] == rows and fixed
+        fits = array.ndim == len(spec.shape) and array.shape[0] == rows
+        if fits:
+            sizes = zip(array.shape[1:], spec.shape[1:], strict=True)
+            fits = all(size == wanted or not isinstance(wanted, int) for size, wanted in sizes)
         if array.dtype != np.dtype(spec.dtype) or not fits or not array.flags.c_contiguous or not array.flags.writeable:
             shape = (rows, *spec.shape[1:])
             raise UsageError(

@@ -25,7 +25,9 @@ class BackendSession(Session):
         torch = require("torch")
         device = options.device
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError(f"device {device}, but PyTorch sees no GPU", fix="use --device cpu, or see: mlpdeploy doctor")
+            raise UsageError(
+                f"device {device}, but PyTorch sees no GPU", fix="use --device cpu, or see: mlpdeploy doctor"
+            )
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._threads = options.threads or cpu_count()
         self._model = reference_model(directory, manifest).to(name)

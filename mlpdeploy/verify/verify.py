@@ -74,7 +74,8 @@ def describe(check: dict[str, Any]) -> str:
     if "agree" in check:
         return f"{check['agree']} of {check['rows']} rows"
     if "max_error" in check:
-        return f"error {check['max_error']:.1e}, allowed {check['allowed']:.1e}, PyTorch's own {check['pytorch_error']:.1e}"
+        bounds = f"allowed {check['allowed']:.1e}, PyTorch's own {check['pytorch_error']:.1e}"
+        return f"error {check['max_error']:.1e}, {bounds}"
     return f"relative error {check['relative_error']:.1e}, allowed {check['allowed']:.1e}"
 
 
@@ -173,7 +174,9 @@ def _check_file(
         inputs, outputs = session.native_interface()
         failures = interface_failures("input", manifest.inputs, inputs)
         failures += interface_failures("output", manifest.outputs, outputs)
-        checks.append({"check": "names, axes, dtypes and shapes", "passed": not failures, "reason": "; ".join(failures)})
+        checks.append(
+            {"check": "names, axes, dtypes and shapes", "passed": not failures, "reason": "; ".join(failures)}
+        )
         if not failures:
             for pool, reference in zip(sets, references, strict=True):
                 checks += value_checks(session, pool, reference, manifest.precision)

@@ -167,7 +167,9 @@ def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypat
         return nodes
 
     monkeypatch.setattr(module, "_conv", mirrored)
-    with pytest.raises(MlpDeployError, match="the first node that diverges is layers.0.blocks.0.axial_shift.conv2_1/Conv"):
+    with pytest.raises(
+        MlpDeployError, match=r"first node that diverges is layers\.0\.blocks\.0\.axial_shift\.conv2_1/Conv"
+    ):
         export_model(tiny_asmlp(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

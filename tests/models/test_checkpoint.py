@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_asmlp
 from safetensors.torch import save_file
+from tiny import tiny_asmlp
 
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
@@ -77,7 +77,9 @@ class Unknown:
 
 def test_what_contains_code_is_named(tmp_path: Path) -> None:
     torch.save({"model": STATE, "args": Unknown()}, tmp_path / "args.pth")
-    with pytest.raises(CheckpointError, match=r"contains code or objects \(.*Unknown\), which is never run.*state_dict"):
+    with pytest.raises(
+        CheckpointError, match=r"contains code or objects \(.*Unknown\), which is never run.*state_dict"
+    ):
         read_state_dict(tmp_path / "args.pth")
 
 

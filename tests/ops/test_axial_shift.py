@@ -13,7 +13,15 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.ops.axial_shift import DOMAIN, NAME, PADDINGS, ShiftSpec, attributes, axial_shift_function, axial_shift_ref
+from mlpdeploy.ops.axial_shift import (
+    DOMAIN,
+    NAME,
+    PADDINGS,
+    ShiftSpec,
+    attributes,
+    axial_shift_function,
+    axial_shift_ref,
+)
 
 NUMPY_PAD = {"zero": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 
@@ -40,7 +48,11 @@ def cases(draw: st.DrawFn) -> tuple[ShiftSpec, tuple[int, int, int, int], int]:
     spec = ShiftSpec(draw(st.sampled_from([1, 3, 5, 7])), draw(st.integers(1, 3)), draw(st.sampled_from(PADDINGS)))
     smallest = {"zero": 1, "replicate": 1, "circular": spec.reach, "reflect": spec.reach + 1}[spec.padding]
     size = st.integers(max(1, smallest), smallest + 9)
-    return spec, (draw(st.integers(1, 3)), draw(st.integers(1, 23)), draw(size), draw(size)), draw(st.integers(0, 2**31))
+    return (
+        spec,
+        (draw(st.integers(1, 3)), draw(st.integers(1, 23)), draw(size), draw(size)),
+        draw(st.integers(0, 2**31)),
+    )
 
 
 def model_of(spec: ShiftSpec, shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -96,7 +108,12 @@ def test_published_group_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [((4,), "shift_size is 4"), ((-1,), "shift_size"), ((5, 0), "dilation is 0"), ((5, 1, "mirror"), "padding is 'mirror'")],
+    [
+        ((4,), "shift_size is 4"),
+        ((-1,), "shift_size"),
+        ((5, 0), "dilation is 0"),
+        ((5, 1, "mirror"), "padding is 'mirror'"),
+    ],
 )
 def test_attributes_outside_of_their_range(values: tuple, text: str) -> None:
     with pytest.raises(UsageError, match=text):

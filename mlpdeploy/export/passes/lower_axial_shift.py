@@ -87,7 +87,12 @@ def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: 
         source = nodes[-1].outputs[0]
     dilations = [1, 1]
     dilations[along] = spec.dilation
-    attributes = {"group": channels, "kernel_shape": list(shape), "pads": pads, "dilations": dilations}
+    attributes: dict[str, int | list[int]] = {
+        "group": channels,
+        "kernel_shape": list(shape),
+        "pads": pads,
+        "dilations": dilations,
+    }
     nodes.append(ir.node("Conv", [source, weight], attributes, name=f"{node.name}/{axis}"))
     return nodes
 

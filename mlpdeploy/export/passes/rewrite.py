@@ -51,7 +51,7 @@ def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
         assert found is not None and found.dtype == array.dtype and np.array_equal(found, array), name
         return known
     tensor = ir.tensor(np.array(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     model.graph.register_initializer(value)
     return value
 
