@@ -5,7 +5,8 @@
 - `layer`: LayerNormalization over the axes 1 to 3: one layer in TensorRT and OpenVINO. (Never GroupNormalization with
   one group, which TensorRT imports as a norm per channel.)
 
-An affine part that is not ones and zeros becomes Mul and Add with (C, 1, 1) constants in the first form, and the
+An affine part that is not ones and zeros becomes a depthwise 1x1 convolution in the first form (ONNX Runtime keeps
+that in its blocked layout, which it would leave for Mul and Add with (C, 1, 1) constants), and the
 LayerNormalization's scale and bias in the second.
 """
 
@@ -61,11 +62,12 @@ def _instance(model: ir.Model, node: ir.Node) -> list[ir.Node]:
         shape = new[-1].outputs[0]
     new.append(ir.node("Reshape", [normal.outputs[0], shape], name=f"{node.name}/unflatten"))
     if not is_plain(node):
-        for op, value, suffix in (("Mul", node.inputs[1], "scale"), ("Add", node.inputs[2], "bias")):
-            array = array_of(value)
-            assert array is not None and value is not None
-            column = constant(model, f"{value.name}.column", array.reshape(-1, 1, 1))
-            new.append(ir.node(op, [like(new[-1], x), column], name=f"{node.name}/{suffix}"))
+        scale, bias = node.inputs[1], node.inputs[2]
+        array = array_of(scale)
+        assert array is not None and scale is not None
+        kernel = constant(model, f"{scale.name}.depthwise", array.reshape(-1, 1, 1, 1))
+        attributes = {"group": len(array), "kernel_shape": [1, 1]}
+        new.append(ir.node("Conv", [like(new[-1], x), kernel, bias], attributes, name=f"{node.name}/affine"))
     return new
 
 
