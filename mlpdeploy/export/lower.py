@@ -9,10 +9,12 @@ import onnx_ir as ir
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
+from mlpdeploy.export.passes.flatten_tokens import flatten_tokens
 from mlpdeploy.export.passes.fold_norm_affine import fold_norm_affine
 from mlpdeploy.export.passes.lower_axial_shift import SHIFT_FORMS, ShiftForm, lower_axial_shift
 from mlpdeploy.export.passes.lower_gelu import lower_gelu
 from mlpdeploy.export.passes.lower_group_norm import NormForm, lower_group_norm
+from mlpdeploy.export.passes.lower_permute_mlp import lower_permute_mlp
 from mlpdeploy.export.passes.merge_patches import merge_patches
 from mlpdeploy.export.passes.rewrite import PassReport, remove_unused
 
@@ -69,6 +71,8 @@ def lower(model: ir.Model, target: Target, shift: ShiftForm) -> list[PassReport]
         fold_norm_affine(model),
         lower_axial_shift(model, shift),
         lower_group_norm(model, target.norm),
+        lower_permute_mlp(model),
+        flatten_tokens(model),
     ]
     if target.expand_gelu:
         reports.append(lower_gelu(model))

@@ -20,7 +20,7 @@ from mlpdeploy.manifest import TRANSPOSED
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.create import Model
 from mlpdeploy.models.vip import VipConfig, one_grid_error
-from mlpdeploy.ops import axial_shift, group_norm
+from mlpdeploy.ops import axial_shift, group_norm, permute_mlp
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.tracing import canonical_tracing
 
@@ -173,6 +173,8 @@ def _attach_functions(model: ir.Model, config: object, opset: int) -> None:
         protos.append(axial_shift.axial_shift_function(config.shift.padding, opset))
     if group_norm.NAME in used:
         protos.append(group_norm.group_norm1_function(opset))
+    if permute_mlp.NAME in used:
+        protos.append(permute_mlp.weighted_permute_mlp_function(opset))
     for proto in protos:
         function = ir.serde.deserialize_function(proto)
         model.functions[function.identifier()] = function

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,9 @@ class ModelStatistics:
 def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: int) -> ModelStatistics:
     """Return the counts for one image of `image_size` (height, width) pixels."""
     shadow = copy.deepcopy(model).to("meta")
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(module.weight, torch.Tensor)
-        total += output.numel() * module.weight[0].numel()
-
-    for module in shadow.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(torch.empty(1, in_chans, *image_size, device="meta"))
-    return ModelStatistics(sum(p.numel() for p in model.parameters()), total)
+    return ModelStatistics(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 
 def model_table() -> list[dict[str, Any]]:

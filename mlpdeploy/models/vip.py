@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlpdeploy.errors import UsageError
+from mlpdeploy.ops.permute_mlp import weighted_permute_mlp
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,14 @@ class WeightedPermuteMlp(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _, height, width, channels = x.shape
-        segments, each = self.segments, channels // self.segments
-        split = x.reshape(-1, height, width, segments, each)
-        # (N, segment, W, H * each): every output row is made of one whole column of the image.
-        h = split.permute(0, 3, 2, 1, 4).reshape(-1, segments, width, height * each)
-        h = self.mlp_h(h).reshape(-1, segments, width, height, each).permute(0, 3, 2, 1, 4)
-        h = h.reshape(-1, height, width, channels)
-        w = split.permute(0, 1, 3, 2, 4).reshape(-1, height, segments, width * each)
-        w = self.mlp_w(w).reshape(-1, height, segments, width, each).permute(0, 1, 3, 2, 4)
-        w = w.reshape(-1, height, width, channels)
-        c = self.mlp_c(x)
-        gates = self.reweight((h + w + c).mean((1, 2))).reshape(-1, channels, 3).softmax(2)
-        gate_h, gate_w, gate_c = (gate.reshape(-1, 1, 1, channels) for gate in gates.unbind(2))
-        return self.proj(h * gate_h + w * gate_w + c * gate_c)
+        branches = (self.mlp_h.weight, self.mlp_w.weight, self.mlp_c.weight)
+        gate = (
+            self.reweight.fc1.weight,
+            self.reweight.fc1.bias,
+            self.reweight.fc2.weight,
+            self.reweight.fc2.bias,
+        )
+        return self.proj(weighted_permute_mlp(x, branches, gate, self.segments))
 
 
 class PermutatorBlock(nn.Module):

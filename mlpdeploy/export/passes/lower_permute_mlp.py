@@ -1,0 +1,147 @@
+"""`mlpdeploy::WeightedPermuteMlp` as standard operators, with the cheapest transposes.
+
+The paper's form moves five-dimensional blocks: (N, H, W, g, S) -> (N, g, W, H, S) and back. Instead, with x seen as
+(N, H, W*C), one plain transpose gives (N, W*C, H), whose rows of H*S = C values belong to one (w, g) and run over (s, h)
+rather than (h, s). The projection's rows and columns are permuted to match, once, when the model is lowered:
+
+    W'[(s', h'), (s, h)] = W[(h', s'), (h, s)]
+
+Likewise along the width, image row by image row: (N*H, W, C) -> (N*H, C, W). Where a segment has 16 channels or more,
+moving whole segments is cheaper for the width, and halving the rows gives the runtime's transpose two loops to share.
+
+The gates need the mean over the image of the branches' sum: the sum of three products with a row of 1 / (H*W) makes no
+full-size sum. The second gate layer's outputs are reordered from (C, 3) to (3, C), so that its softmax needs no transpose.
+Exact but for the order of summation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, like, replace, shape_constant
+from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.permute_mlp import NAME
+
+_WIDE_SEGMENT = 16  # channels: from here on moving segments beats transposing single values
+
+
+def lower_permute_mlp(model: ir.Model) -> PassReport:
+    """Lower every WeightedPermuteMlp of the model."""
+    report = PassReport("lower_permute_mlp")
+    for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]:
+        new = _Lowering(model, node).nodes()
+        replace(model, [node], new, [like(new[-1], node.outputs[0])])
+        report.changed.append(str(node.name))
+    return report
+
+
+class _Lowering:
+    """Builds the nodes for one WeightedPermuteMlp, in order."""
+
+    def __init__(self, model: ir.Model, node: ir.Node) -> None:
+        self.model, self.node = model, node
+        self.height, self.width, self.channels, self.segments = (
+            node.attributes.get_int(name, 0) for name in ("height", "width", "channels", "segments")
+        )
+        self.each = self.channels // self.segments
+        self.new: list[ir.Node] = []
+
+    def nodes(self) -> list[ir.Node]:
+        """Return the replacement; its last node's output is the operator's."""
+        x = self.node.inputs[0]
+        assert x is not None
+        tokens = self.height * self.width
+        flat = self.reshape(x, (-1, self.channels))
+        branches = [self.along_height(flat), self.along_width(flat), self.matmul(flat, self.weight(3).T, "mlp_c")]
+        images = [self.reshape(branch, (-1, tokens, self.channels)) for branch in branches]
+        gates = self.gates(images)
+        weighted = [self.add("Mul", [image, gate]) for image, gate in zip(images, gates, strict=True)]
+        total = self.add("Add", [self.add("Add", weighted[:2]), weighted[2]])
+        self.reshape(total, (-1, self.height, self.width, self.channels))
+        return self.new
+
+    def along_height(self, x: ir.Value) -> ir.Value:
+        moved = self.transpose(self.reshape(x, (-1, self.height, self.width * self.channels)), (0, 2, 1))
+        weight = _reordered(self.weight(1), self.height, self.each).T
+        mixed = self.matmul(self.reshape(moved, (-1, self.channels)), weight, "mlp_h")
+        cells = self.reshape(mixed, (-1, self.width * self.channels, self.height))
+        return self.transpose(cells, (0, 2, 1))
+
+    def along_width(self, x: ir.Value) -> ir.Value:
+        if self.each >= _WIDE_SEGMENT and self.height % 2 == 0:
+            split = self.reshape(x, (2, -1, self.width, self.segments, self.each))
+            moved = self.transpose(split, (1, 3, 0, 2, 4))
+            mixed = self.matmul(self.reshape(moved, (-1, self.channels)), self.weight(2).T, "mlp_w")
+            cells = self.reshape(mixed, (-1, self.segments, 2, self.width, self.each))
+            return self.transpose(cells, (2, 0, 3, 1, 4))
+        moved = self.transpose(self.reshape(x, (-1, self.width, self.channels)), (0, 2, 1))
+        weight = _reordered(self.weight(2), self.width, self.each).T
+        mixed = self.matmul(self.reshape(moved, (-1, self.channels)), weight, "mlp_w")
+        return self.transpose(self.reshape(mixed, (-1, self.channels, self.width)), (0, 2, 1))
+
+    def gates(self, images: list[ir.Value]) -> list[ir.Value]:
+        """Return three (N, 1, C) gates that sum to one for each channel."""
+        tokens, dtype = self.height * self.width, self.weight(1).dtype
+        ones = constant(self.model, f"mean_over_{tokens}", np.full((1, tokens), 1 / tokens, dtype))
+        means = [self.add("MatMul", [ones, image]) for image in images]
+        mean = self.reshape(self.add("Sum", means), (-1, self.channels))
+        hidden = self.add("Gemm", [mean, *self.node.inputs[4:6]], {"transB": 1})
+        active = self.add("Gelu", [hidden]) if self.opset >= 20 else self.gelu(hidden)
+        order = np.arange(3 * self.channels).reshape(self.channels, 3).T.ravel()
+        layer = [
+            constant(self.model, f"{self.node.inputs[index].name}.by_branch", self.weight(index)[order])  # type: ignore[union-attr]
+            for index in (6, 7)
+        ]
+        logits = self.add("Gemm", [active, *layer], {"transB": 1})
+        stacked = self.reshape(logits, (-1, 3, self.channels))
+        softmax = self.add("Softmax", [stacked], {"axis": 1})
+        split = ir.node("Split", [softmax], {"axis": 1, "num_outputs": 3}, num_outputs=3, name=f"{self.node.name}/split")
+        for index, output in enumerate(split.outputs):
+            output.name, output.type = f"{split.name}:{index}", softmax.type
+        self.new.append(split)
+        return list(split.outputs)
+
+    def gelu(self, x: ir.Value) -> ir.Value:
+        dtype = self.weight(1).dtype
+        root, one, half = (
+            constant(self.model, f"gelu_{name}", np.array(value, dtype))
+            for name, value in (("sqrt2", np.sqrt(2)), ("one", 1), ("half", 0.5))
+        )
+        shifted = self.add("Add", [self.add("Erf", [self.add("Div", [x, root])]), one])
+        return self.add("Mul", [self.add("Mul", [x, shifted]), half])
+
+    @property
+    def opset(self) -> int:
+        return self.model.graph.opset_imports[""]
+
+    def weight(self, index: int) -> np.ndarray:
+        array = array_of(self.node.inputs[index])
+        assert array is not None
+        return array
+
+    def add(self, op: str, inputs: list[ir.Value | None], attributes: dict[str, object] | None = None) -> ir.Value:
+        node = ir.node(op, inputs, attributes, name=f"{self.node.name}/{len(self.new)}_{op}")  # type: ignore[arg-type]
+        node.outputs[0].name = f"{node.name}:0"
+        assert self.node.inputs[0] is not None
+        node.outputs[0].type = self.node.inputs[0].type
+        self.new.append(node)
+        return node.outputs[0]
+
+    def matmul(self, x: ir.Value, weight: np.ndarray, name: str) -> ir.Value:
+        scope = str(self.node.name).rpartition("/")[0]
+        return self.add("MatMul", [x, constant(self.model, f"{scope}.{name}.weight.lowered", weight)])
+
+    def reshape(self, x: ir.Value, sizes: tuple[int, ...]) -> ir.Value:
+        value = self.add("Reshape", [x, shape_constant(self.model, sizes)])
+        value.shape = ir.Shape([None if size == -1 else size for size in sizes])
+        return value
+
+    def transpose(self, x: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+        return self.add("Transpose", [x], {"perm": list(perm)})
+
+
+def _reordered(weight: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """Return W' of the module docstring: rows and columns (outer, inner) reordered to (inner, outer)."""
+    order = np.arange(outer * inner).reshape(outer, inner).T.ravel()
+    return weight[np.ix_(order, order)]

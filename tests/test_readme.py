@@ -1,0 +1,66 @@
+"""The README's commands and program, run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mlpdeploy
+from mlpdeploy.cli import main
+from mlpdeploy.images import sample_photographs
+
+ROOT = Path(mlpdeploy.__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+USE = README.partition("## Use it")[2]
+COMMANDS = [line.partition("  #")[0].strip() for line in re.findall(r"^(mlpdeploy .*)$", USE, re.MULTILINE)]
+MEASURES = "bench"  # minutes long: its options are parsed here, and it runs in `make bench` and in its own tests
+
+
+def test_every_command_is_there() -> None:
+    assert [command.split()[1] for command in COMMANDS] == ["export", "predict", "bench"]
+
+
+def test_bench_takes_the_options_of_the_readme() -> None:
+    (command,) = [shlex.split(command)[2:] for command in COMMANDS if command.split()[1] == MEASURES]
+    with main.commands[MEASURES].make_context(MEASURES, command) as context:
+        assert str(context.params["plot"]) == "speed.png"
+
+
+@pytest.mark.slow
+def test_the_readme_runs(tmp_path: Path) -> None:
+    torch.save({"model": mlpdeploy.create_model("asmlp_s", seed=1).state_dict()}, tmp_path / "asmlp_s.pth")
+    (tmp_path / "photo.jpg").write_bytes(sample_photographs()[0].read_bytes())
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in COMMANDS:
+        if command.split()[1] == MEASURES:
+            continue
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "random" not in done.stdout + done.stderr
+    (program,) = re.findall(r"```python\n(.*?)```", USE, re.DOTALL)
+    # The artifact is there from the command line's export: the program would refuse to replace it.
+    program = program.replace(', checkpoint="asmlp_s.pth")', ', checkpoint="asmlp_s.pth", force=True, verify=False)')
+    names = {"images": np.zeros((2, 3, 224, 224), np.float32)}
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        exec(program, names)
+    finally:
+        os.chdir(before)
+    assert names["logits"].shape == (2, 1000)
+
+
+def test_linked_documents_exist() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
