@@ -264,7 +264,7 @@ def predict(
 
 @main.command(epilog="Example: mlpdeploy bench asmlp_s --batch 1 --batch 8 -o bench.json --plot bench.png")
 @click.argument("directory", type=ARTIFACT)
-@click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1 and 8]")
+@click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1, 8]")
 @click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: the model's own]")
 @click.option("--seconds", default=20.0, show_default=True, help="Measuring time per batch size.")
 @click.option("--peer", "peers", multiple=True, help="Compare with these only; `none` for no peer. Repeat for several.")
@@ -293,7 +293,7 @@ def bench(
         raise UsageError("image size dynamic for a measurement", "a size in pixels")
     report = bench_artifact(
         directory,
-        batches=batches or (1, 8),
+        batches=batches or None,
         threads=threads,
         seconds=seconds,
         image_size=image_size,

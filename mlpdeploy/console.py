@@ -72,7 +72,9 @@ def print_export(directory: Path, manifest: Manifest) -> None:
     """Print what an export made."""
     click.echo(f"{directory}: {manifest.model['name']}, {manifest.model['source']}")
     for name, entry in manifest.files.items():
-        click.echo(f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}, shift as {entry.shift}")
+        click.echo(
+            f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{', shift as ' + entry.shift if entry.shift else ''}"
+        )
     for report in manifest.passes:
         refused = sum(map(len, report["refused"].values()))
         left = f", left {refused} ({'; '.join(report['refused'])})" if refused else ""
@@ -137,7 +139,8 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
             shape = ", ".join(map(str, spec["shape"]))
             click.echo(f"  {kind[:-1]:<6} {spec['name']}: {spec['dtype']} {spec['layout']} ({shape})")
     for name, entry in data["files"].items():
-        click.echo(f"{name}: {entry['role']}, shift as {entry['shift']}, {megabytes(entry['bytes'])}")
+        shift = f", shift as {entry['shift']}" if entry["shift"] else ""
+        click.echo(f"{name}: {entry['role']}{shift}, {megabytes(entry['bytes'])}")
         if "operators" in entry:
             counts = ", ".join(f"{count} {name}" for name, count in entry["operators"].items())
             click.echo(f"  {entry['nodes']} nodes: {counts}")

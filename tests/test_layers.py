@@ -70,9 +70,7 @@ def violations(path: Path, module: str, allowed: dict[str, set[str]]) -> list[st
             other = name.partition(".")[2]
             target = layer_of(other, allowed) if other else None
             own = target is None or target == row or target.startswith(f"{row}.")
-            fine = own or any(
-                other == entry or other.startswith(f"{entry}.") for entry in allowed[row]
-            )
+            fine = own or any(other == entry or other.startswith(f"{entry}.") for entry in allowed[row])
         if not fine:
             wrong.append(f"{path}:{line}: {module} imports {name}")
     return wrong

@@ -15,7 +15,6 @@ from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 
-
 # Images that a stream computes in one run: two were faster than one or four (benchmarks/results/streams.json).
 ROWS_PER_STREAM_RUN = 2
 

@@ -96,7 +96,9 @@ class _Lowering:
         logits = self.add("Gemm", [active, *layer], {"transB": 1})
         stacked = self.reshape(logits, (-1, 3, self.channels))
         softmax = self.add("Softmax", [stacked], {"axis": 1})
-        split = ir.node("Split", [softmax], {"axis": 1, "num_outputs": 3}, num_outputs=3, name=f"{self.node.name}/split")
+        split = ir.node(
+            "Split", [softmax], {"axis": 1, "num_outputs": 3}, num_outputs=3, name=f"{self.node.name}/split"
+        )
         for index, output in enumerate(split.outputs):
             output.name, output.type = f"{split.name}:{index}", softmax.type
         self.new.append(split)
