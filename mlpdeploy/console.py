@@ -72,9 +72,8 @@ def print_export(directory: Path, manifest: Manifest) -> None:
     """Print what an export made."""
     click.echo(f"{directory}: {manifest.model['name']}, {manifest.model['source']}")
     for name, entry in manifest.files.items():
-        click.echo(
-            f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{', shift as ' + entry.shift if entry.shift else ''}"
-        )
+        shift = f", shift as {entry.shift}" if entry.shift else ""
+        click.echo(f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{shift}")
     for report in manifest.passes:
         refused = sum(map(len, report["refused"].values()))
         left = f", left {refused} ({'; '.join(report['refused'])})" if refused else ""

@@ -1,15 +1,14 @@
-"""What this machine has: packages, processor, memory. Imports nothing heavy."""
+"""What this machine has: packages, processor, memory.
+
+Every process that runs a model imports this: what only a report or an error needs is imported where it is used.
+"""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
-import platform
-import subprocess
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +49,8 @@ def require(module: str) -> ModuleType:
 
 def installed_version(module: str) -> str | None:
     """Return the version of the first installed distribution that provides `module`, or None."""
+    from importlib import metadata
+
     for distribution in PACKAGES[module][0]:
         try:
             return metadata.version(distribution)
@@ -66,6 +67,8 @@ def tool_versions(modules: Iterable[str]) -> dict[str, str]:
 
 def package_version() -> str:
     """Return this package's version."""
+    from importlib import metadata
+
     try:
         return metadata.version("mlpdeploy")
     except metadata.PackageNotFoundError:
@@ -80,6 +83,8 @@ def cpu_name() -> str:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
+    import platform
+
     return platform.processor() or platform.machine()
 
 
@@ -103,6 +108,8 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match=NONE"],
@@ -119,6 +126,8 @@ def git_commit() -> str | None:
 
 def machine() -> dict[str, object]:
     """Return what a results file must say about the machine it was measured on."""
+    import platform
+
     return {
         "cpu": cpu_name(),
         "cpu_features": cpu_features(),
@@ -131,6 +140,8 @@ def machine() -> dict[str, object]:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest of `known`, or lists them all."""
+    import difflib
+
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"

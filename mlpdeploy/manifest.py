@@ -190,7 +190,7 @@ def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
 
 
 def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Return the path of one of the artifact's files, after comparing size and SHA-256, and its weights', with the manifest.
+    """Return the path of one of the artifact's files, after comparing its size and SHA-256, and those of its weights.
 
     Raises:
         ArtifactError: it is missing, truncated or changed.

@@ -1,4 +1,4 @@
-"""WeightedPermuteMlp: the token mixer of Vision Permutator (Hou et al., TPAMI 2022, equations 1 to 6), up to its projection.
+"""WeightedPermuteMlp: the token mixer of Vision Permutator (Hou et al., TPAMI 2022, eq. 1 to 6), up to its projection.
 
 Contract. `mlpdeploy::WeightedPermuteMlp(X, W_h, W_w, W_c, F_1, b_1, F_2, b_2) -> Y`
 
@@ -7,8 +7,8 @@ Contract. `mlpdeploy::WeightedPermuteMlp(X, W_h, W_w, W_c, F_1, b_1, F_2, b_2) -
     F_1, b_1       (C / 4, C), (C / 4,): the gate's first layer
     F_2, b_2       (3 C, C / 4), (3 C,): the gate's second layer; output 3 c + k is branch k's logit for channel c
 
-A row of the height branch is one column w of the image and one segment: K runs over (h, s). The width branch likewise over
-(w, s). The gates are softmax over the three branches of an MLP of their sum's mean over the image:
+A row of the height branch is one column w of the image and one segment: K runs over (h, s). The width branch likewise
+over (w, s). The gates are softmax over the three branches of an MLP of their sum's mean over the image:
 
     Y = h * a_h + w * a_w + c * a_c
 
@@ -17,7 +17,7 @@ It is a node of its own because the fastest order of these transposes differs pe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 
@@ -71,7 +71,7 @@ def weighted_permute_mlp(
     import torch
 
     _, height, width, channels = x.shape
-    sizes = {"segments": segments, "height": height, "width": width, "channels": channels}
+    sizes: dict[str, Any] = {"segments": segments, "height": height, "width": width, "channels": channels}
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{NAME}", (x, *branches, *gate), sizes, dtype=x.dtype, shape=x.shape, version=1
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +136,40 @@ def inference_session(source: Path, *, threads: int | None = None, cuda: bool = 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cpu_count()
     options.inter_op_num_threads = 1
+    # Weights outside of the arena, which grows in powers of two.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
     try:
-        return ort.InferenceSession(str(source), options, providers=providers)
+        with _weights_go_back_to_the_system():
+            return ort.InferenceSession(str(source), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(
             f"ONNX Runtime {ort.__version__} cannot load {source} ({first})", fix="export the model again"
         ) from error
+
+
+_M_MMAP_THRESHOLD = -3
+_MMAP_BYTES_WHILE_LOADING = 256 << 10
+_MMAP_BYTES_AFTERWARDS = 32 << 20  # where glibc's own adjustment ends in a process that frees large blocks
+
+
+@contextmanager
+def _weights_go_back_to_the_system() -> Iterator[None]:
+    """While a model loads, let glibc map every large block by itself.
+
+    ONNX Runtime copies the weights into another layout and frees the originals. In glibc's heap the holes that this
+    leaves are not reused: AS-MLP-T's session peaked at 241 to 263 MB, and at 193 MB with each tensor in a mapping of
+    its own. Nothing happens with another C library.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        yield
+        return
+    mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES_WHILE_LOADING)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES_AFTERWARDS)

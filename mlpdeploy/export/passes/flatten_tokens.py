@@ -79,7 +79,7 @@ def _unflatten_output(model: ir.Model, node: ir.Node, flat: dict[ir.Value, ir.Va
     old = node.outputs[0]
     assert old.shape is not None
     sizes = [size if isinstance(size, int) else -1 for size in old.shape]
-    back = ir.node("Reshape", [old, shape_constant(model, tuple([-1, *sizes[1:]]))], name=f"{node.name}/grid")
+    back = ir.node("Reshape", [old, shape_constant(model, (-1, *sizes[1:]))], name=f"{node.name}/grid")
     model.graph.insert_after(node, back)
     tokens = back.outputs[0]
     like(back, old)

@@ -66,7 +66,7 @@ def _instance(model: ir.Model, node: ir.Node) -> list[ir.Node]:
         array = array_of(scale)
         assert array is not None and scale is not None
         kernel = constant(model, f"{scale.name}.depthwise", array.reshape(-1, 1, 1, 1))
-        attributes = {"group": len(array), "kernel_shape": [1, 1]}
+        attributes: dict[str, int | list[int]] = {"group": len(array), "kernel_shape": [1, 1]}
         new.append(ir.node("Conv", [like(new[-1], x), kernel, bias], attributes, name=f"{node.name}/affine"))
     return new
 

@@ -1,8 +1,8 @@
 """`mlpdeploy::WeightedPermuteMlp` as standard operators, with the cheapest transposes.
 
 The paper's form moves five-dimensional blocks: (N, H, W, g, S) -> (N, g, W, H, S) and back. Instead, with x seen as
-(N, H, W*C), one plain transpose gives (N, W*C, H), whose rows of H*S = C values belong to one (w, g) and run over (s, h)
-rather than (h, s). The projection's rows and columns are permuted to match, once, when the model is lowered:
+(N, H, W*C), one plain transpose gives (N, W*C, H), whose rows of H*S = C values belong to one (w, g) and run over
+(s, h) rather than (h, s). The projection's rows and columns are permuted to match, once, when the model is lowered:
 
     W'[(s', h'), (s, h)] = W[(h', s'), (h, s)]
 
@@ -10,11 +10,13 @@ Likewise along the width, image row by image row: (N*H, W, C) -> (N*H, C, W). Wh
 moving whole segments is cheaper for the width, and halving the rows gives the runtime's transpose two loops to share.
 
 The gates need the mean over the image of the branches' sum: the sum of three products with a row of 1 / (H*W) makes no
-full-size sum. The second gate layer's outputs are reordered from (C, 3) to (3, C), so that its softmax needs no transpose.
-Exact but for the order of summation.
+full-size sum. The second gate layer's outputs are reordered from (C, 3) to (3, C), so that its softmax needs no
+transpose. Exact but for the order of summation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -122,7 +124,7 @@ class _Lowering:
         assert array is not None
         return array
 
-    def add(self, op: str, inputs: list[ir.Value | None], attributes: dict[str, object] | None = None) -> ir.Value:
+    def add(self, op: str, inputs: Sequence[ir.Value | None], attributes: dict[str, object] | None = None) -> ir.Value:
         node = ir.node(op, inputs, attributes, name=f"{self.node.name}/{len(self.new)}_{op}")  # type: ignore[arg-type]
         node.outputs[0].name = f"{node.name}:0"
         assert self.node.inputs[0] is not None
