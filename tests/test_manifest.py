@@ -43,7 +43,13 @@ def test_no_folder_no_manifest_a_file(tmp_path: Path) -> None:
             read_manifest(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.cpu.onnx"])
+def test_the_weights_are_checked_with_their_model(artifact: Path, flip_byte: Callable) -> None:
+    flip_byte(artifact / "model.cpu.weights")
+    with pytest.raises(ArtifactError, match=r"model\.cpu\.weights was changed"):
+        checked_file(artifact, read_manifest(artifact), "model.cpu.onnx")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.cpu.onnx", "model.cpu.weights"])
 def test_a_changed_a_truncated_and_a_missing_file(artifact: Path, name: str, flip_byte: Callable) -> None:
     manifest = read_manifest(artifact)
     path = artifact / name

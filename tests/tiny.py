@@ -15,9 +15,9 @@ def tiny_asmlp(**changes: Any) -> Model:
     return named(model_from_config(AsMlpConfig(**{**values, **changes})), "asmlp_t")
 
 
-def tiny_vip() -> Model:
+def tiny_vip(widths: tuple[int, int] = (16, 32)) -> Model:
     """Return a Vision Permutator with an 8x8 and a 4x4 grid."""
-    config = VipConfig((1, 1), (16, 32), (True, False), 4, native_size=32, image_size=(32, 32), num_classes=7)
+    config = VipConfig((1, 1), widths, (True, False), 4, native_size=32, image_size=(32, 32), num_classes=7)
     return named(model_from_config(config), "vip_s7")
 
 

@@ -42,6 +42,19 @@ def test_any_batch_equals_the_reference(session: Session, rows: int) -> None:
     np.testing.assert_allclose(logits, reference(images(rows)), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_streams_give_the_bits_of_one_image_alone(exported: Path, threads: int) -> None:
+    """Row i of any batch, on any number of threads, is computed like row i alone."""
+    with load(exported, threads=1) as one:
+        alone = np.concatenate([one.run({"input": images(13)[row : row + 1]})["logits"] for row in range(13)])
+    with load(exported, threads=threads) as session:
+        for rows in (1, 2, 3, 5, 8, 13):
+            into = np.empty((rows, 7), np.float32)
+            np.testing.assert_array_equal(session.run({"input": images(13)[:rows]})["logits"], alone[:rows])
+            session.run({"input": images(13)[:rows]}, {"logits": into})
+            np.testing.assert_array_equal(into, alone[:rows])
+
+
 @pytest.mark.parametrize("rows", [1, 4, 7])
 def test_results_go_to_given_arrays(session: Session, rows: int) -> None:
     into = np.full((rows, 7), np.nan, np.float32)
