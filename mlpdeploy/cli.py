@@ -201,14 +201,19 @@ def export(
 @main.command(epilog="Example: mlpdeploy verify asmlp_s --json")
 @click.argument("directory", type=ARTIFACT)
 @BACKEND
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda.")
 @THREADS
 @click.option("--no-record", is_flag=True, help="Leave the artifact's manifest as it is.")
 @JSON
-def verify(directory: Path, backend: str | None, threads: int | None, no_record: bool, as_json: bool) -> None:
+def verify(
+    directory: Path, backend: str | None, device: str, threads: int | None, no_record: bool, as_json: bool
+) -> None:
     """Compare an artifact with PyTorch: interface, values, rows of a batch, classes."""
     from mlpdeploy.verify import verify_artifact
 
-    report = verify_artifact(directory, backend=backend, threads=threads, record=not no_record, progress=steps())
+    report = verify_artifact(
+        directory, backend=backend, device=device, threads=threads, record=not no_record, progress=steps()
+    )
     if as_json:
         print_json(report.to_dict())
     else:

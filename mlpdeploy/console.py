@@ -76,6 +76,8 @@ def print_export(directory: Path, manifest: Manifest) -> None:
         click.echo(f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{shift}")
     for report in manifest.passes:
         refused = sum(map(len, report["refused"].values()))
+        if not report["changed"] and not refused:
+            continue
         left = f", left {refused} ({'; '.join(report['refused'])})" if refused else ""
         click.echo(f"  {report['name']}: {report['changed']} changed{left}")
     if manifest.verification:
@@ -96,6 +98,7 @@ def print_verify(report: VerifyReport) -> None:
     """Print every check."""
     from mlpdeploy.verify.verify import describe
 
+    click.echo(f"{report.model}, {report.weights}")
     for name, file in report.files.items():
         click.echo(f"{name}" + (f": not run here, {file['skipped']}" if file["skipped"] else ""))
         for check in file["checks"]:

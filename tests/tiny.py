@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.create import Model, model_from_config, random_weights
+from mlpdeploy.models.build import Model, model_from_config, random_weights
 from mlpdeploy.models.vip import VipConfig
 
 

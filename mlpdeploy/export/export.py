@@ -14,11 +14,14 @@ from mlpdeploy.artifact import check_output, new_artifact, write_manifest
 from mlpdeploy.env import tool_versions
 from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.labels import labels_for
-from mlpdeploy.export.lower import Shift, lower, resolve_target
+from mlpdeploy.export.lower import Shift, Target, lower, resolve_target
+from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
+from mlpdeploy.export.passes.rewrite import PassReport
 from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
 from mlpdeploy.manifest import (
     CANONICAL,
     WEIGHTS,
+    FileEntry,
     Manifest,
     Preprocessing,
     TensorSpec,
@@ -27,7 +30,8 @@ from mlpdeploy.manifest import (
     state_dict_sha256,
 )
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
-from mlpdeploy.models.create import Model, create_model
+from mlpdeploy.models.build import Model
+from mlpdeploy.models.create import create_model
 from mlpdeploy.models.registry import resolve_model
 from mlpdeploy.models.statistics import model_statistics
 from mlpdeploy.models.vip import VisionPermutator
@@ -92,19 +96,16 @@ def export_model(
     elif checkpoint is not None:
         raise UsageError("a checkpoint together with a model", fix="pass it to create_model")
     _check_model(model, size)
+    has_shift = isinstance(model, AsMlp)
+    if shift != "auto" and not has_shift:
+        raise UsageError(f"--shift {shift} for {model.name}", "an AS-MLP", "a Vision Permutator has no axial shift")
     names = labels_for(model, labels)
     say("tracing to ONNX")
     canonical = onnx_from_model(model, ExportShape(batch, dynamic), opset)
     with new_artifact(directory) as staging:
-        _save(canonical, staging / CANONICAL_FILE)
         inputs, outputs = _tensor_specs(canonical)
-        files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function")}
         say(f"lowering for {chosen.name}")
-        reports = lower(canonical, chosen, form)
-        lowered, weights = f"model.{chosen.name}.onnx", f"model.{chosen.name}.weights"
-        ir.save(canonical, staging / lowered, external_data=weights, size_threshold_bytes=INLINE_BYTES)
-        files[lowered] = file_entry(staging / lowered, chosen.name, form, weights)
-        files[weights] = file_entry(staging / weights, WEIGHTS)
+        files, reports = _write_models(canonical, staging, chosen, form if has_shift else None)
         manifest = Manifest(
             model=_describe(model),
             inputs=inputs,
@@ -126,6 +127,20 @@ def export_model(
             if not report.passed:
                 raise VerificationError(report.failure(), fix="this is a bug of mlpdeploy: please report it")
     return read_manifest(directory)
+
+
+def _write_models(
+    canonical: ir.Model, staging: Path, target: Target, shift: ShiftForm | None
+) -> tuple[dict[str, FileEntry], list[PassReport]]:
+    """Write the canonical model, lower it in place, write the lowered one; `shift` is None for a model without one."""
+    _save(canonical, staging / CANONICAL_FILE)
+    files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function" if shift else "")}
+    reports = lower(canonical, target, shift or target.shift)
+    lowered, weights = f"model.{target.name}.onnx", f"model.{target.name}.weights"
+    ir.save(canonical, staging / lowered, external_data=weights, size_threshold_bytes=INLINE_BYTES)
+    files[lowered] = file_entry(staging / lowered, target.name, shift or "", weights)
+    files[weights] = file_entry(staging / weights, WEIGHTS)
+    return files, reports
 
 
 def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.create import Model
+from mlpdeploy.models.build import Model
 
 IMAGENET_CLASSES = 1000
 

@@ -18,7 +18,7 @@ from mlpdeploy.env import package_version
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import TRANSPOSED
 from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.create import Model
+from mlpdeploy.models.build import Model
 from mlpdeploy.models.vip import VipConfig, one_grid_error
 from mlpdeploy.ops import axial_shift, group_norm, permute_mlp
 from mlpdeploy.ops.axial_shift import DOMAIN

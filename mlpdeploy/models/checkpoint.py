@@ -12,6 +12,7 @@ from torch import nn
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import CheckpointError
+from mlpdeploy.models.build import model_from_config
 from mlpdeploy.models.registry import MODELS
 
 StateDict = dict[str, torch.Tensor]
@@ -157,7 +158,6 @@ def _few(items: list[str], shown: int = 3) -> str:
 
 def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_name: str) -> str:
     """Return the most likely reason for a mismatch, in one sentence."""
-    from mlpdeploy.models.create import model_from_config
 
     def body(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         return {n: s for n, s in shapes.items() if not n.startswith(("head.", "norm"))}

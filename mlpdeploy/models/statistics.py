@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlpdeploy.models.build import model_from_config
+from mlpdeploy.models.registry import MODELS
+
 
 @dataclass(frozen=True)
 class ModelStatistics:
@@ -34,9 +37,6 @@ def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: in
 
 def model_table() -> list[dict[str, Any]]:
     """Return the registry's models with their counts at the published image size, as JSON data."""
-    from mlpdeploy.models.create import model_from_config
-    from mlpdeploy.models.registry import MODELS
-
     rows = []
     for entry in MODELS:
         config = entry.config

@@ -1,0 +1,1 @@
+"""The place of the native kernels and of what builds and finds them. Nothing is here yet."""

@@ -18,7 +18,7 @@ from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 
-# Images that a stream computes in one run: two were faster than one or four (benchmarks/results/streams.json).
+# Images that a stream computes in one run: benchmarks/results/choices.json.
 ROWS_PER_STREAM_RUN = 2
 
 
@@ -139,7 +139,9 @@ def inference_session(source: Path, *, threads: int | None = None, cuda: bool = 
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if cuda:  # never run yet; TF32 would round float32 products to ten bits
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     try:
         with _weights_go_back_to_the_system():
             return ort.InferenceSession(str(source), options, providers=providers)

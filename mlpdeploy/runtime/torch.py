@@ -63,7 +63,7 @@ def reference_model(directory: Path, manifest: Manifest) -> torch.nn.Module:
     """
     import torch
 
-    from mlpdeploy.models.create import config_from_dict, model_from_config
+    from mlpdeploy.models.build import config_from_dict, model_from_config
 
     weights = canonical_weights(checked_file(directory, manifest, manifest.file_for(CANONICAL)))
     model = model_from_config(config_from_dict(manifest.model["family"], manifest.model["config"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,16 @@ class VerifyReport:
     """What was checked, and what came of it.
 
     Attributes:
+        model: the registry's name.
+        weights: where they come from.
         passed: whether every check of every file that can run here passed.
         files: {file name: {"checks": [...], "skipped": reason or None, "divergence": sentence or None}}.
         photographs: how many of the images are real.
         reference: what the values were compared with.
     """
 
+    model: str
+    weights: str
     passed: bool
     files: dict[str, dict[str, Any]]
     photographs: int
@@ -83,6 +88,7 @@ def verify_artifact(
     directory: str | Path,
     *,
     backend: str | None = None,
+    device: str | None = "cpu",
     threads: int | None = None,
     record: bool = True,
     progress: Progress | None = None,
@@ -95,17 +101,23 @@ def verify_artifact(
     Args:
         directory: made by `mlpdeploy export`.
         backend: whose results are compared; None means `onnxruntime`.
+        device: where they are computed, see `load`.
         threads: of one run.
         record: write the report into the manifest.
         progress: called with a short text at the beginning of each step.
 
     Raises:
-        ArtifactError: the folder is incomplete or edited, or the weights are not those that were exported.
+        ArtifactError: the folder is incomplete or edited, the weights are not those that were exported, or the folder
+            cannot be written and `record` is wanted.
         MissingDependencyError: torch or the backend is not installed.
     """
     require("torch")
     directory, say = Path(directory), progress or (lambda text: None)
     manifest = read_manifest(directory)
+    if record and not os.access(directory, os.W_OK):
+        raise ArtifactError(
+            f"{directory} cannot be written", "a place for the report", "pass --no-record (record=False)"
+        )
     model = reference_model(directory, manifest)
     _check_weights(manifest, model)
     sets = pools(manifest)
@@ -119,8 +131,10 @@ def verify_artifact(
         if entry.role != CANONICAL and entry.shift == "plugin":
             files[name] = {"checks": [], "skipped": "it needs TensorRT and the plugin", "divergence": None}
             continue
-        files[name] = _check_file(directory, manifest, name, sets, references, model, backend, threads)
+        files[name] = _check_file(directory, manifest, name, sets, references, model, backend, device, threads)
     report = VerifyReport(
+        model=manifest.model["name"],
+        weights=manifest.model["source"],
         passed=all(check["passed"] for file in files.values() for check in file["checks"]),
         files=files,
         photographs=sets[0].photographs,
@@ -166,13 +180,14 @@ def _check_file(
     references: list[Reference],
     model: Any,
     backend: str | None,
+    device: str | None,
     threads: int | None,
 ) -> dict[str, Any]:
     """Return the results of one file's checks; values are only compared where the interface is right."""
     checks: list[dict[str, Any]] = []
     divergence = None
     role = manifest.files[name].role
-    with load(directory, backend, "cpu", threads=threads, role=role) as session:
+    with load(directory, backend, device, threads=threads, role=role) as session:
         inputs, outputs = session.native_interface()
         failures = interface_failures("input", manifest.inputs, inputs)
         failures += interface_failures("output", manifest.outputs, outputs)

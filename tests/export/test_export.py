@@ -140,6 +140,14 @@ def test_a_vision_permutator_has_one_size(tmp_path: Path) -> None:
         export_model(tiny_vip(), tmp_path / "out", image_size="dynamic")
 
 
+def test_a_vision_permutator_has_no_shift(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no axial shift"):
+        export_model(tiny_vip(), tmp_path / "out", shift="slice")
+    manifest = export_model(tiny_vip(), tmp_path / "out", target="tensorrt")
+    assert {entry.shift for entry in manifest.files.values()} == {""}
+    assert manifest.verification["files"]["model.tensorrt.onnx"]["checks"]
+
+
 def test_dynamic_sizes_exclude_padding(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dynamic image size together with padding"):
         export_model(tiny_asmlp(pad_odd_sizes=True), tmp_path / "out", image_size="dynamic")
@@ -175,7 +183,7 @@ def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypat
 
 
 def test_config_round_trip(exported: Path) -> None:
-    from mlpdeploy.models.create import config_from_dict
+    from mlpdeploy.models.build import config_from_dict
 
     model = read_manifest(exported).model
     config = config_from_dict(model["family"], model["config"])

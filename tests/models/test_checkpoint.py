@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from tiny import tiny_asmlp
 
 from mlpdeploy.errors import CheckpointError
+from mlpdeploy.models.build import model_from_config, random_weights
 from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
-from mlpdeploy.models.create import create_model, model_from_config, random_weights
+from mlpdeploy.models.create import create_model
 from mlpdeploy.models.registry import resolve_model
 
 STATE = tiny_asmlp().state_dict()

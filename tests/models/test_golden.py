@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mlpdeploy.models import MODELS, create_model
-from mlpdeploy.models.create import model_from_config
+from mlpdeploy.models.build import model_from_config
 from mlpdeploy.models.registry import resolve_model
 from mlpdeploy.models.statistics import model_statistics
 
