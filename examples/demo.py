@@ -6,6 +6,7 @@ Each step is a command that is shown before it runs, so that it can be typed aga
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -32,9 +33,10 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     artifact = OUT / MODEL
     step("export", "--model", MODEL, "-o", artifact, "--force")
-    step("predict", artifact, *sample_photographs(), "--top", 3)
+    photographs = [Path(shutil.copy(path, OUT)) for path in sample_photographs()]
+    step("predict", artifact, *photographs, "--top", 3)
     results, plot = OUT / "speed.json", OUT / "speed.png"
-    peers = ["--peer", "torch-eager", "--peer", "naive-dynamo"]
+    peers = ["--peer", "torch-eager", "--peer", "naive-legacy"]
     step("bench", artifact, *peers, "--batch", 1, "--seconds", 8, "-o", results, "--plot", plot)
     print(f"\nDone in {time.monotonic() - start:.0f} s. Look at {plot}; bring your weights with --checkpoint.")
 

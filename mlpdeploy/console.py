@@ -78,7 +78,7 @@ def print_export(directory: Path, manifest: Manifest) -> None:
         refused = sum(map(len, report["refused"].values()))
         if not report["changed"] and not refused:
             continue
-        left = f", left {refused} ({'; '.join(report['refused'])})" if refused else ""
+        left = f", {refused} left as they are (mlpdeploy inspect says why)" if refused else ""
         click.echo(f"  {report['name']}: {report['changed']} changed{left}")
     if manifest.verification:
         worst = _worst(manifest.verification)

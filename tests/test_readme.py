@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -58,6 +59,11 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert names["logits"].shape == (2, 1000)
+
+
+def test_the_speed_table_is_that_of_the_results_files() -> None:
+    table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))["table"]()
+    assert table in README
 
 
 def test_linked_documents_exist() -> None:
