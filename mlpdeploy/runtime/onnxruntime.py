@@ -162,8 +162,8 @@ def _weights_go_back_to_the_system() -> Iterator[None]:
     """While a model loads, let glibc map every large block by itself.
 
     ONNX Runtime copies the weights into another layout and frees the originals. In glibc's heap the holes that this
-    leaves are not reused: AS-MLP-T's session peaked at 241 to 263 MB, and at 193 MB with each tensor in a mapping of
-    its own. Nothing happens with another C library.
+    leaves are not reused, so the peak is higher than with each tensor in a mapping of its own. Nothing happens with
+    another C library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

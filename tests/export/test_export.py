@@ -58,8 +58,9 @@ def test_every_option_exports_and_equals_pytorch(tmp_path: Path, variant: str) -
     assert len(checked) == (1 if options.get("shift") == "plugin" else 2)
 
 
-def test_vision_permutator_exports_and_equals_pytorch(tmp_path: Path) -> None:
-    manifest = export_model(tiny_vip(), tmp_path / "out")
+@pytest.mark.parametrize("opset", [18, 21])  # without and with a Gelu operator
+def test_vision_permutator_exports_and_equals_pytorch(tmp_path: Path, opset: int) -> None:
+    manifest = export_model(tiny_vip(), tmp_path / "out", opset=opset)
     assert manifest.verification["passed"]
 
 

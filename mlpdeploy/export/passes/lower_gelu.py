@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import PassReport, constant, like, replace
 
+GELU_OPSET = 20  # the first opset with a Gelu operator
+
 
 def lower_gelu(model: ir.Model) -> PassReport:
     """Rewrite every exact Gelu of the model."""
@@ -22,16 +24,22 @@ def lower_gelu(model: ir.Model) -> PassReport:
         if node.attributes.get_string("approximate", "none") != "none":
             report.refused[str(node.name)] = "it is the tanh approximation"
             continue
-        dtype = x.dtype.numpy()
-        root, one, half = (
-            constant(model, f"gelu_{name}", np.array(value, dtype))
-            for name, value in (("sqrt2", np.sqrt(2)), ("one", 1), ("half", 0.5))
-        )
-        divided = ir.node("Div", [x, root], name=f"{node.name}/Div")
-        erf = ir.node("Erf", [like(divided, x)], name=f"{node.name}/Erf")
-        added = ir.node("Add", [like(erf, x), one], name=f"{node.name}/Add")
-        product = ir.node("Mul", [x, like(added, x)], name=f"{node.name}/Mul")
-        halved = ir.node("Mul", [like(product, x), half], name=f"{node.name}/half")
-        replace(model, [node], [divided, erf, added, product, halved], [halved.outputs[0]])
+        new = expanded_gelu(model, x, str(node.name))
+        replace(model, [node], new, [new[-1].outputs[0]])
         report.changed.append(str(node.name))
     return report
+
+
+def expanded_gelu(model: ir.Model, x: ir.Value, name: str) -> list[ir.Node]:
+    """Return the five nodes that compute Gelu(x), in order; their names begin with `name`."""
+    assert x.dtype is not None
+    dtype = x.dtype.numpy()
+    root, one, half = (
+        constant(model, f"gelu_{key}", np.array(value, dtype))
+        for key, value in (("sqrt2", np.sqrt(2)), ("one", 1), ("half", 0.5))
+    )
+    divided = ir.node("Div", [x, root], name=f"{name}/Div")
+    erf = ir.node("Erf", [like(divided, x)], name=f"{name}/Erf")
+    added = ir.node("Add", [like(erf, x), one], name=f"{name}/Add")
+    product = ir.node("Mul", [x, like(added, x)], name=f"{name}/Mul")
+    return [divided, erf, added, product, ir.node("Mul", [like(product, x), half], name=f"{name}/half")]

@@ -21,7 +21,16 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, like, replace, shape_constant
+from mlpdeploy.export.passes.lower_gelu import GELU_OPSET, expanded_gelu
+from mlpdeploy.export.passes.rewrite import (
+    PassReport,
+    array_of,
+    constant,
+    like,
+    opset_of,
+    replace,
+    shape_constant,
+)
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.permute_mlp import NAME
 
@@ -89,7 +98,7 @@ class _Lowering:
         means = [self.add("MatMul", [ones, image]) for image in images]
         mean = self.reshape(self.add("Sum", means), (-1, self.channels))
         hidden = self.add("Gemm", [mean, *self.node.inputs[4:6]], {"transB": 1})
-        active = self.add("Gelu", [hidden]) if self.opset >= 20 else self.gelu(hidden)
+        active = self.gelu(hidden)
         order = np.arange(3 * self.channels).reshape(self.channels, 3).T.ravel()
         layer = [
             constant(self.model, f"{self.node.inputs[index].name}.by_branch", self.weight(index)[order])  # type: ignore[union-attr]
@@ -107,17 +116,10 @@ class _Lowering:
         return list(split.outputs)
 
     def gelu(self, x: ir.Value) -> ir.Value:
-        dtype = self.weight(1).dtype
-        root, one, half = (
-            constant(self.model, f"gelu_{name}", np.array(value, dtype))
-            for name, value in (("sqrt2", np.sqrt(2)), ("one", 1), ("half", 0.5))
-        )
-        shifted = self.add("Add", [self.add("Erf", [self.add("Div", [x, root])]), one])
-        return self.add("Mul", [self.add("Mul", [x, shifted]), half])
-
-    @property
-    def opset(self) -> int:
-        return self.model.graph.opset_imports[""]
+        if opset_of(self.model) >= GELU_OPSET:
+            return self.add("Gelu", [x])
+        self.new += expanded_gelu(self.model, x, f"{self.node.name}/gate")
+        return like(self.new[-1], x)
 
     def weight(self, index: int) -> np.ndarray:
         array = array_of(self.node.inputs[index])
