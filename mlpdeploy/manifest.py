@@ -7,11 +7,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FILE_NAME = "manifest.json"
 FORMAT = "mlpdeploy-artifact"
@@ -165,6 +166,12 @@ def _from_body(body: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def largest_error(verification: dict[str, Any]) -> float:
+    """Return the largest error of a manifest's verification, relative to the spread of the outputs; NaN for none."""
+    checks = [check for file in verification["files"].values() for check in file["checks"]]
+    return max((c["relative_error"] for c in checks if c["check"].startswith("values")), default=float("nan"))
+
+
 def file_entry(path: Path, role: str, shift: str = "", weights: str = "") -> FileEntry:
     """Return the entry of a file that has just been written."""
     return FileEntry(role, sha256_of(path), path.stat().st_size, shift, weights)
@@ -181,6 +188,8 @@ def sha256_of(path: Path) -> str:
 
 def state_dict_sha256(state: dict[str, np.ndarray]) -> str:
     """Return one checksum over names, shapes and float32 values of all weights."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for name in sorted(state):
         array = np.ascontiguousarray(state[name], dtype="<f4")

@@ -61,6 +61,8 @@ def violations(path: Path, module: str, allowed: dict[str, set[str]]) -> list[st
     row = layer_of(module, allowed)
     if row is None:
         return [f"{path}:1: {module} stands in no row of the layer table"]
+    if "everything" in allowed[row]:
+        return []
     wrong = []
     for line, name in imports(path):
         top = name.partition(".")[0]
@@ -82,7 +84,7 @@ def test_every_import_is_in_the_table() -> None:
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        if module in ("__init__", "__main__", "cli") or path.name == "__init__.py":
+        if module in ("__init__", "__main__") or path.name == "__init__.py":
             continue
         wrong += violations(path, module, allowed)
     assert not wrong, "\n".join(wrong)

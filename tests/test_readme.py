@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mlpdeploy
-from mlpdeploy.cli import main
+from mlpdeploy.commands.bench import bench
 from mlpdeploy.images import sample_photographs
 
 ROOT = Path(mlpdeploy.__file__).parent.parent
@@ -31,7 +31,7 @@ def test_every_command_is_there() -> None:
 
 def test_bench_takes_the_options_of_the_readme() -> None:
     (command,) = [shlex.split(command)[2:] for command in COMMANDS if command.split()[1] == MEASURES]
-    with main.commands[MEASURES].make_context(MEASURES, command) as context:
+    with bench.make_context(MEASURES, command) as context:
         assert str(context.params["plot"]) == "speed.png"
 
 

@@ -1,0 +1,1 @@
+"""One module per command: its options, one call, what it prints. `cli.py` lists them."""

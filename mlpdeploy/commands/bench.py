@@ -1,0 +1,58 @@
+"""`mlpdeploy bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, ImageSize
+from mlpdeploy.console import print_json, steps
+from mlpdeploy.errors import UsageError
+
+
+@click.command(epilog="Example: mlpdeploy bench asmlp_s --batch 1 --batch 8 -o bench.json --plot bench.png")
+@click.argument("directory", type=ARTIFACT)
+@click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1, 8]")
+@click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: the model's own]")
+@click.option("--seconds", default=20.0, show_default=True, help="Measuring time per batch size.")
+@click.option("--peer", "peers", multiple=True, help="Compare with these only; `none` for no peer. Repeat for several.")
+@click.option("--no-memory", is_flag=True, help="Do not measure memory and load time in processes of their own.")
+@click.option("-o", "--output", type=ARTIFACT, help="Write the results as JSON.")
+@click.option("--plot", type=ARTIFACT, help="Write the comparison as PNG.")
+@THREADS
+@JSON
+def bench(
+    directory: Path,
+    batches: tuple[int, ...],
+    image_size: Any,
+    seconds: float,
+    peers: tuple[str, ...],
+    no_memory: bool,
+    output: Path | None,
+    plot: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure an artifact against what else one would use: eager, compiled, exported without us."""
+    from mlpdeploy.bench.report import print_report
+    from mlpdeploy.bench.run import bench_artifact, write_report
+
+    if image_size == "dynamic":
+        raise UsageError("image size dynamic for a measurement", "a size in pixels")
+    report = bench_artifact(
+        directory,
+        batches=batches or None,
+        threads=threads,
+        seconds=seconds,
+        image_size=image_size,
+        peers=() if peers == ("none",) else peers or None,
+        memory=not no_memory,
+        progress=steps(),
+    )
+    write_report(report, output, plot)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)

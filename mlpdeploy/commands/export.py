@@ -1,0 +1,131 @@
+"""`mlpdeploy export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlpdeploy.commands.options import ARTIFACT, JSON, Batch, ImageSize
+from mlpdeploy.console import RANDOM_NOTE, megabytes, print_json, steps
+from mlpdeploy.manifest import Manifest, largest_error
+
+
+@click.command(
+    epilog="Examples: mlpdeploy export --model asmlp_s --checkpoint asmlp_s.pth -o asmlp_s; "
+    "mlpdeploy export --model asmlp_t --features --image-size dynamic -o backbone"
+)
+@click.option("--model", "name", required=True, metavar="NAME", help="See: mlpdeploy models.")
+@click.option("-o", "--output", "directory", required=True, type=ARTIFACT, help="The artifact folder to make.")
+@click.option("--checkpoint", type=ARTIFACT, help=".pth or .safetensors.  [default: random weights]")
+@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--num-classes", type=int, help="[default: 1000]")
+@click.option("--labels", type=ARTIFACT, help="File with one label a line, or a JSON list.")
+@click.option("--image-size", type=ImageSize(), help="224, 224x320 (height x width) or dynamic.  [default: 224]")
+@click.option("--pad-odd-sizes", is_flag=True, help="Take any size, padded with zeros as detection code does (AS-MLP).")
+@click.option("--in-chans", type=int, help="Channels of the image.  [default: 3]")
+@click.option("--batch", type=Batch(), default="dynamic", show_default=True, help="Rows, or dynamic.")
+@click.option("--shift-size", type=int, help="AS-MLP's shift size, odd.  [default: 5]")
+@click.option("--dilation", type=int, help="AS-MLP's dilation.  [default: 1]")
+@click.option("--padding", metavar="MODE", help="zero, circular, reflect or replicate (AS-MLP).  [default: zero]")
+@click.option("--branches", metavar="MODE", help="parallel or serial (AS-MLP).  [default: parallel]")
+@click.option("--shift", default="auto", show_default=True, help="The lowered axial shift: auto, plugin, conv, slice.")
+@click.option("--target", metavar="NAME", help="cpu or tensorrt.  [default: cpu; tensorrt for --shift plugin]")
+@click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP).")
+@click.option("--opset", type=int, help="Of the standard operators.  [default: 21]")
+@click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
+@click.option("--force", is_flag=True, help="Replace an artifact that is there.")
+@JSON
+def export(
+    name: str,
+    directory: Path,
+    checkpoint: Path | None,
+    seed: int,
+    num_classes: int | None,
+    labels: Path | None,
+    image_size: Any,
+    pad_odd_sizes: bool,
+    in_chans: int | None,
+    batch: int | None,
+    shift_size: int | None,
+    dilation: int | None,
+    padding: Any,
+    branches: Any,
+    shift: Any,
+    target: str | None,
+    features: bool,
+    opset: int | None,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export a model to ONNX: canonical, lowered for a target, and compared with PyTorch."""
+    from mlpdeploy.artifact import check_output
+    from mlpdeploy.models.registry import resolve_model
+
+    resolve_model(name)
+    check_output(directory, force)
+    say = steps()
+    say("loading PyTorch")
+    from mlpdeploy.export.export import export_model
+    from mlpdeploy.export.labels import read_labels
+    from mlpdeploy.export.trace import DEFAULT_OPSET
+    from mlpdeploy.models.create import create_model
+
+    say("building the model")
+    model = create_model(
+        name,
+        num_classes=num_classes,
+        image_size=None if image_size == "dynamic" else image_size,
+        in_chans=in_chans,
+        shift_size=shift_size,
+        dilation=dilation,
+        padding=padding,
+        branches=branches,
+        features=features,
+        pad_odd_sizes=pad_odd_sizes,
+        checkpoint=checkpoint,
+        seed=seed,
+    )
+    manifest = export_model(
+        model,
+        directory,
+        image_size="dynamic" if image_size == "dynamic" else None,
+        batch=batch,
+        shift=shift,
+        target=target,
+        opset=opset or DEFAULT_OPSET,
+        labels=None if labels is None else read_labels(labels),
+        force=force,
+        verify=not no_verify,
+        progress=say,
+    )
+    say("done")
+    if as_json:
+        print_json(json.loads(manifest.to_json()))
+        return
+
+    print_export(directory, manifest)
+
+
+def print_export(directory: Path, manifest: Manifest) -> None:
+    """Print what an export made."""
+    click.echo(f"{directory}: {manifest.model['name']}, {manifest.model['source']}")
+    for name, entry in manifest.files.items():
+        shift = f", shift as {entry.shift}" if entry.shift else ""
+        click.echo(f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{shift}")
+    for report in manifest.passes:
+        refused = sum(map(len, report["refused"].values()))
+        if not report["changed"] and not refused:
+            continue
+        left = f", {refused} left as they are (mlpdeploy inspect says why)" if refused else ""
+        click.echo(f"  {report['name']}: {report['changed']} changed{left}")
+    if manifest.verification:
+        error = largest_error(manifest.verification)
+        click.echo(f"  equal to PyTorch: largest error {error:.1e} of the outputs' spread (float64 reference)")
+    else:
+        click.echo("  not verified: run mlpdeploy verify")
+    if manifest.model["random_weights"]:
+        click.echo(f"note: {RANDOM_NOTE}", err=True)

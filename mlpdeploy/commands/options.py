@@ -1,0 +1,42 @@
+"""Options and parameter types that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class ImageSize(click.ParamType[Any]):
+    """`224`, `224x320` (height x width) or, where allowed, `dynamic`."""
+
+    name = "pixels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "dynamic" or isinstance(value, tuple | int):
+            return value
+        height, _, width = str(value).lower().partition("x")
+        if not height.isdigit() or not (width.isdigit() or "x" not in str(value).lower()):
+            self.fail(f"{value!r} is neither 224 nor 224x320 (height x width) nor dynamic", param, ctx)
+        return (int(height), int(width or height))
+
+
+class Batch(click.ParamType[Any]):
+    """A number of rows, or `dynamic`, which is None."""
+
+    name = "rows"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or value == "dynamic":
+            return None
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number of rows nor dynamic", param, ctx)
+        return int(value)
+
+
+ARTIFACT = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
+THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")
+BACKEND = click.option("--backend", metavar="NAME", help="onnxruntime or torch.  [default: onnxruntime]")
+DEVICE = click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cuda where it is there]")
