@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.quant.blocks import block_names
+from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.quant.search import Cost, Goal, Keep, Measure, search, sensitivity
 
 MACS = {"a": 10, "b": 20, "c": 30, "d": 40}
@@ -81,7 +81,7 @@ def test_blocks_from_names() -> None:
         "layers.1.blocks.0.mlp.fc1/Conv",
         "head/Gemm",
     ]
-    assert block_names(nodes) == [
+    assert list(dict.fromkeys(blocks_of(nodes).values())) == [
         "patch_embed",
         "layers.0.blocks.0",
         "layers.0.blocks.1",
@@ -90,4 +90,4 @@ def test_blocks_from_names() -> None:
         "head",
     ]
     vip = ["network.0.0.attn/WeightedPermuteMlp/4_MatMul", "network.0.1.mlp.fc1/MatMul", "network.1.proj/Conv"]
-    assert block_names(vip) == ["network.0.0", "network.0.1", "network.1"]
+    assert list(blocks_of(vip).values()) == ["network.0.0", "network.0.1", "network.1"]
