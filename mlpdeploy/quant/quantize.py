@@ -13,12 +13,12 @@ import onnx_ir as ir
 from mlpdeploy.artifact import check_output, new_artifact, write_manifest
 from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.export import write_lowered
-from mlpdeploy.export.passes.rewrite import PassReport
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
 from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
 from mlpdeploy.quant.data import CalibrationData, calibration_images
 from mlpdeploy.quant.half import half_form, half_types, unexpected_float32
-from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq, quantized_tensors
+from mlpdeploy.quant.products import quantized_tensors
+from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.source import Source, open_source
 
@@ -81,10 +81,11 @@ def quantize_artifact(
         name = manifest.file_for(CANONICAL)
         shutil.copyfile(source.directory / name, staging / name)
         files, reports = {name: manifest.files[name]}, []
+        applied: dict[str, dict[str, Any]] = {}
         for target, shift in source.shifts.items():
             say(f"writing {recipe.precision} for {target}")
-            model, passes = source.lowered(target)
-            passes.append(apply(model, recipe, target, calibration))
+            model, passes = source.lowered(target, expand_gelu=False if recipe.precision == "int8" else None)
+            applied[target] = apply(model, recipe, target, calibration)
             files |= write_lowered(model, staging, target, shift if manifest.files[name].shift else "")
             reports += [{"target": target, **report.to_dict()} for report in passes]
         if calibration is not None:
@@ -102,6 +103,7 @@ def quantize_artifact(
                 "recipe": dataclasses.asdict(recipe),
                 "images": calibration.images if calibration else 0,
                 "images_sha256": calibration.data_sha256 if calibration else None,
+                "targets": applied,
                 "search": search,
             },
         )
@@ -120,18 +122,18 @@ def check_targets(recipe: Recipe, source: Source) -> None:
                 raise UsageError(f"inputs and outputs in fp16 for the target {target}", "--io fp32")
 
 
-def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> PassReport:
-    """Give a lowered model the recipe's precision, in place, and return what was done."""
+def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:
+    """Give a lowered model the recipe's precision, in place, and return what was done as JSON data."""
     if recipe.precision == "int8":
         assert calibration is not None
-        return insert_qdq(model, INT8_FORMS[target], calibration, recipe)
+        return insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
     if half_form(recipe.precision, target) == "hint":
-        return PassReport(f"{recipe.precision} by the runtime's own setting")
+        return {"by": "the session asks the runtime for it; the file is float32"}
     magnitudes = calibration.magnitudes() if calibration else None
     report = half_types(model, recipe, target, magnitudes)
     if surprises := unexpected_float32(model, report):
         raise InternalError(f"{surprises[0]} computes in float32 (and {len(surprises) - 1} more)")
-    return report
+    return report.to_dict()
 
 
 def calibration_for(

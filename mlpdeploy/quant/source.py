@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import onnx_ir as ir
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
-from mlpdeploy.export.lower import TARGETS, ShiftForm, lower
+from mlpdeploy.export.lower import TARGETS, lower
+from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
 from mlpdeploy.export.passes.rewrite import PassReport
 from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest
 
@@ -30,11 +32,13 @@ class Source:
     manifest: Manifest
     shifts: dict[str, ShiftForm]
 
-    def lowered(self, target: str) -> tuple[ir.Model, list[PassReport]]:
-        """Return the model lowered for a target in float32, and what the passes did."""
-        name = self.manifest.file_for(CANONICAL)
-        model = ir.load(checked_file(self.directory, self.manifest, name))
-        return model, lower(model, TARGETS[target], self.shifts.get(target, TARGETS[target].shift))
+    def lowered(self, target: str, *, expand_gelu: bool | None = None) -> tuple[ir.Model, list[PassReport]]:
+        """Return the model lowered for a target in float32, and what the passes did; None means the target's Gelu."""
+        chosen = TARGETS[target]
+        if expand_gelu is not None:
+            chosen = dataclasses.replace(chosen, expand_gelu=expand_gelu)
+        model = ir.load(checked_file(self.directory, self.manifest, self.manifest.file_for(CANONICAL)))
+        return model, lower(model, chosen, self.shifts.get(target, chosen.shift))
 
 
 def open_source(directory: str | Path, targets: Sequence[str] | None = None) -> Source:

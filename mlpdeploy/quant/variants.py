@@ -52,7 +52,7 @@ class Variants:
             raise UsageError("a sensitivity analysis of feature maps", "a classifier that gives logits")
         self._recipe, self._calibration, self._images, self._labels = recipe, calibration, images, labels
         self._threads = threads or cpu_count()
-        self._model, _ = source.lowered(TARGET)
+        self._model, _ = source.lowered(TARGET, expand_gelu=False)
         ir.external_data.load_to_model(self._model)
         macs = macs_of(self._model)
         self.macs: dict[str, int] = {}
