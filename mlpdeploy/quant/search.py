@@ -108,7 +108,7 @@ def search(ranked: Sequence[BlockCost], goal: Goal, measure: Measure) -> SearchR
         ranked: from `sensitivity`, the most harmful first.
 
     Raises:
-        UsageError: the goal is not reached even with everything kept.
+        UsageError: the goal is not reached even with a single block in INT8.
     """
     seen: dict[Keep, Cost] = {}
 
@@ -118,9 +118,14 @@ def search(ranked: Sequence[BlockCost], goal: Goal, measure: Measure) -> SearchR
         return seen[keep]
 
     names = [cost.block for cost in ranked]
-    low, high = 0, len(names)
-    if not goal.reached(cost_of(frozenset(names))):
-        raise UsageError("the goal is not reached even with every block in float32", "a goal that float32 reaches")
+    low, high = 0, len(names) - 1
+    last = cost_of(frozenset(names[:high]))
+    if not goal.reached(last):
+        raise UsageError(
+            f"even with {names[-1]} alone in INT8 the logits have {last.sqnr_db:.1f} dB and {last.drop:.2f} points are lost",
+            "the goal that was given",
+            "take fp16, or a goal that INT8 can reach",
+        )
     while low < high:
         middle = (low + high) // 2
         if goal.reached(cost_of(frozenset(names[:middle]))):

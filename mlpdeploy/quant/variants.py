@@ -13,12 +13,12 @@ from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.quant.calibration import Calibration
-from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.search import Cost, Keep
 from mlpdeploy.quant.source import Source
 
+_NO_NOISE = 1e-20  # of the signal's power: 200 dB stand for equal logits
 TARGET = "cpu"  # the form that runs on any machine; another target's ranges are the same
 
 
@@ -26,7 +26,7 @@ class Variants:
     """Measures the cost of quantizing all blocks but some.
 
     Attributes:
-        macs: {block: multiply-adds of its products, per image}.
+        macs: {block: multiply-adds of its products that can be quantized, per image}.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Variants:
         self._threads = threads or cpu_count()
         self._model, _ = source.lowered(TARGET, expand_gelu=False)
         ir.external_data.load_to_model(self._model)
-        macs = macs_of(self._model)
+        macs = insert_qdq(self._model.clone(), INT8_FORMS[TARGET], calibration, recipe).quantized
         self.macs: dict[str, int] = {}
         for node, block in blocks_of(macs).items():
             self.macs[block] = self.macs.get(block, 0) + macs[node]
@@ -68,7 +68,7 @@ class Variants:
         logits = self._run(model)
         noise = float(np.mean((logits - self._exact) ** 2))
         signal = float(np.mean(self._exact**2))
-        return Cost(10 * math.log10(signal / noise) if noise else math.inf, self._drop(logits))
+        return Cost(-10 * math.log10(max(noise / signal, _NO_NOISE)), self._drop(logits))
 
     def _drop(self, logits: np.ndarray) -> float:
         """Return the points of top-1 lost, or the percent of images that changed their class."""
