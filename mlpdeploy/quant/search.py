@@ -122,7 +122,7 @@ def search(ranked: Sequence[BlockCost], goal: Goal, measure: Measure) -> SearchR
     last = cost_of(frozenset(names[:high]))
     if not goal.reached(last):
         raise UsageError(
-            f"even with {names[-1]} alone in INT8 the logits have {last.sqnr_db:.1f} dB and {last.drop:.2f} points are lost",
+            f"even with {names[-1]} alone in INT8: {last.sqnr_db:.1f} dB, {last.drop:.2f} points lost",
             "the goal that was given",
             "take fp16, or a goal that INT8 can reach",
         )

@@ -55,7 +55,7 @@ def test_a_large_block_is_given_back() -> None:
 
 
 def test_an_impossible_goal_is_refused() -> None:
-    with pytest.raises(UsageError, match="even with a alone"):
+    with pytest.raises(UsageError, match="even with d alone"):
         search(sensitivity(MACS, lambda keep: Cost(len(keep), 5), quiet), Goal(max_drop=1), lambda keep: Cost(10, 5))
     with pytest.raises(UsageError, match="0 or more"):
         Goal(max_drop=-1)
