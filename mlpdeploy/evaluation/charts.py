@@ -107,7 +107,7 @@ def bars(names: Sequence[str], values: Sequence[float | None], unit: str, title:
 
 
 def reliability(table: Sequence[ReliabilityBin], index: int, title: str) -> str:
-    """Return accuracy over confidence, bar by bar, with the diagonal where both are equal; grey is the images' share."""
+    """Return accuracy over confidence, per bin, and the diagonal where both are equal. Grey: the images' share."""
     side, left, top = 250.0, 40.0, 10.0
     total = sum(bin_.images for bin_ in table) or 1
     parts = []

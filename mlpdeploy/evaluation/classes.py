@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,12 +45,14 @@ def class_indices(
     if matching:
         unknown = next(name for name in folders if name not in matching)
         raise UsageError(f"{matching[0]!r} is a label of the model and {unknown!r} is none", "all or none", _MAP_FIX)
-    if all(name.isdecimal() for name in folders) and list(folders) != sorted(folders, key=int):
-        raise UsageError(
-            f"the class folders are numbers whose order is not clear: as text {folders[1]!r} is before {folders[2]!r}",
-            "names that sort as their numbers do (00, 01, ...)",
-            _MAP_FIX,
-        )
+    if all(name.isdecimal() for name in folders):
+        for name, following in itertools.pairwise(folders):
+            if int(name) > int(following):
+                raise UsageError(
+                    f"the class folders are numbers whose order is not clear: as text {name!r} is before {following!r}",
+                    "names that sort as their numbers do (00, 01, ...)",
+                    _MAP_FIX,
+                )
     return {name: index for index, name in enumerate(folders)}
 
 
