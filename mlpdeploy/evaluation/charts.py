@@ -179,7 +179,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]], index: int,
         parts.append(text(left - 5, y + cell / 2 + 3.5, _shortened(name, 9), anchor="end", size=min(10, cell)))
         for column, count in enumerate(values):
             told = f"{count} of {total} of {name} taken for {names[column]}"
-            strength = 0.9 * math.sqrt(count / total) if count else 0.04
+            strength = 0.6 * math.sqrt(count / total) if count else 0.04
             parts.append(rect(left + cell * column, y, cell - 1, cell - 1, color(index), strength, told))
             if count and cell >= 16:
                 size = min(9.0, cell / 2.6)

@@ -186,17 +186,17 @@ def _read_folder(
 
 
 def _read_npz(source: Path, classes: int) -> ArrayImages:
+    wanted = "an .npz file with images and labels"
     try:
+        if not zipfile.is_zipfile(source):
+            raise UsageError(f"{source} is no .npz file", wanted, "write it with numpy.savez")
         with np.load(source, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UsageError(f"{source} holds one array", "an .npz file with images and labels")
             missing = [key for key in ("images", "labels") if key not in file]
             if missing:
-                has = ", ".join(file.files) or "nothing"
-                raise UsageError(f"{source} lacks the array {missing[0]!r}; it has {has}", "images and labels")
+                raise UsageError(f"{source} lacks the array {missing[0]!r}; it has {', '.join(file) or 'none'}", wanted)
             images, labels = file["images"], file["labels"]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{source} cannot be read ({error})", "an .npz file with images and labels") from error
+        raise UsageError(f"{source} cannot be read ({error})", wanted) from error
     _check_images(source, images)
     if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise UsageError(

@@ -39,7 +39,10 @@ def summarize(
         raise ImageError(f"{name} could not be read when this evaluation began ({reason})", fix="pass --skip-bad again")
     if not good.any():
         raise ImageError(f"none of the {len(images)} images of {images.source} can be read", "at least one")
-    references = {item.candidate.weights: n for n, item in enumerate(computed) if item.candidate.backend == REFERENCE}
+    references: dict[str, int] = {}
+    for number, item in enumerate(computed):
+        if item.candidate.backend == REFERENCE:
+            references.setdefault(item.candidate.weights, number)
     results: list[Result] = []
     hits: list[np.ndarray] = []
     for number, item in enumerate(computed):
