@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpdeploy.classification import check_classifier
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, read_manifest
 from mlpdeploy.runtime.session import DEFAULT_BACKEND
 
@@ -53,8 +53,8 @@ def list_candidates(
         torch: whether to run the reference; None means where PyTorch is installed.
 
     Raises:
-        UsageError: nothing given, an artifact twice, one that is no classifier, or different numbers of classes.
-        ArtifactError: a folder is no artifact.
+        UsageError: nothing given, an artifact twice, one that is no classifier, or different classes.
+        ArtifactError: a folder is no artifact, or its labels do not fit its classes.
     """
     paths = [Path(directory) for directory in directories]
     if not paths:
@@ -69,6 +69,11 @@ def list_candidates(
         raise UsageError(
             f"{paths[0]} has {counts[0]} classes and {paths[other]} {counts[other]}", "artifacts for the same classes"
         )
+    for path, manifest, count in zip(paths, manifests, counts, strict=True):
+        if manifest.labels and len(manifest.labels) != count:
+            raise ArtifactError(f"{path} has {len(manifest.labels)} labels", f"{count}, one for each class")
+        if manifest.labels != manifests[0].labels:
+            raise UsageError(f"{paths[0]} and {path} have different labels", "artifacts for the same classes")
     chosen = list(dict.fromkeys(backends)) or [DEFAULT_BACKEND]
     notes = []
     if torch is None and importlib.util.find_spec("torch") is None:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
-from mlpdeploy.classification import batches, classifier_preprocessing, run_logits
+from mlpdeploy.classification import classifier_preprocessing
 from mlpdeploy.env import PACKAGES, cpu_count, git_commit, machine, tool_versions
-from mlpdeploy.errors import ArtifactError, ImageError, UsageError
-from mlpdeploy.evaluation.candidates import REFERENCE, Candidate, class_count, list_candidates
+from mlpdeploy.errors import UsageError
+from mlpdeploy.evaluation.candidates import class_count, list_candidates
 from mlpdeploy.evaluation.data import LabelledImages, read_data
 from mlpdeploy.evaluation.report import EvaluationReport
-from mlpdeploy.evaluation.state import CandidateIdentity, DataIdentity, Rows, State, open_state
-from mlpdeploy.evaluation.summary import Computed, summarize
-from mlpdeploy.manifest import FILE_NAME, sha256_of
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.evaluation.run import Progress, Run, Say
+from mlpdeploy.evaluation.state import DataIdentity, open_state
+from mlpdeploy.evaluation.summary import summarize
 
 BATCH = 16
-
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
 
 
 def evaluate_artifacts(
@@ -74,31 +68,16 @@ def evaluate_artifacts(
     candidates, notes = list_candidates(directories, backends, torch)
     first = candidates[0].manifest
     classes = class_count(first)
-    for candidate in candidates:
-        if candidate.manifest.labels != first.labels:
-            notes.append(
-                f"{candidate.name} and {candidates[0].name} have different labels; those of the second are used"
-            )
     images = read_data(data, first.labels, classes, class_map).limited(limit)
     if not images.raw:
         for candidate in candidates:
             classifier_preprocessing(candidate.manifest, candidate.directory)
     identity = DataIdentity(str(data), images.sha256(), len(images), classes)
-    run = _Run(
-        images, device, threads, batch, skip_bad, progress or (lambda done, total: None), say or (lambda text: None)
-    )
+    quiet_progress, quiet = (lambda done, total: None), (lambda text: None)
+    run = Run(images, device, threads, batch, skip_bad, progress or quiet_progress, say or quiet)
     with open_state(None if resume is None else Path(resume), identity) as state:
-        computed = []
-        for position, candidate in enumerate(candidates):
-            try:
-                computed.append(run.compute(candidate, state, position, len(candidates)))
-            except ArtifactError as error:
-                # Only an artifact in fp32 has to hold PyTorch's weights.
-                if candidate.backend != REFERENCE or torch or candidate.manifest.precision == "fp32":
-                    raise
-                notes.append(f"no reference from {candidate.name}: {error}")
+        computed, missing = run.compute_all(candidates, state, torch)
         results, pairs, bad = summarize(computed, images, classes, skip_bad)
-    counts = np.bincount(images.labels, minlength=classes).tolist()
     return EvaluationReport(
         date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         git_commit=git_commit(),
@@ -110,79 +89,18 @@ def evaluate_artifacts(
             "images": len(images),
             "classes": classes,
             "limit": limit,
-            "images_of_class": counts,
+            "images_of_class": np.bincount(images.labels, minlength=classes).tolist(),
         },
         options={"batch": batch, "threads": threads or cpu_count()},
         class_names=_class_names(images, first.labels, classes),
         results=tuple(results),
         pairs=tuple(pairs),
         bad=bad,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=(*notes, *missing),
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What all candidates of one evaluation have in common; see `evaluate_artifacts`."""
-
-    images: LabelledImages
-    device: str | None
-    threads: int | None
-    batch: int
-    skip_bad: bool
-    progress: Progress
-    say: Say
-
-    def compute(self, candidate: Candidate, state: State, position: int, candidates: int) -> Computed:
-        """Compute the rows that are missing; `position` is the candidate's place among all of them."""
-        with load(
-            candidate.directory, candidate.backend, self.device, threads=self.threads, max_batch=self.batch
-        ) as session:
-            identity = CandidateIdentity(
-                name=candidate.name,
-                backend=candidate.backend,
-                device=session.device,
-                manifest_sha256=sha256_of(candidate.directory / FILE_NAME),
-                versions=tool_versions(["PIL", *([session.backend] if session.backend in PACKAGES else [])]),
-            )
-            rows = state.rows(identity)
-            done, before, total = len(rows), position * len(self.images), candidates * len(self.images)
-            kept = f", {done} of them there already" if done else ""
-            self.say(f"{candidate.key}: {len(self.images)} images{kept}")
-            if done < len(self.images):
-                session.warmup(min(session.max_batch, len(self.images) - done), runs=1)
-                self._append(session, candidate, rows, lambda: self.progress(before + len(rows), total))
-            self.progress(before + len(rows), total)
-            return Computed(candidate, identity, rows, session.file)
-
-    def _append(self, session: Session, candidate: Candidate, rows: Rows, after_batch: Callable[[], None]) -> None:
-        preprocessing = None if self.images.raw else candidate.manifest.preprocessing
-        missing = range(len(rows), len(self.images))
-
-        def tensor(index: int) -> np.ndarray | ImageError:
-            return self.images.tensor(index, preprocessing)
-
-        for part, prepared in batches(missing, tensor, session.max_batch, self.threads):
-            errors = [item for item in prepared if isinstance(item, ImageError)]
-            if errors and not self.skip_bad:
-                raise errors[0]
-            readable = np.array([not isinstance(item, ImageError) for item in prepared])
-            tensors = [item for item in prepared if not isinstance(item, ImageError)]
-            names = [self.images.name(index) for index, good in zip(part, readable, strict=True) if good]
-            logits = np.zeros((0, class_count(candidate.manifest)), np.float32)
-            seconds = 0.0
-            if tensors:
-                pixels = np.stack(tensors)
-                start = time.perf_counter()
-                logits = run_logits(session, pixels, names)
-                seconds = time.perf_counter() - start
-            rows.append(logits, readable, seconds)
-            after_batch()
 
 
 def _class_names(images: LabelledImages, labels: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return the names of the data's folders, and the model's labels where the data has none."""
-    if labels and len(labels) != classes:
-        raise ArtifactError(f"the artifact has {len(labels)} labels", f"{classes}, one for each class")
     own = labels or [f"class {index}" for index in range(classes)]
     return tuple(images.class_names.get(index, own[index]) for index in range(classes))

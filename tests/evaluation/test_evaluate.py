@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import tiny_asmlp, tiny_vip
 
 import mlpdeploy
-import mlpdeploy.evaluation.evaluate as module
+import mlpdeploy.evaluation.run as module
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError, ImageError, UsageError, VerificationError
 from mlpdeploy.evaluation.report import EvaluationReport
@@ -208,6 +208,9 @@ def test_artifacts_that_do_not_go_together(exported: Path, labelled: Labelled, t
     export_model(tiny_asmlp(num_classes=3), tmp_path / "three", verify=False)
     with pytest.raises(UsageError, match=r"has 7 classes and .*three 3"):
         evaluate([exported, tmp_path / "three"], labelled(0))
+    export_model(tiny_asmlp(), tmp_path / "names", labels=list("abcdefg"), verify=False)
+    with pytest.raises(UsageError, match=r"tiny and .*names have different labels"):
+        evaluate([exported, tmp_path / "names"], labelled(0))
     with pytest.raises(UsageError, match="is given twice"):
         evaluate([exported, exported.parent / "." / "tiny"], labelled(0))
     with pytest.raises(UsageError, match="no artifact is given"):
