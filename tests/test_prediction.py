@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mlpdeploy.classification as classification_module
 import mlpdeploy.prediction as predict_module
 from mlpdeploy.errors import ArtifactError, ImageError, UsageError, VerificationError
 from mlpdeploy.manifest import Manifest, Preprocessing, TensorSpec
@@ -282,7 +283,7 @@ def test_pictures_are_decoded_at_most_one_batch_ahead(loader, tmp_path, monkeypa
     batch, total = 3, 20
     paths = paint(tmp_path, *(f"red_{number}" for number in range(total)))
     decoded, lock, ahead = [], threading.Lock(), []
-    read_image = predict_module.read_image
+    read_image = classification_module.read_image
 
     def counting(path):
         image = read_image(path)
@@ -296,7 +297,7 @@ def test_pictures_are_decoded_at_most_one_batch_ahead(loader, tmp_path, monkeypa
         ahead.append(len(decoded) - done)
         return pixels.mean(axis=(2, 3))
 
-    monkeypatch.setattr(predict_module, "read_image", counting)
+    monkeypatch.setattr(classification_module, "read_image", counting)
     loader.model = model
     predict("artifact", paths, batch=batch)
     assert len(decoded) == total

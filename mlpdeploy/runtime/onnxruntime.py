@@ -52,7 +52,8 @@ class BackendSession(Session):
             )
         use_cuda = has_cuda if device is None else device.startswith("cuda")
         role = options.role or ("cuda" if use_cuda else "cpu")
-        self._path = checked_file(directory, manifest, manifest.file_for(role))
+        self.file = manifest.file_for(role)
+        self._path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
         self._session = inference_session(self._path, threads=self._threads, cuda=use_cuda)
         runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"

@@ -46,10 +46,12 @@ class Session(ABC):
     Attributes:
         inputs, outputs: what the model takes and gives.
         backend, device: who computes, and where (`cpu`, `cuda:0`).
+        file: name of the artifact's file that runs; empty where a backend does not say.
         max_batch: rows that go through the backend at once; a larger batch is split.
     """
 
     backend: str
+    file: str = ""
 
     def __init__(self, manifest: Manifest, device: str, max_batch: int | None) -> None:
         self.manifest = manifest
