@@ -58,6 +58,7 @@ def predict(
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     batch: int = 8,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -70,7 +71,7 @@ def predict(
         directory: an artifact of a classifier.
         images: files, and folders that are searched for images.
         top: how many classes to name; a model with fewer classes names them all.
-        backend, device, threads: see `load`.
+        backend, device, threads, precision: see `load`.
         batch: pictures that go through the model at once; a model exported for a fixed batch takes that instead.
         skip_bad: report a picture that cannot be read in its `Prediction.error` and go on.
         progress: called after each batch with the number of files done and of all files.
@@ -86,7 +87,7 @@ def predict(
             raise UsageError(f"{name} is {value}", "at least 1")
     paths = find_images(images)
     predictions: list[Prediction] = []
-    with load(directory, backend, device, threads=threads, max_batch=batch) as session:
+    with load(directory, backend, device, threads=threads, max_batch=batch, precision=precision) as session:
         prepare = functools.partial(_prepare, preprocessing=_classifier_preprocessing(session, directory))
         parts = [paths[start : start + session.max_batch] for start in range(0, len(paths), session.max_batch)]
         with ThreadPoolExecutor(min(MAX_DECODERS, threads or cpu_count())) as pool:

@@ -27,9 +27,7 @@ from mlpdeploy.console import print_json, steps
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
 @click.option("--force", is_flag=True, help="Replace a file for the target that is there.")
 @JSON
-def lower(
-    directory: Path, targets: tuple[str, ...], shift: Any, no_verify: bool, force: bool, as_json: bool
-) -> None:
+def lower(directory: Path, targets: tuple[str, ...], shift: Any, no_verify: bool, force: bool, as_json: bool) -> None:
     """Add a file for a further target to an artifact, and compare it with PyTorch."""
     say = steps()
     say("loading PyTorch")
