@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Return what this machine has for exporting and running models; nothing is loaded but ONNX Runtime and OpenVINO."""
+    """Return what this machine has for exporting and running models; nothing is loaded but the runtimes."""
     features = ", ".join(cpu_features()) or "none that matters here"
     findings = [
         Finding("mlpdeploy", "ok", package_version()),

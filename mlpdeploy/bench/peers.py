@@ -177,7 +177,7 @@ def _onnxruntime(site: PeerSite) -> Peer:
 def _openvino(site: PeerSite) -> Peer:
     if "openvino" not in {entry.role for entry in site.manifest.models.values()}:
         raise PeerUnavailableError(
-            "the artifact has no file for openvino", fix="run: mlpdeploy lower --target openvino"
+            "the artifact has no file for openvino", fix=f"run: mlpdeploy lower {site.directory} --target openvino"
         )
     run = openvino_run(site.directory, site.threads, site.max_batch)
     return Peer("openvino", run, Source("openvino", site.directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import warnings
 from collections import deque
@@ -73,7 +74,7 @@ class BackendSession(Session):
         shared = rows - rows % self._threads
         step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
         cuts = [*range(0, shared, step), shared]
-        parts = [_rows(feeds, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        parts = [_rows(feeds, start, stop) for start, stop in itertools.pairwise(cuts)]
         results = self._run(self._streams, parts, None if into is None else _rows(into, 0, shared))
         if shared == rows:
             return into if into is not None else results

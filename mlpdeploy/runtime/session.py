@@ -305,5 +305,5 @@ def session_of(backend: str, directory: Path, manifest: Manifest, options: LoadO
             manifest.precision,
             "use --backend openvino, or quantize the artifact",
         )
-    session: Session = kind(directory, manifest, options)  # type: ignore[call-arg, arg-type]
+    session: Session = kind(directory, manifest, options)  # type: ignore[arg-type]
     return session
