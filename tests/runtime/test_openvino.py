@@ -95,14 +95,13 @@ def test_read_only_images(artifacts: dict[str, Path]) -> None:
         np.testing.assert_array_equal(session.run({"input": array})["logits"], wanted)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4])
-def test_a_fixed_batch_takes_any_number_of_rows(tmp_path: Path, rows: int) -> None:
+def test_a_fixed_batch_takes_any_number_of_rows(tmp_path: Path) -> None:
     export_model(tiny_asmlp(), tmp_path / "out", batch=3, target="openvino", verify=False)
     with load(tmp_path / "out", "openvino", threads=2) as session:
         assert session.max_batch == 3
-        np.testing.assert_allclose(
-            session.run({"input": images(rows)})["logits"], reference("asmlp", images(rows)), atol=TOLERANCE
-        )
+        for rows in (1, 3, 4):
+            logits = session.run({"input": images(rows)})["logits"]
+            np.testing.assert_allclose(logits, reference("asmlp", images(rows)), atol=TOLERANCE)
 
 
 def test_threads_share_a_session(artifacts: dict[str, Path]) -> None:
