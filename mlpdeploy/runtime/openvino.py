@@ -19,7 +19,7 @@ import numpy as np
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
 
 TARGET = "openvino"
 # Images that a stream computes in one request, as for ONNX Runtime.
@@ -58,7 +58,7 @@ class BackendSession(Session):
         self._path = path
         self._model = _read(path)
         self._together = _Requests(self._compile(streams=1))
-        self.precision = manifest.precision if manifest.precision == "int8" else self._compute
+        self.precision = self._compute if manifest.precision in HINTS else manifest.precision
         self._streams: _Requests | None = None
         self._making_streams = Lock()
 
@@ -74,12 +74,12 @@ class BackendSession(Session):
         shared = rows - rows % self._threads
         step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
         cuts = [*range(0, shared, step), shared]
-        parts = [_rows(feeds, start, stop) for start, stop in itertools.pairwise(cuts)]
-        results = self._run(self._streams, parts, None if into is None else _rows(into, 0, shared))
+        parts = [rows_of(feeds, start, stop) for start, stop in itertools.pairwise(cuts)]
+        results = self._run(self._streams, parts, None if into is None else rows_of(into, 0, shared))
         if shared == rows:
             return into if into is not None else results
         rest = self._run(
-            self._together, [_rows(feeds, shared, rows)], None if into is None else _rows(into, shared, rows)
+            self._together, [rows_of(feeds, shared, rows)], None if into is None else rows_of(into, shared, rows)
         )
         return into if into is not None else {name: np.concatenate([results[name], rest[name]]) for name in results}
 
@@ -92,7 +92,7 @@ class BackendSession(Session):
                 stop = start + len(next(iter(part.values())))
                 request = taken[index % len(taken)]
                 request.wait()
-                results.append(self._bind(request, part, None if into is None else _rows(into, start, stop)))
+                results.append(self._bind(request, part, None if into is None else rows_of(into, start, stop)))
                 request.start_async()
                 start = stop
             for request in taken:
@@ -196,12 +196,12 @@ def native_precisions() -> list[str]:
 
 
 def resolve_precision(of_artifact: str, asked: str | None) -> str:
-    """Return what floats are computed in: as asked for, else as the artifact says; float32 around int8.
+    """Return what floats are computed in: as asked for, else as the artifact says; float32 around integers.
 
     Raises:
         UsageError: bf16 on a processor that has none.
     """
-    wanted = asked or ("fp32" if of_artifact == "int8" else of_artifact)
+    wanted = asked or (of_artifact if of_artifact in HINTS else "fp32")
     native = native_precisions()
     if wanted == "bf16" and wanted not in native:
         raise UsageError(
@@ -240,11 +240,6 @@ def _failures_of(path: Path) -> Iterator[None]:
             f"OpenVINO {version} cannot load {path} ({next(filter(None, lines), 'no reason given')})",
             fix="export the model again",
         ) from error
-
-
-def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
-    """Return rows start..stop of every array, without a copy."""
-    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def _spec_of(port: Any) -> TensorSpec:

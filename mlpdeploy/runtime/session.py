@@ -235,6 +235,11 @@ def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> 
         raise UsageError(came, "at least one row")
 
 
+def rows_of(arrays: Arrays, start: int, stop: int) -> Arrays:
+    """Return rows start..stop of every array, without a copy."""
+    return {name: array[start:stop] for name, array in arrays.items()}
+
+
 def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
     padded = np.zeros((rows, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
