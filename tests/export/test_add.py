@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from tiny import tiny_asmlp
@@ -84,7 +85,7 @@ def test_a_file_that_computes_something_else_is_refused(artifact: Path, monkeypa
 
     def wrong(model: object, node: object) -> object:
         new = original(model, node)
-        new[0].attributes["epsilon"].value = 0.1
+        new[0].attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.1)
         return new
 
     monkeypatch.setattr(module, "_layer", wrong)
