@@ -53,6 +53,7 @@ def predict(
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     batch: int = 8,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -65,7 +66,7 @@ def predict(
         directory: an artifact of a classifier.
         images: files, and folders that are searched for images.
         top: how many classes to name; a model with fewer classes names them all.
-        backend, device, threads: see `load`.
+        backend, device, threads, precision: see `load`.
         batch: pictures that go through the model at once; a model exported for a fixed batch takes that instead.
         skip_bad: report a picture that cannot be read in its `Prediction.error` and go on.
         progress: called after each batch with the number of files done and of all files.
@@ -81,7 +82,7 @@ def predict(
             raise UsageError(f"{name} is {value}", "at least 1")
     paths = find_images(images)
     predictions: list[Prediction] = []
-    with load(directory, backend, device, threads=threads, max_batch=batch) as session:
+    with load(directory, backend, device, threads=threads, max_batch=batch, precision=precision) as session:
         preprocessing = classifier_preprocessing(session.manifest, directory)
         read = functools.partial(prepare, preprocessing=preprocessing)
         for part, prepared in batches(paths, read, session.max_batch, threads):

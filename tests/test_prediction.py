@@ -60,8 +60,10 @@ class Loader:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     sessions: list[FakeSession] = field(default_factory=list)
 
-    def __call__(self, directory, backend=None, device=None, *, threads=None, max_batch=None) -> FakeSession:
-        self.calls.append((directory, backend, device, threads, max_batch))
+    def __call__(
+        self, directory, backend=None, device=None, *, threads=None, max_batch=None, precision=None
+    ) -> FakeSession:
+        self.calls.append((directory, backend, device, threads, max_batch, precision))
         image = TensorSpec("image", (self.rows, 3, SIDE, SIDE), self.dtype, "NCHW")
         logits = TensorSpec("logits", (self.rows, 3), self.dtype, self.layout)
         manifest = Manifest(
@@ -133,8 +135,8 @@ def test_the_result_does_not_depend_on_the_batch(loader, tmp_path):
 
 
 def test_arguments_go_to_load(loader, tmp_path):
-    predict("artifact", paint(tmp_path, "red"), backend="torch", device="cpu", threads=3, batch=5)
-    assert loader.calls == [("artifact", "torch", "cpu", 3, 5)]
+    predict("artifact", paint(tmp_path, "red"), backend="torch", device="cpu", threads=3, batch=5, precision="fp32")
+    assert loader.calls == [("artifact", "torch", "cpu", 3, 5, "fp32")]
 
 
 def test_top(loader, tmp_path):
