@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.images import COLOR_ORDERS, check_preprocessing
@@ -27,7 +28,7 @@ def preprocessing_for(
     Raises:
         UsageError: a value is impossible, or there is no preprocessing to change.
     """
-    given = {"mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation}
+    given: dict[str, Any] = {"mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation}
     changes = {key: value for key, value in given.items() if value is not None}
     default = _default(model)
     if default is None:
@@ -38,7 +39,7 @@ def preprocessing_for(
                 "its inputs are arrays: leave the options out",
             )
         return None
-    preprocessing: Preprocessing = dataclasses.replace(default, **changes)
+    preprocessing = dataclasses.replace(default, **changes)
     check_preprocessing(preprocessing)
     return preprocessing
 
