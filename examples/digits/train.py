@@ -130,15 +130,19 @@ def fit(name: str, digits: Digits, recipe: Recipe, seed: int, max_steps: int | N
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    steps = recipe.epochs * (len(labels) // recipe.batch)
+    steps_per_epoch = max(1, len(labels) // recipe.batch)  # what is left over waits for the next epoch's order
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, steps, pct_start=recipe.warmup, cycle_momentum=False, final_div_factor=1e4
+        optimizer,
+        recipe.learning_rate,
+        recipe.epochs * steps_per_epoch,
+        pct_start=recipe.warmup,
+        cycle_momentum=False,
+        final_div_factor=1e4,
     )
     start, step = time.monotonic(), 0
     for epoch in range(recipe.epochs):
         loss_sum = 0.0
-        order = torch.randperm(len(labels), generator=generator)
-        parts = order[: len(order) // recipe.batch * recipe.batch].split(recipe.batch)
+        parts = torch.randperm(len(labels), generator=generator).split(recipe.batch)[:steps_per_epoch]
         for part in parts:
             x = normalized(augment(images[part], recipe, generator), name)
             loss = F.cross_entropy(model(x), labels[part], label_smoothing=recipe.label_smoothing)
@@ -154,7 +158,7 @@ def fit(name: str, digits: Digits, recipe: Recipe, seed: int, max_steps: int | N
         seconds = time.monotonic() - start
         left = seconds / (epoch + 1) * (recipe.epochs - epoch - 1)
         print(
-            f"{name}: epoch {epoch + 1} of {recipe.epochs}, loss {loss_sum / len(parts):.4f}, "
+            f"{name}: epoch {epoch + 1} of {recipe.epochs}, loss {loss_sum / steps_per_epoch:.4f}, "
             f"{seconds:.0f} s, {left:.0f} s to go",
             file=sys.stderr,
             flush=True,

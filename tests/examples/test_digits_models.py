@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,21 @@ def test_predict_names_the_digit_of_a_picture(
     assert result.exit_code == 0
     assert f"%  {digits[1].labels[row]} " in result.stdout
     assert "random" not in result.output
+
+
+def test_the_readme_says_what_the_results_file_says(shipped: tuple[str, Path]) -> None:
+    name, directory = shipped
+    result = json.loads((DIGITS.parent.parent / "benchmarks" / "results" / "digits_training.json").read_text())[name]
+    (row,) = [line for line in (DIGITS / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
+    assert f"| {result['accuracy_percent']:.1f} % |" in row
+    assert f"| {read_manifest(directory).model['parameters']:,} |" in row
+    assert result["judged_by"] == "1000 test digits"
+
+
+def test_the_results_file_is_of_the_shipped_weights(
+    digits: tuple[Any, Any], in_pytorch: np.ndarray, shipped: tuple[str, Path]
+) -> None:
+    result = json.loads((DIGITS.parent.parent / "benchmarks" / "results" / "digits_training.json").read_text())
+    # Another machine may round a digit or two at the border differently.
+    measured = 100 * (in_pytorch == digits[1].labels).mean()
+    assert result[shipped[0]]["accuracy_percent"] == pytest.approx(measured, abs=0.2)
