@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.env import installed_version
-from mlpdeploy.manifest import WEIGHTS, checked_file, read_manifest
+from mlpdeploy.manifest import checked_file, read_manifest
 
 
 def inspect_artifact(directory: str | Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def inspect_artifact(directory: str | Path) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {}
     for name, entry in manifest.files.items():
         path = checked_file(directory, manifest, name)
-        files[name] = {**dataclasses.asdict(entry), **({} if entry.role == WEIGHTS else _operators(path))}
+        files[name] = {**dataclasses.asdict(entry), **(_operators(path) if name in manifest.models else {})}
     return {**dataclasses.asdict(manifest), "files": files}
 
 

@@ -19,7 +19,9 @@ FORMAT = "mlpdeploy-artifact"
 VERSION = 1
 TRANSPOSED = ".T"  # ends the name of a canonical model's initializer that is the transpose of a checkpoint's tensor
 CANONICAL = "canonical"  # the role of model.onnx
-WEIGHTS = "weights"  # the role of a file of weights; every other role is the name of a target
+# Roles of files that are no models; every other role is the name of a target.
+WEIGHTS = "weights"
+CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ class FileEntry:
     """One file of the artifact.
 
     Attributes:
-        role: `canonical`, or the target that the file is lowered for (`cpu`, `tensorrt`, ...).
+        role: `canonical`, the target that the file is lowered for (`cpu`, `tensorrt`, ...), `weights` or `calibration`.
         sha256: of the file's bytes, hexadecimal.
         bytes: the file's size.
-        shift: the lowering of the axial shift, `function` in the canonical file; empty for a file of weights.
+        shift: the lowering of the axial shift, `function` in the canonical file; empty for what is no model.
         weights: the file beside it that holds its weights; empty where they are inside.
     """
 
@@ -95,9 +97,14 @@ class Manifest:
     quantization: dict[str, Any] | None = None
     tools: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def models(self) -> dict[str, FileEntry]:
+        """The entries of the files that are models: the canonical one first, then those lowered for a target."""
+        return {name: entry for name, entry in self.files.items() if entry.role not in (WEIGHTS, CALIBRATION)}
+
     def file_for(self, role: str) -> str:
         """Return the name of the file for a target, or of the canonical file where there is none."""
-        by_role = {entry.role: name for name, entry in self.files.items()}
+        by_role = {entry.role: name for name, entry in self.models.items()}
         return by_role.get(role) or by_role[CANONICAL]
 
     def to_json(self) -> str:

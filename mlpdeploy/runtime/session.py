@@ -15,7 +15,7 @@ import numpy as np
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import WEIGHTS, Manifest, TensorSpec, read_manifest
+from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
 
 # Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
@@ -263,7 +263,7 @@ def load(
     if len(manifest.inputs) < 1 or not manifest.outputs:
         raise ArtifactError(f"{directory} has no inputs or no outputs", fix="export the model again")
     if role is not None:
-        roles = {entry.role: name for name, entry in manifest.files.items() if entry.role != WEIGHTS}
+        roles = {entry.role: name for name, entry in manifest.models.items()}
         if role not in roles:
             raise UsageError(f"{directory} has no model for {role!r}", fix=closest(role, roles))
     options = LoadOptions(device, threads, max_batch, role)

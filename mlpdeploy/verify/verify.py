@@ -14,7 +14,7 @@ import numpy as np
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.env import require
 from mlpdeploy.errors import ArtifactError, MlpDeployError
-from mlpdeploy.manifest import CANONICAL, WEIGHTS, Manifest, checked_file, read_manifest, state_dict_sha256
+from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest, state_dict_sha256
 from mlpdeploy.runtime.session import load
 from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
@@ -124,9 +124,7 @@ def verify_artifact(
     say("computing the reference in float64")
     references = [_reference(model, pool, manifest) for pool in sets]
     files: dict[str, dict[str, Any]] = {}
-    for name, entry in manifest.files.items():
-        if entry.role == WEIGHTS:
-            continue
+    for name, entry in manifest.models.items():
         say(f"checking {name}")
         if entry.role != CANONICAL and entry.shift == "plugin":
             files[name] = {"checks": [], "skipped": "it needs TensorRT and the plugin", "divergence": None}

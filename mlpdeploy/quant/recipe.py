@@ -1,0 +1,68 @@
+"""What a quantization was asked for, as one frozen value that the manifest keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mlpdeploy.env import closest
+from mlpdeploy.errors import UsageError
+
+Precision = Literal["fp16", "bf16", "int8"]
+Io = Literal["fp32", "fp16"]
+Calibrator = Literal["minmax", "percentile", "entropy", "mse"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+CALIBRATORS: tuple[str, ...] = get_args(Calibrator)
+DEFAULT_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized. Options that contradict each other are refused when it is made.
+
+    Attributes:
+        precision: `fp16`, `bf16` or `int8`.
+        io: the type of the model's inputs and outputs; `fp16` only with precision fp16.
+        calibrator: how an activation's range follows from its histogram (int8 only); None means the default.
+        images: at most so many calibration images are read.
+        keep: names of blocks or nodes that stay in float32; a name covers everything below it
+            (`layers.0.blocks.1` covers `layers.0.blocks.1.mlp.fc1/Conv`).
+        smooth: strength of the migration of scales from activations to weights, 0 (none) to 1 (int8 only).
+        bias_correction: whether the mean error that rounding the weights causes is taken out of the biases (int8 only).
+
+    Raises:
+        UsageError: an unknown or contradictory option.
+    """
+
+    precision: Precision
+    io: Io = "fp32"
+    calibrator: Calibrator | None = None
+    images: int = DEFAULT_IMAGES
+    keep: tuple[str, ...] = ()
+    smooth: float = 0.0
+    bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}", fix=closest(self.precision, PRECISIONS))
+        if self.io not in get_args(Io):
+            raise UsageError(f"unknown type {self.io!r} of inputs and outputs", "fp32 or fp16")
+        if self.io == "fp16" and self.precision != "fp16":
+            raise UsageError(f"inputs and outputs in fp16 for precision {self.precision}", "--io fp32")
+        if self.calibrator is not None and self.calibrator not in CALIBRATORS:
+            raise UsageError(f"unknown calibrator {self.calibrator!r}", fix=closest(self.calibrator, CALIBRATORS))
+        for name, used in (
+            ("calibrator", self.calibrator is not None),
+            ("smooth", self.smooth != 0),
+            ("bias_correction", self.bias_correction),
+        ):
+            if used and self.precision != "int8":
+                raise UsageError(f"{name} for precision {self.precision}", "--precision int8", "leave one of them out")
+        if not 0 <= self.smooth <= 1:
+            raise UsageError(f"smooth is {self.smooth}", "0 to 1")
+        if self.images < 1:
+            raise UsageError(f"{self.images} calibration images", "at least 1")
+
+    def keeps(self, node: str) -> bool:
+        """Return whether a node's name lies under one of the kept names."""
+        return any(node == name or node.startswith((f"{name}.", f"{name}/", f"{name}:")) for name in self.keep)
