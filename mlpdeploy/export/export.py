@@ -16,6 +16,7 @@ from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.labels import labels_for
 from mlpdeploy.export.lower import Shift, Target, lower, resolve_targets
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
+from mlpdeploy.export.preprocessing import check_fits, preprocessing_for
 from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
 from mlpdeploy.manifest import (
     CANONICAL,
@@ -31,7 +32,6 @@ from mlpdeploy.manifest import (
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
 from mlpdeploy.models.build import Model
 from mlpdeploy.models.create import create_model
-from mlpdeploy.models.registry import resolve_model
 from mlpdeploy.models.statistics import model_statistics
 from mlpdeploy.models.vip import VisionPermutator
 
@@ -39,7 +39,6 @@ CANONICAL_FILE = "model.onnx"
 # The lowered file keeps its weights beside it, which a runtime maps instead of copying: a third less memory at load.
 # Small constants stay inside, where graph optimizers see them.
 INLINE_BYTES = 1024
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -56,6 +55,7 @@ def export_model(
     target: str | Sequence[str] | None = None,
     opset: int = DEFAULT_OPSET,
     labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
     force: bool = False,
     verify: bool = True,
     progress: Progress | None = None,
@@ -72,7 +72,9 @@ def export_model(
         target: whom a lowered file is for, one name or several: `cpu` (default), `openvino` or `tensorrt` (default for
             `plugin`).
         opset: of the standard operators.
-        labels: one per class; None means ImageNet-1k's for 1000 classes, else `class 0`, `class 1`, ...
+        labels: one per class; None means the registry's, ImageNet-1k's for 1000 classes, else `class 0`, `class 1`, ...
+        preprocessing: how the model's images were prepared in training; None means the registry's, see
+            `preprocessing_for`.
         force: replace an artifact that is there.
         verify: compare with PyTorch before the folder appears.
         progress: called with a short text at the beginning of each step.
@@ -100,6 +102,10 @@ def export_model(
     if shift != "auto" and not has_shift:
         raise UsageError(f"--shift {shift} for {model.name}", "an AS-MLP", "a Vision Permutator has no axial shift")
     names = labels_for(model, labels)
+    if preprocessing is None:
+        preprocessing = preprocessing_for(model)
+    else:
+        check_fits(preprocessing, model)
     say("tracing to ONNX")
     canonical = onnx_from_model(model, ExportShape(batch, dynamic), opset)
     with new_artifact(directory) as staging:
@@ -118,7 +124,7 @@ def export_model(
             outputs=outputs,
             opset=opset,
             precision="fp32",
-            preprocessing=_preprocessing(model),
+            preprocessing=preprocessing,
             labels=tuple(names),
             files=files,
             passes=tuple(passes),
@@ -213,19 +219,3 @@ def _describe(model: Model) -> dict[str, Any]:
         "parameters": statistics.parameters,
         "macs": statistics.macs,
     }
-
-
-def _preprocessing(model: Model) -> Preprocessing | None:
-    """Return how the authors prepared photographs; None for images that are neither RGB nor grey."""
-    config = model.config
-    if config.in_chans not in (1, 3):
-        return None
-    grey = config.in_chans == 1
-    return Preprocessing(
-        height_width=config.image_size,
-        crop_pct=resolve_model(model.name).crop_pct,
-        interpolation="bicubic",
-        mean=(round(sum(IMAGENET_MEAN) / 3, 3),) if grey else IMAGENET_MEAN,
-        std=(round(sum(IMAGENET_STD) / 3, 3),) if grey else IMAGENET_STD,
-        color_order="L" if grey else "RGB",
-    )
