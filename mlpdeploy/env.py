@@ -21,6 +21,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "rich": (("rich",), ""),
     "PIL": (("pillow",), ""),
     "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "openvino": (("openvino",), "openvino"),
     "torch": (("torch",), "export"),
     "onnx": (("onnx",), "export"),
     "onnx_ir": (("onnx-ir",), "export"),

@@ -43,7 +43,7 @@ def photo(tmp_path: Path) -> Path:
 def test_help_has_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("export", "verify", "predict", "bench", "inspect", "doctor", "models"):
+    for command in ("export", "verify", "predict", "eval", "bench", "inspect", "doctor", "models"):
         assert f"  {command}" in result.stdout
         assert run(command, "--help").exit_code == 0
 

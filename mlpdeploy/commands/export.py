@@ -36,7 +36,13 @@ from mlpdeploy.manifest import Manifest, largest_error
 @click.option("--padding", metavar="MODE", help="zero, circular, reflect or replicate (AS-MLP).  [default: zero]")
 @click.option("--branches", metavar="MODE", help="parallel or serial (AS-MLP).  [default: parallel]")
 @click.option("--shift", default="auto", show_default=True, help="The lowered axial shift: auto, plugin, conv, slice.")
-@click.option("--target", metavar="NAME", help="cpu or tensorrt.  [default: cpu; tensorrt for --shift plugin]")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="cpu, openvino or tensorrt; repeat for several.  [default: cpu; tensorrt for --shift plugin]",
+)
 @click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP).")
 @click.option("--opset", type=int, help="Of the standard operators.  [default: 21]")
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
@@ -62,7 +68,7 @@ def export(
     padding: Any,
     branches: Any,
     shift: Any,
-    target: str | None,
+    targets: tuple[str, ...],
     features: bool,
     opset: int | None,
     no_verify: bool,
@@ -104,7 +110,7 @@ def export(
         image_size="dynamic" if image_size == "dynamic" else None,
         batch=batch,
         shift=shift,
-        target=target,
+        target=targets,
         opset=opset or DEFAULT_OPSET,
         labels=None if labels is None else read_labels(labels),
         preprocessing=preprocessing_for(model, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation),

@@ -52,5 +52,10 @@ class Numbers(click.ParamType[Any]):
 ARTIFACT = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
 THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")
-BACKEND = click.option("--backend", metavar="NAME", help="onnxruntime or torch.  [default: onnxruntime]")
+BACKEND = click.option(
+    "--backend", metavar="NAME", help="onnxruntime, openvino, torch or auto, the fastest.  [default: onnxruntime]"
+)
+PRECISION = click.option(
+    "--precision", metavar="NAME", help="Compute in fp32 or bf16 (openvino).  [default: the artifact's]"
+)
 DEVICE = click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cuda where it is there]")

@@ -30,6 +30,7 @@ class BackendSession(Session):
             )
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._threads = options.threads or cpu_count()
+        self.file = manifest.file_for(CANONICAL)
         self._model = reference_model(directory, manifest).to(name)
         super().__init__(manifest, name, options.max_batch)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlpdeploy.runtime.session import Session
 from mlpdeploy.verify.inputs import Pool
-from mlpdeploy.verify.tolerance import ROW_IDENTITY, allowed_error, spread
+from mlpdeploy.verify.tolerance import allowed_error, row_identity, spread
 
 BATCHES = (1, 2, 3, 8)
 
@@ -42,7 +42,7 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
     equal = session.run({name: np.repeat(pool.images[:1], max(BATCHES), 0)})
     for output, array in largest.items():
         scale = spread(reference.exact[output])
-        limit = ROW_IDENTITY[precision]
+        limit = row_identity(precision, session.backend)
         apart = max(float(np.abs(array[row] - one[output][0]).max()) for row, one in enumerate(alone)) / scale
         yield {"check": f"row alone equals row in a batch, {output}, {size}", **_bounded(apart, limit)}
         same = float(np.abs(equal[output] - equal[output][:1]).max()) / scale

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.artifact import write_manifest
-from mlpdeploy.env import require
+from mlpdeploy.env import installed_version, require
 from mlpdeploy.errors import ArtifactError, MlpDeployError
 from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest, state_dict_sha256
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, load
 from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools
@@ -33,7 +33,8 @@ class VerifyReport:
         model: the registry's name.
         weights: where they come from.
         passed: whether every check of every file that can run here passed.
-        files: {file name: {"checks": [...], "skipped": reason or None, "divergence": sentence or None}}.
+        files: {file name: {"backend": who computed, "checks": [...], "skipped": reason or None, "divergence": sentence
+            or None}}.
         photographs: how many of the images are real.
         reference: what the values were compared with.
     """
@@ -100,7 +101,8 @@ def verify_artifact(
 
     Args:
         directory: made by `mlpdeploy export`.
-        backend: whose results are compared; None means `onnxruntime`.
+        backend: whose results are compared, for the files that it runs; the other files are run by the first of
+            `ROLE_BACKENDS` that is installed, and with None all of them.
         device: where they are computed, see `load`.
         threads: of one run.
         record: write the report into the manifest.
@@ -118,6 +120,9 @@ def verify_artifact(
         raise ArtifactError(
             f"{directory} cannot be written", "a place for the report", "pass --no-record (record=False)"
         )
+    if backend is not None:
+        with load(directory, backend, device, threads=threads) as session:  # tells what is missing, before any work
+            backend = session.backend
     model = reference_model(directory, manifest)
     _check_weights(manifest, model)
     sets = pools(manifest)
@@ -127,9 +132,15 @@ def verify_artifact(
     for name, entry in manifest.models.items():
         say(f"checking {name}")
         if entry.role != CANONICAL and entry.shift == "plugin":
-            files[name] = {"checks": [], "skipped": "it needs TensorRT and the plugin", "divergence": None}
+            files[name] = {
+                "backend": None,
+                "checks": [],
+                "skipped": "it needs TensorRT and the plugin",
+                "divergence": None,
+            }
             continue
-        files[name] = _check_file(directory, manifest, name, sets, references, model, backend, device, threads)
+        runs_on = _backend_for(entry.role, backend, device)
+        files[name] = _check_file(directory, manifest, name, sets, references, model, runs_on, device, threads)
     report = VerifyReport(
         model=manifest.model["name"],
         weights=manifest.model["source"],
@@ -141,6 +152,16 @@ def verify_artifact(
     if record:
         write_manifest(directory, dataclasses.replace(manifest, verification=report.to_dict()))
     return report
+
+
+def _backend_for(role: str, asked: str | None, device: str | None) -> str:
+    """Return who runs a file: the backend that was asked for where it can, else the first that is installed."""
+    able = ROLE_BACKENDS.get(role, (DEFAULT_BACKEND,))
+    if asked is not None and asked in (*able, "torch"):
+        return asked
+    if device is not None and device.startswith("cuda"):
+        return DEFAULT_BACKEND
+    return next((name for name in able if installed_version(name) is not None), able[0])
 
 
 def _check_weights(manifest: Manifest, model: Any) -> None:
@@ -177,7 +198,7 @@ def _check_file(
     sets: list[Pool],
     references: list[Reference],
     model: Any,
-    backend: str | None,
+    backend: str,
     device: str | None,
     threads: int | None,
 ) -> dict[str, Any]:
@@ -203,4 +224,4 @@ def _check_file(
             divergence = first_divergence(path, model, sets[0].images[:1].repeat(rows, 0))
         except MlpDeployError as error:
             divergence = f"the first node that diverges could not be found ({error})"
-    return {"checks": checks, "skipped": None, "divergence": divergence}
+    return {"backend": backend, "checks": checks, "skipped": None, "divergence": divergence}
