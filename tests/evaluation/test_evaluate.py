@@ -158,6 +158,7 @@ def test_a_bad_image_stops_and_is_named_and_can_be_left_out(
     data, state = folder_with_a_bad_file(tmp_path / "data", pictures), tmp_path / "state"
     with pytest.raises(ImageError, match=r"10\.png is not an image"):
         evaluate([exported], data, batch=4, resume=state)
+    assert (state / "0.rows").stat().st_size == 8 * 33  # it stopped in the third batch, at once
     report = evaluate([exported], data, batch=4, resume=state, skip_bad=True)
     assert [Path(name).name for name in report.bad] == ["10.png"]
     assert "is not an image" in next(iter(report.bad.values()))
