@@ -1,12 +1,12 @@
 """Half precision as types in the graph: weights converted once, a Cast wherever two types meet, and no other.
 
-Precision lives in the file, so every runtime computes the same thing, and no builder flag can silently be ignored. Which
-nodes stay in float32 is decided in `half_plan`. A value has the type of the node that makes it; where another type is
-wanted, one Cast follows that node, however many nodes want it.
+Precision lives in the file, so every runtime computes the same thing, and no builder flag can silently be ignored.
+Which nodes stay in float32 is decided in `half_plan`. A value has the type of the node that makes it; where another type
+is wanted, one Cast follows that node, however many nodes want it.
 
 bfloat16 has float32's range and eight significant bits: nothing overflows, every rounding is eight times coarser than
-fp16's. ONNX allows it in convolutions from opset 22 on, so a typed bf16 file is of that opset at least; between opset 18
-and 22 the operators used here differ in nothing but the types that they allow.
+fp16's. ONNX allows it in convolutions from opset 22 on, so a typed bf16 file is of that opset at least; between opset
+18 and 22 the operators used here differ in nothing but the types that they allow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx_ir as ir
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, opset_of
-from mlpdeploy.quant.half_plan import NO_NUMBERS, is_float, is_movement, is_statistics, plan_half
+from mlpdeploy.quant.half_plan import NO_NUMBERS, float32_by_design, is_float, is_movement, plan_half
 from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.recipe import Recipe
 
@@ -47,7 +47,7 @@ class HalfReport(PassReport):
     """What became of a model. `changed` names the nodes in half precision, `refused` those that had to stay in float32.
 
     Attributes:
-        statistics: norms, softmax and reductions, which stay in float32 by design.
+        by_design: number of nodes that stay in float32 in every model: norms, softmax, reductions, expanded Gelus.
         casts: number of Cast nodes.
         macs_share: part of the multiply-adds in half precision, 0 to 1.
         weights: number of weights in half precision.
@@ -56,7 +56,7 @@ class HalfReport(PassReport):
         unmeasured: nodes in half precision whose range nobody measured, where ranges were given.
     """
 
-    statistics: int = 0
+    by_design: int = 0
     casts: int = 0
     macs_share: float = 0.0
     weights: int = 0
@@ -66,7 +66,7 @@ class HalfReport(PassReport):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON data."""
-        names = ("statistics", "casts", "macs_share", "weights", "weights_zero", "weights_subnormal", "unmeasured")
+        names = ("by_design", "casts", "macs_share", "weights", "weights_zero", "weights_subnormal", "unmeasured")
         return {**super().to_dict(), **{name: getattr(self, name) for name in names}}
 
 
@@ -111,6 +111,7 @@ def half_types(
     report = HalfReport(f"half_types({recipe.precision})", refused=plan.pinned, unmeasured=len(plan.unmeasured))
     if recipe.precision == "bf16":
         model.graph.opset_imports[""] = max(opset_of(model), _BF16_OPSET)
+    report.by_design = plan.by_design
     _Typing(model, recipe, plan.float32, report).rewrite()
     total = sum(macs.values())
     report.macs_share = sum(macs.get(name, 0) for name in report.changed) / total if total else 0.0
@@ -122,12 +123,13 @@ def unexpected_float32(model: ir.Model, report: PassReport) -> list[str]:
 
     An empty list is what makes "this file is fp16" true.
     """
+    by_design = float32_by_design(model)
     return [
         str(node.name)
         for node in model.graph
         if node.op_type not in NO_NUMBERS | {"Cast"}
         and any(value.dtype == ir.DataType.FLOAT for value in [*node.inputs, *node.outputs] if value is not None)
-        and not (is_movement(node) or is_statistics(node) or str(node.name) in report.refused)
+        and not (node in by_design or is_movement(node) or str(node.name) in report.refused)
     ]
 
 
@@ -145,8 +147,8 @@ def _fill_types(model: ir.Model) -> None:
         source = next((value for value in node.inputs if value is not None), None)
         for output in node.outputs:
             if output.dtype is None:
-                integers = node.op_type in NO_NUMBERS or source is None
-                output.type = ir.TensorType(ir.DataType.INT64 if integers else source.dtype)  # type: ignore
+                known = source.dtype if source is not None and node.op_type not in NO_NUMBERS else None
+                output.type = ir.TensorType(known or ir.DataType.INT64)
 
 
 class _Typing:
@@ -167,28 +169,29 @@ class _Typing:
                 value.type = ir.TensorType(border)
         for node in nodes:
             wanted = ir.DataType.FLOAT if node in self.float32 else self.half
-            for index, value in enumerate(node.inputs):
-                if is_float(value):
-                    node.replace_input_with(index, self.typed(value, wanted))  # type: ignore[arg-type]
+            for index, source in enumerate(node.inputs):
+                if source is not None and is_float(source):
+                    node.replace_input_with(index, self.typed(source, wanted))
             for value in node.outputs:
                 if is_float(value):
                     value.type = ir.TensorType(wanted)  # a new one: values may share theirs
             if node not in self.float32:
                 self.report.changed.append(str(node.name))
-            elif is_statistics(node) and str(node.name) not in self.report.refused:
-                self.report.statistics += 1
-        for index, value in enumerate(graph.outputs):
-            if is_float(value) and value.dtype != border:
-                graph.outputs[index] = self.border(value, border)
-        for value in self.weights:
-            if not value.uses():
-                graph.initializers.pop(str(value.name))
-        for value, converted in self.weights.items():
-            if value.name not in graph.initializers:
-                graph.initializers.pop(str(converted.name))
-                converted.name = value.name
-                graph.register_initializer(converted)
+        for index, result in enumerate(graph.outputs):
+            if is_float(result) and result.dtype != border:
+                graph.outputs[index] = self.border(result, border)
+        self.rename_weights()
         self.report.casts = len(self.casts)
+
+    def rename_weights(self) -> None:
+        """Give converted constants the name of the float32 ones, where those have no user left."""
+        initializers = self.model.graph.initializers
+        for value, converted in self.weights.items():
+            if not value.uses():
+                initializers.pop(str(value.name))
+                initializers.pop(str(converted.name))
+                converted.name = value.name
+                self.model.graph.register_initializer(converted)
 
     def typed(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         """Return the value in the wanted type: itself, its Cast, or its converted constant."""
@@ -208,7 +211,7 @@ class _Typing:
         assert array is not None and array.dtype == np.float32, value.name
         half = array.astype(_NUMPY[self.recipe.precision])
         back = half.astype(np.float32)
-        smallest = float(ml_dtypes.finfo(half.dtype).smallest_normal)
+        smallest = float(ml_dtypes.finfo(half.dtype).smallest_normal)  # type: ignore[no-untyped-call]
         self.report.weights += array.size
         self.report.weights_zero += int(((back == 0) & (array != 0)).sum())
         self.report.weights_subnormal += int(((np.abs(back) < smallest) & (back != 0)).sum())
