@@ -1,8 +1,8 @@
 """Half precision as types in the graph: weights converted once, a Cast wherever two types meet, and no other.
 
 Precision lives in the file, so every runtime computes the same thing, and no builder flag can silently be ignored.
-Which nodes stay in float32 is decided in `half_plan`. A value has the type of the node that makes it; where another type
-is wanted, one Cast follows that node, however many nodes want it.
+Which nodes stay in float32 is decided in `half_plan`. A value has the type of the node that makes it; where another
+type is wanted, one Cast follows that node, however many nodes want it.
 
 bfloat16 has float32's range and eight significant bits: nothing overflows, every rounding is eight times coarser than
 fp16's. ONNX allows it in convolutions from opset 22 on, so a typed bf16 file is of that opset at least; between opset
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -38,7 +37,7 @@ HALF_FORMS: dict[str, dict[str, HalfForm | None]] = {
 WHY_NOT = {("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operators"}
 
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-_NUMPY: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+_SMALLEST_NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}
 _BF16_OPSET = 22
 
 
@@ -209,9 +208,9 @@ class _Typing:
         """Return a float32 constant in half precision, rounded to the nearest, ties to even."""
         array = array_of(value)
         assert array is not None and array.dtype == np.float32, value.name
-        half = array.astype(_NUMPY[self.recipe.precision])
+        half = array.astype(self.half.numpy())
         back = half.astype(np.float32)
-        smallest = float(ml_dtypes.finfo(half.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+        smallest = _SMALLEST_NORMAL[self.recipe.precision]
         self.report.weights += array.size
         self.report.weights_zero += int(((back == 0) & (array != 0)).sum())
         self.report.weights_subnormal += int(((np.abs(back) < smallest) & (back != 0)).sum())

@@ -1,6 +1,6 @@
 """Which nodes of a lowered model compute in half precision, which stay in float32, and why.
 
-Five kinds of nodes:
+Six kinds of nodes:
 
 - *pinned*: the recipe keeps them, their weights are beyond the type's range, or calibration saw a value that is too
   near to it. They stay in float32, whatever they compute.
@@ -9,6 +9,8 @@ Five kinds of nodes:
 - *one kernel in several operators*: a Gelu that is written as five, and a norm's scale and bias that are a convolution
   of their own. Rounding between their steps would make several errors of one, and a cast between them keeps runtimes
   from fusing them. They stay in float32.
+- *the classifier*: the product between the mean over the image and the output. It is a part in some thousand of the
+  work, between two tensors in float32, and its rounding would be the largest single error of a logit.
 - *movement*: Reshape, Transpose, Slice, the axial shift. They compute nothing and take the type of their surroundings.
 - everything else computes in half precision: products, GELU, sums of two branches.
 
@@ -90,7 +92,7 @@ def float32_by_design(model: ir.Model) -> set[ir.Node]:
     """Return the nodes that compute in float32 in every half model."""
     found: set[ir.Node] = set()
     for node in model.graph:
-        if _is_statistics(node) or _is_affine(node):
+        if _is_statistics(node) or _is_affine(node) or _is_classifier(node):
             found.add(node)
         elif node.op_type == "Erf":
             found.update(_gelu_around(node))
@@ -109,12 +111,25 @@ def _is_affine(node: ir.Node) -> bool:
     """Return whether a node is the scale and bias of a norm as a depthwise convolution."""
     if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1:
         return False
-    source = node.inputs[0]
-    while source is not None and source.producer() is not None and is_movement(source.producer()):  # type: ignore[arg-type]
-        source = source.producer().inputs[0]  # type: ignore[union-attr]
-    producer = source.producer() if source is not None else None
-    weight = array_of(node.inputs[1])
+    producer, weight = _computed_by(node.inputs[0]), array_of(node.inputs[1])
     return producer is not None and producer.op_type in NORMS and weight is not None and weight.shape[1:] == (1, 1, 1)
+
+
+def _is_classifier(node: ir.Node) -> bool:
+    """Return whether a node is the linear layer from the mean over the image to an output."""
+    if node.op_type != "Gemm" or not node.outputs[0].is_graph_output():
+        return False
+    producer = _computed_by(node.inputs[0])
+    return producer is not None and _is_statistics(producer)
+
+
+def _computed_by(value: ir.Value | None) -> ir.Node | None:
+    """Return the node that computed a value, before it was moved."""
+    producer = value.producer() if value is not None else None
+    while producer is not None and is_movement(producer):
+        source = producer.inputs[0]
+        producer = source.producer() if source is not None else None
+    return producer
 
 
 def _gelu_around(erf: ir.Node) -> list[ir.Node]:
