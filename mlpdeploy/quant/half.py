@@ -31,10 +31,13 @@ HalfForm = Literal["typed", "hint"]
 # the session asks the runtime for the manifest's precision; None, the target cannot.
 HALF_FORMS: dict[str, dict[str, HalfForm | None]] = {
     "cpu": {"fp16": "typed", "bf16": None},
-    "openvino": {"fp16": "hint", "bf16": "hint"},
+    "openvino": {"fp16": None, "bf16": "hint"},
     "tensorrt": {"fp16": "typed", "bf16": "typed"},
 }
-WHY_NOT = {("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operators"}
+WHY_NOT = {
+    ("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operators",
+    ("fp16", "openvino"): "most processors have no fp16 arithmetic, and OpenVINO then computes in bf16 or fp32 instead",
+}
 
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _SMALLEST_NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}
@@ -78,9 +81,10 @@ def half_form(precision: str, target: str) -> HalfForm:
     form = HALF_FORMS[target][precision]
     if form is None:
         able = [name for name, forms in HALF_FORMS.items() if forms[precision]]
+        others = [name for name, other in HALF_FORMS[target].items() if other]
         raise UsageError(
             f"precision {precision} for the target {target}: {WHY_NOT[precision, target]}",
-            f"--precision fp16, or a target that computes in {precision}: {', '.join(able)}",
+            f"--precision {' or '.join(others)}, or a target that computes in {precision}: {', '.join(able)}",
         )
     return form
 

@@ -111,8 +111,8 @@ def test_statistics_are_in_float32(family: str, target: str, shift: ShiftForm) -
             assert {value.dtype for value in (node.inputs[0], *node.outputs)} == {ir.DataType.FLOAT}, node.name  # type: ignore[union-attr]
         elif node.op_type in ("Conv", "MatMul", "Gelu", "AxialShift") and not str(node.name).endswith("/affine"):
             assert {value.dtype for value in node.outputs} == {ir.DataType.FLOAT16}, node.name
-    wanted = {"mean", "Softmax", "Sum", "LayerNormalization"} if family == "vip" else {"InstanceNormalization"}
-    assert wanted & set(counted) if target == "tensorrt" else wanted <= set(counted)
+    norm = "InstanceNormalization" if (family, target) == ("asmlp", "cpu") else "LayerNormalization"
+    assert set(counted) == {norm, "ReduceMean"} | ({"mean", "Softmax", "Sum"} if family == "vip" else set())
     assert counted["ReduceMean"] == 1
 
 
@@ -166,10 +166,11 @@ def test_weights_are_rounded_once_to_nearest_even_and_counted() -> None:
     assert report.to_dict()["weights_zero"] == report.weights_zero
 
 
-def overflowing(factor: float) -> tuple[Model, np.ndarray]:
-    """Return a model whose first MLP's hidden activations are `factor` times larger; fc2 takes it back."""
+def overflowing(largest: float) -> tuple[Model, np.ndarray]:
+    """Return a model whose first MLP's hidden weights reach `largest`, its activations more; fc2 takes it back."""
     model = tiny_asmlp()
     with torch.no_grad():
+        factor = largest / float(model.get_parameter(f"{FC1}.weight").abs().max())
         model.get_parameter(f"{FC1}.weight").mul_(factor)
         model.get_parameter(f"{FC1}.bias").mul_(factor)
         model.get_parameter(f"{FC2}.weight").mul_(1 / factor)
@@ -178,7 +179,7 @@ def overflowing(factor: float) -> tuple[Model, np.ndarray]:
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 def test_overflow_is_found_before_it_happens(target: str) -> None:
-    model, image = overflowing(3e5)
+    model, image = overflowing(4e4)
     wanted = exact(model, image)
     blind, _ = half_proto(lowered(model, target), Recipe("fp16"), target)
     assert not np.isfinite(run(blind, image)).all()
@@ -197,7 +198,7 @@ def test_overflow_is_found_before_it_happens(target: str) -> None:
 
 
 def test_a_weight_beyond_the_range_is_found_without_calibration() -> None:
-    model, _ = overflowing(1e7)
+    model, _ = overflowing(1e6)
     proto, report = half_proto(lowered(model, "cpu"), Recipe("fp16"), "cpu")
     assert "is beyond the range of fp16" in report.refused[f"{FC1}/Conv"]
     assert all(np.isfinite(numpy_helper.to_array(t)).all() for t in proto.graph.initializer)
@@ -210,7 +211,8 @@ def test_a_weight_beyond_the_range_is_found_without_calibration() -> None:
     [
         (f"{FC1}/Conv:0", FP16_MAX / FP16_MARGIN, {"layers.0.blocks.0.mlp/Gelu"}),  # x * (erf + 1) is twice its result
         (f"{FC1}/Conv:0", FP16_MAX / FP16_MARGIN / 2, set()),
-        (f"{FC1}/Conv:0", FP16_MAX / FP16_MARGIN * 1.01, {f"{FC1}/Conv", "layers.0.blocks.0.mlp/Gelu"}),
+        # A Gelu's result may be as large as its input.
+        (f"{FC1}/Conv:0", FP16_MAX / FP16_MARGIN * 1.01, {f"{FC1}/Conv", "layers.0.blocks.0.mlp/Gelu", f"{FC2}/Conv"}),
         ("layers.0.blocks.0.mlp/Gelu:0", float("inf"), {f"{FC2}/Conv", "layers.0.blocks.0.mlp/Gelu"}),
         ("layers.0.blocks.0.mlp/Gelu:0", float("nan"), {f"{FC2}/Conv", "layers.0.blocks.0.mlp/Gelu"}),
         # Statistics are in float32 anyway; the first product behind them is not.
@@ -263,12 +265,16 @@ def test_every_target_says_how_it_takes_half_precision() -> None:
     assert set(TARGETS) <= set(HALF_FORMS)
     for target, forms in HALF_FORMS.items():
         assert set(forms) == {"fp16", "bf16"}, target
-    with pytest.raises(UsageError, match=r"bf16 for the target cpu.*no bfloat16 operators.*openvino, tensorrt"):
+    with pytest.raises(
+        UsageError, match=r"bf16 for the target cpu.*no bfloat16 operators.*--precision fp16.*openvino, tensorrt"
+    ):
         half_form("bf16", "cpu")
     with pytest.raises(UsageError, match="bf16 for the target cpu"):
         half_types(graph_of("asmlp", "cpu"), Recipe("bf16"), "cpu")
-    with pytest.raises(UsageError, match="typed fp16 model for openvino"):
-        half_types(graph_of("asmlp", "cpu"), Recipe("fp16"), "openvino")
+    with pytest.raises(UsageError, match=r"fp16 for the target openvino.*--precision bf16"):
+        half_form("fp16", "openvino")
+    with pytest.raises(UsageError, match="typed bf16 model for openvino"):
+        half_types(graph_of("asmlp", "cpu"), Recipe("bf16"), "openvino")
 
 
 def test_onnxruntime_still_has_no_bfloat16() -> None:
@@ -301,7 +307,7 @@ def test_sizes_that_stay_open() -> None:
     proto, report = half_proto(graph, Recipe("fp16"), "cpu")
     onnx.checker.check_model(proto, full_check=True)
     assert unexpected_float32(graph, report) == []
-    assert report.macs_share == 1
+    assert report.macs_share > 0.97
     image = images(2, size=64)
     with torch.inference_mode():
         wanted = model(torch.from_numpy(image))[0].numpy()
