@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from half_models import lowered
 from onnx import numpy_helper
+from tiny import tiny_asmlp
 
 from mlpdeploy import load
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import file_entry, read_manifest
-from mlpdeploy.quant.half import half_types
+from mlpdeploy.quant.half import half_form, half_types
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
 
 CPU = "model.cpu.onnx"
 
 
-def make_half(source: Path, directory: Path, recipe: Recipe) -> Path:
-    """Return a copy of a float32 artifact whose model for the CPU is in half precision."""
+def make_half(source: Path, directory: Path, recipe: Recipe, target: str = "cpu") -> Path:
+    """Return a copy of a float32 artifact with one model, in half precision, for a target."""
     shutil.copytree(source, directory)
-    graph = ir.from_proto(onnx.load(directory / CPU))  # with its weights inside
-    half_types(graph, recipe, "cpu")
-    onnx.save(ir.to_proto(graph), directory / CPU)
+    (directory / CPU).unlink()
     (directory / "model.cpu.weights").unlink()
+    graph = lowered(tiny_asmlp(), target)
+    if half_form(recipe.precision, target) == "typed":
+        half_types(graph, recipe, target)
+    name = f"model.{target}.onnx"
+    onnx.save(ir.to_proto(graph), directory / name)
     manifest = read_manifest(directory)
     dtype = "float16" if recipe.io == "fp16" else "float32"
-    files = {name: entry for name, entry in manifest.files.items() if entry.role != "weights"}
+    files = {name: entry for name, entry in manifest.files.items() if entry.role == "canonical"}
     write_manifest(
         directory,
         dataclasses.replace(
@@ -41,11 +46,34 @@ def make_half(source: Path, directory: Path, recipe: Recipe) -> Path:
             precision=recipe.precision,
             inputs=tuple(dataclasses.replace(spec, dtype=dtype) for spec in manifest.inputs),
             outputs=tuple(dataclasses.replace(spec, dtype=dtype) for spec in manifest.outputs),
-            files={**files, CPU: file_entry(directory / CPU, "cpu", "conv")},
+            files={**files, name: file_entry(directory / name, target, "conv")},
             verification={},
         ),
     )
     return directory
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_openvino_is_within_the_tolerance(exported: Path, tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'mlpdeploy[openvino]'")
+    from mlpdeploy.runtime.openvino import native_precisions
+
+    if precision == "bf16" and precision not in native_precisions():
+        pytest.skip("this processor has no bfloat16 arithmetic")
+    recipe = Recipe(precision)  # type: ignore[arg-type]
+    directory = make_half(exported, tmp_path / "half", recipe, "openvino")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no float16 arithmetic here: told, and tested elsewhere
+        report = verify_artifact(directory)
+    assert report.passed, report.failure()
+    assert report.files["model.openvino.onnx"]["backend"] == "openvino"
+    worst = report.worst()
+    assert 1e-4 < worst < (1e-2 if precision == "fp16" else 5e-2)
+
+
+def test_a_typed_bf16_model_for_tensorrt_is_skipped_with_the_reason(exported: Path, tmp_path: Path) -> None:
+    report = verify_artifact(make_half(exported, tmp_path / "half", Recipe("bf16"), "tensorrt"))
+    assert report.files["model.tensorrt.onnx"]["skipped"] == "only TensorRT computes its bfloat16 operators"
 
 
 @pytest.mark.parametrize("io", ["fp32", "fp16"])
@@ -101,5 +129,4 @@ def test_a_half_artifact_without_the_targets_model_is_refused(exported: Path, tm
         load(directory, "onnxruntime", "cpu")
     with load(directory, "onnxruntime", "cpu", role="canonical") as session:  # asked for by name
         assert session.run(session.random_feeds(1))["logits"].shape == (1, 7)
-    whole: Callable[[str], str] = read_manifest(exported).file_for
-    assert whole("openvino") == "model.onnx"
+    assert read_manifest(exported).file_for("openvino") == "model.onnx"
