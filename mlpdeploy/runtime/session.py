@@ -15,7 +15,7 @@ import numpy as np
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
+from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, read_manifest
 
 # Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
@@ -294,6 +294,12 @@ def load(
         roles = {entry.role: name for name, entry in manifest.models.items()}
         if role not in roles:
             raise UsageError(f"{directory} has no model for {role!r}", fix=closest(role, roles))
+        if role == CANONICAL and any(spec.dtype != "float32" for spec in (*manifest.inputs, *manifest.outputs)):
+            raise UsageError(
+                f"the canonical model of {directory}, which takes float32",
+                f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
+                "leave the role out, or load the float32 artifact that this one was made from",
+            )
     options = LoadOptions(device, threads, max_batch, role, precision)
     if name == AUTO:
         name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
