@@ -205,22 +205,22 @@ class _Writer:
 
     def in_bytes(self, value: ir.Value) -> ir.Value:
         """Return the 8-bit form of a tensor: quantized where it was computed, then moved as the tensor is."""
-        if value in self.bytes:
-            return self.bytes[value]
-        if origin_of(value) is value:
-            scale = self.scale_of(value)
-            node = ir.node("QuantizeLinear", [value, scale.scale, scale.zero], name=f"{value.name}/QuantizeLinear")
-            self.bytes[value] = _typed(node, value, self.dtype)
-            self.insert_after(value, [node])
-            return self.bytes[value]
-        node = value.producer()
-        assert node is not None
-        sources = moved_values(node)
-        if is_shift_convolution(node):
-            self.shift_bytes(node, sources[0])
-        else:
-            self.move_bytes(node, sources)
+        if value not in self.bytes:
+            producer = value.producer()
+            if origin_of(value) is value:
+                self.quantize_tensor(value)
+            elif producer is not None and is_shift_convolution(producer):
+                self.shift_bytes(producer, moved_values(producer)[0])
+            elif producer is not None:
+                self.move_bytes(producer, moved_values(producer))
         return self.bytes[value]
+
+    def quantize_tensor(self, value: ir.Value) -> None:
+        """Add the QuantizeLinear of a tensor that was computed."""
+        scale = self.scale_of(value)
+        node = ir.node("QuantizeLinear", [value, scale.scale, scale.zero], name=f"{value.name}/QuantizeLinear")
+        self.bytes[value] = _typed(node, value, self.dtype)
+        self.insert_after(value, [node])
 
     def move_bytes(self, node: ir.Node, sources: Sequence[ir.Value]) -> None:
         """Add a copy of a moving node for the 8-bit form of its input."""
