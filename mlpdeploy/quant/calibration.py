@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def model_identity(manifest: Manifest) -> str:
 
 def calibrate(
     model: ir.Model,
-    tensors: Iterable[str],
+    tensors: Collection[str],
     data: CalibrationData,
     model_sha256: str,
     *,
@@ -123,7 +123,7 @@ def calibrate(
     Raises:
         UsageError: NaN or infinite values in a tensor, by name; an unknown tensor.
     """
-    wanted = list(dict.fromkeys(tensors))
+    wanted = _in_graph_order(model, tensors)
     session, names = _observed_session(model, wanted, threads or cpu_count())
     spec = session.get_inputs()[0]
     rows = spec.shape[0] if isinstance(spec.shape[0], int) else 1
@@ -138,6 +138,16 @@ def calibrate(
         if progress:
             progress(min((done + 1) * rows, data.count), data.count)
     return result
+
+
+def _in_graph_order(model: ir.Model, tensors: Collection[str]) -> list[str]:
+    """Return the names as the graph computes them: of several tensors with NaN, the first is the cause."""
+    values = [*model.graph.inputs, *(out for node in model.graph for out in node.outputs)]
+    position = {str(value.name): index for index, value in enumerate(values)}
+    unknown = [name for name in tensors if name not in position]
+    if unknown:
+        raise UsageError(f"no tensor {unknown[0]} in the model", "a value of the lowered graph")
+    return sorted(set(tensors), key=position.__getitem__)
 
 
 def _observe(statistics: Histogram, name: str, values: np.ndarray, histograms: bool) -> None:
@@ -158,11 +168,7 @@ def _observed_session(model: ir.Model, wanted: Sequence[str], threads: int) -> t
     """Return an ONNX Runtime session of the model with the wanted tensors as its outputs, and their names."""
     ort = require("onnxruntime")
     inputs = {value.name for value in model.graph.inputs}
-    computed = {out.name: out for node in model.graph for out in node.outputs}
     names = [name for name in wanted if name not in inputs]
-    unknown = [name for name in names if name not in computed]
-    if unknown:
-        raise UsageError(f"no tensor {unknown[0]} in the model", "a value of the lowered graph")
     observed = ir.external_data.load_to_model(model.clone())  # ONNX Runtime takes bytes without a folder
     by_name = {out.name: out for node in observed.graph for out in node.outputs}
     observed.graph.outputs.clear()

@@ -38,7 +38,7 @@ class CalibrationData:
     sha256: str
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    _images: Callable[[], Iterator[np.ndarray]] = field(default=lambda: iter(()), repr=False)
+    _images: Callable[[], Iterator[np.ndarray]] = field(default=lambda: iter(()), repr=False, compare=False)
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yield (size, C, H, W) float32 arrays; the last one is filled up with the first images again."""

@@ -2,7 +2,8 @@
 
 Bins are `2**exponent` wide and begin at multiples of their width, so two neighbours (2j, 2j + 1) make exactly one bin j
 of twice the width. When a value lies outside, the width doubles until it lies inside. Because the bins are aligned to
-zero, the result is the histogram that the final width would have given from the start.
+zero, the result is the histogram that the final width would have given from the start. (Negative values so small that
+dividing them by the width underflows count as zero.)
 """
 
 from __future__ import annotations

@@ -226,7 +226,9 @@ class _Writer:
         """Add a copy of a moving node for the 8-bit form of its input."""
         inputs = [self.in_bytes(v) if v is not None and v in sources else v for v in node.inputs]
         if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
-            inputs = [*inputs[:2], self.scale_of(sources[0]).zero]
+            # Padded values must mean zero. TensorRT takes no 8-bit constant here, and needs none.
+            scale = self.scale_of(sources[0])
+            inputs = [*inputs[:2], scale.zero] if scale.zero_point else inputs[:2]
         copy = ir.node(
             node.op_type,
             inputs,
