@@ -22,6 +22,7 @@ from mlpdeploy.quant.recipe import Calibrator
 
 PERCENTILE = 99.99
 LEVELS = 256
+BINS_PER_STEP = 4  # at least, for `entropy`: with fewer, a step hardly differs from what it stands for
 THRESHOLDS = 128  # candidates of `entropy` and `mse`, evenly spaced up to the largest magnitude
 
 Range = tuple[float, float]
@@ -114,6 +115,8 @@ def divergence(histogram: Histogram, low: float, high: float) -> float:
     first = max(int(np.floor(low / histogram.width)) + HALF, 0)
     last = min(int(np.ceil(high / histogram.width)) + HALF, len(histogram.counts))
     inside = histogram.counts[first:last].astype(np.float64)
+    if len(inside) < BINS_PER_STEP * LEVELS:
+        return float("inf")
     original = inside.copy()
     original[0] += histogram.counts[:first].sum()
     original[-1] += histogram.counts[last:].sum()

@@ -120,7 +120,9 @@ def residual_inputs(model: ir.Model) -> list[tuple[ir.Node, int]]:
     for node in model.graph:
         if node.domain or node.op_type != "Add" or any(v is None or array_of(v) is not None for v in node.inputs):
             continue
-        fresh = [index for index, value in enumerate(node.inputs) if _comes_from_product(value)]
+        fresh = [
+            i for i, v in enumerate(node.inputs) if v is not None and len(v.uses()) == 1 and _comes_from_product(v)
+        ]
         if len(fresh) == 1:
             found.append((node, 1 - fresh[0]))
     return found

@@ -27,7 +27,7 @@ from mlpdeploy.quant.products import (
 )
 from mlpdeploy.quant.recipe import Calibrator, Recipe
 
-DEFAULT_CALIBRATOR: Calibrator = "minmax"
+DEFAULT_CALIBRATOR: Calibrator = "mse"
 _MOST_BIAS = 1 << 30  # of an int32 bias; a weight scale is made larger where it would not fit
 
 
@@ -42,6 +42,8 @@ class Int8Form:
         int32_bias: whether biases are quantized with the product of the two scales; else they stay float32.
         gemm: whether MatMul + Add of a bias becomes Gemm. ONNX Runtime would make a float32 Gemm of them.
         residuals: whether the skipping input of a residual sum is quantized.
+        float_stem: whether the convolution that reads the image stays in float32. Where its result would be quantized,
+            all that follows would carry that error on, for less than 1 % of the multiply-adds.
     """
 
     activations: Literal["uint8", "int8"]
@@ -49,10 +51,11 @@ class Int8Form:
     int32_bias: bool = False
     gemm: bool = False
     residuals: bool = False
+    float_stem: bool = False
 
 
 INT8_FORMS = {
-    "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True),
+    "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True, float_stem=True),
     "openvino": Int8Form("uint8"),
     "tensorrt": Int8Form("int8", residuals=True),
 }
@@ -112,7 +115,7 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
     chosen = []
     for product in products_of(model):
         macs = product.macs(calibration.elements(str(origin_of(product.source).name)))
-        reason = _why_not(product, recipe, calibration)
+        reason = _why_not(product, form, recipe, calibration)
         if reason:
             report.kept[product.name], report.reasons[product.name] = macs, reason
         else:
@@ -131,10 +134,12 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
     return report
 
 
-def _why_not(product: Product, recipe: Recipe, calibration: Calibration) -> str:
+def _why_not(product: Product, form: Int8Form, recipe: Recipe, calibration: Calibration) -> str:
     """Return why a product stays in float32, or an empty string."""
     if recipe.keeps(product.name):
         return "the recipe keeps it"
+    if form.float_stem and product.node.op_type == "Conv" and origin_of(product.source).is_graph_input():
+        return "it reads the image and writes the residual stream"
     reduced = product.weight.size // product.weight.shape[product.channel_axis]
     elements = calibration.elements(str(origin_of(product.source).name))
     if elements == reduced and not product.node.outputs[0].is_graph_output():

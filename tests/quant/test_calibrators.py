@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpdeploy.quant.calibrators import LEVELS, PERCENTILE, candidates, divergence, mean_squared_error, value_range
+from mlpdeploy.quant.calibrators import (
+    BINS_PER_STEP,
+    LEVELS,
+    PERCENTILE,
+    candidates,
+    divergence,
+    mean_squared_error,
+    value_range,
+)
 from mlpdeploy.quant.histogram import HALF, Histogram
 from mlpdeploy.quant.recipe import CALIBRATORS
 
@@ -85,6 +93,8 @@ def slow_divergence(histogram: Histogram, low: float, high: float) -> float:
     original = list(inside)
     original[0] += sum(counts[:first])
     original[-1] += sum(counts[last:])
+    if len(inside) < BINS_PER_STEP * LEVELS:
+        return math.inf
     groups: dict[int, list[int]] = {}
     for index in range(len(inside)):
         groups.setdefault(index * LEVELS // len(inside), []).append(index)
