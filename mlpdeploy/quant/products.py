@@ -46,6 +46,11 @@ class Product:
         assert array is not None
         return array
 
+    @property
+    def is_reshaped(self) -> bool:
+        """Whether the result itself, without a bias or anything else in between, is reshaped."""
+        return any(use.node.op_type == "Reshape" and use.idx == 0 for use in self.node.outputs[0].uses())
+
     def macs(self, source_elements: int) -> int:
         """Return the multiply-adds for an input of so many elements (borders of padded convolutions count in full)."""
         weight = self.weight

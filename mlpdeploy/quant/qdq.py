@@ -44,6 +44,9 @@ class Int8Form:
         residuals: whether the skipping input of a residual sum is quantized.
         float_stem: whether the convolution that reads the image stays in float32. Where its result would be quantized,
             all that follows would carry that error on, for less than 1 % of the multiply-adds.
+        plain_before_reshape: whether a product whose result is reshaped has one scale for its whole weight, and
+            symmetric int8 activations. OpenVINO 2026.4 moves scales of channels, and what corrects for a zero point,
+            behind the Reshape, where the channels are no longer the last axis: its results are wrong.
     """
 
     activations: Literal["uint8", "int8"]
@@ -52,11 +55,12 @@ class Int8Form:
     gemm: bool = False
     residuals: bool = False
     float_stem: bool = False
+    plain_before_reshape: bool = False
 
 
 INT8_FORMS = {
     "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True, float_stem=True),
-    "openvino": Int8Form("uint8"),
+    "openvino": Int8Form("uint8", plain_before_reshape=True),
     "tensorrt": Int8Form("int8", residuals=True),
 }
 
@@ -111,7 +115,6 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph):
         raise UsageError("a model that is quantized already", "a float32 model", "quantize the original artifact")
     report = QdqReport(bytes_before=_constant_bytes(model))
-    writer = _Writer(model, form, calibration, recipe.calibrator or DEFAULT_CALIBRATOR)
     chosen = []
     for product in products_of(model):
         macs = product.macs(calibration.elements(str(origin_of(product.source).name)))
@@ -123,6 +126,9 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
             chosen.append(product)
     if not chosen:
         raise UsageError("a recipe that keeps every product in float32", "at least one in int8", "keep fewer blocks")
+    writer = _Writer(model, form, calibration, recipe.calibrator or DEFAULT_CALIBRATOR)
+    if form.plain_before_reshape:
+        writer.plain = {product.node: origin_of(product.source) for product in chosen if product.is_reshaped}
     sums = residual_inputs(model) if form.residuals else []
     for product in chosen:
         writer.quantize(product)
@@ -159,6 +165,7 @@ class _Scale:
     zero: ir.Value
     step: float
     zero_point: int
+    dtype: ir.DataType
 
 
 class _Writer:
@@ -167,7 +174,7 @@ class _Writer:
     def __init__(self, model: ir.Model, form: Int8Form, calibration: Calibration, calibrator: Calibrator) -> None:
         self.model, self.form = model, form
         self.calibration, self.calibrator = calibration, calibrator
-        self.dtype = ir.DataType.UINT8 if form.activations == "uint8" else ir.DataType.INT8
+        self.plain: dict[ir.Node, ir.Value] = {}  # product with one weight scale -> its input, which is symmetric
         self.scales: dict[ir.Value, _Scale] = {}  # of computed tensors
         self.bytes: dict[ir.Value, ir.Value] = {}  # float32 tensor -> its 8-bit form
         self.floats: dict[ir.Value, ir.Value] = {}  # 8-bit tensor -> its DequantizeLinear
@@ -224,15 +231,15 @@ class _Writer:
         """Add the QuantizeLinear of a tensor that was computed."""
         scale = self.scale_of(value)
         node = ir.node("QuantizeLinear", [value, scale.scale, scale.zero], name=f"{value.name}/QuantizeLinear")
-        self.bytes[value] = _typed(node, value, self.dtype)
+        self.bytes[value] = _typed(node, value, scale.dtype)
         self.insert_after(value, [node])
 
     def move_bytes(self, node: ir.Node, sources: Sequence[ir.Value]) -> None:
         """Add a copy of a moving node for the 8-bit form of its input."""
         inputs = [self.in_bytes(v) if v is not None and v in sources else v for v in node.inputs]
+        scale = self.scale_of(sources[0])
         if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
             # Padded values must mean zero. TensorRT takes no 8-bit constant here, and needs none.
-            scale = self.scale_of(sources[0])
             inputs = [*inputs[:2], scale.zero] if scale.zero_point else inputs[:2]
         copy = ir.node(
             node.op_type,
@@ -240,10 +247,10 @@ class _Writer:
             node.attributes,
             domain=node.domain,
             num_outputs=len(node.outputs),
-            name=f"{node.name}/{self.form.activations}",
+            name=f"{node.name}/8bit",
         )
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name, new.type, new.shape = f"{old.name}/{self.form.activations}", ir.TensorType(self.dtype), old.shape
+            new.name, new.type, new.shape = f"{old.name}/8bit", ir.TensorType(scale.dtype), old.shape
             self.bytes[old] = new
         self.model.graph.insert_after(node, [copy])
 
@@ -267,22 +274,24 @@ class _Writer:
         back = ir.node(
             "QuantizeLinear", [_typed(copy, old, ir.DataType.FLOAT), scale.scale, scale.zero], name=f"{node.name}/bytes"
         )
-        self.bytes[old] = _typed(back, old, self.dtype)
+        self.bytes[old] = _typed(back, old, scale.dtype)
         self.model.graph.insert_after(node, [taps, copy, back])
 
     def scale_of(self, value: ir.Value) -> _Scale:
         """Return the scale and zero point of the tensor that a value is or moves."""
         origin = origin_of(value)
         if origin not in self.scales:
-            symmetric = self.form.activations == "int8"
+            symmetric = self.form.activations == "int8" or origin in self.plain.values()
+            dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
             low, high = self.calibration.range_of(str(origin.name), self.calibrator, symmetric=symmetric)
             step = np.float32((high - low) / (254 if symmetric else 255)) or np.float32(1)
             zero = 0 if symmetric else int(np.clip(np.rint(-low / step), 0, 255))
             self.scales[origin] = _Scale(
                 constant(self.model, f"{origin.name}/scale", np.asarray(step, np.float32)),
-                constant(self.model, f"{origin.name}/zero_point", np.asarray(zero, self.dtype.numpy())),
+                constant(self.model, f"{origin.name}/zero_point", np.asarray(zero, dtype.numpy())),
                 float(step),
                 zero,
+                dtype,
             )
         return self.scales[origin]
 
@@ -292,14 +301,17 @@ class _Writer:
         assert source is not None
         array = product.weight
         quantized, steps = quantized_weight(array, axis, bias if self.form.int32_bias else None, input_step)
+        if product.node in self.plain:
+            flat, steps = quantized_weight(array.reshape(1, -1), 0, None, input_step)
+            quantized, steps, axis = flat.reshape(array.shape), steps[0], 0
         node = ir.node(
             "DequantizeLinear",
             [
                 constant(self.model, f"{source.name}/int8", quantized),
                 constant(self.model, f"{source.name}/scale", steps),
-                constant(self.model, f"zeros_int8_{len(steps)}", np.zeros(len(steps), np.int8)),
+                constant(self.model, f"zeros_int8_{steps.size}", np.zeros(steps.shape, np.int8)),
             ],
-            {"axis": axis},
+            {"axis": axis} if steps.ndim else {},
             name=f"{source.name}/DequantizeLinear",
         )
         self.model.graph.insert_before(product.node, [node])
