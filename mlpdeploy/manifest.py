@@ -103,8 +103,17 @@ class Manifest:
         return {name: entry for name, entry in self.files.items() if entry.role not in (WEIGHTS, CALIBRATION)}
 
     def file_for(self, role: str) -> str:
-        """Return the name of the file for a target, or of the canonical file where there is none."""
+        """Return the name of the file for a target, or of the canonical file where there is none.
+
+        Raises:
+            ArtifactError: there is none, and the artifact's precision is not that of its canonical file, float32.
+        """
         by_role = {entry.role: name for name, entry in self.models.items()}
+        if role not in by_role and self.precision != "fp32":
+            raise ArtifactError(
+                f"this artifact has no {self.precision} model for {role}",
+                fix=f"run: mlpdeploy quantize FLOAT32_ARTIFACT --precision {self.precision} --target {role}",
+            )
         return by_role.get(role) or by_role[CANONICAL]
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny_asmlp
 
+from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
 
 torch.set_num_threads(2)
@@ -20,6 +21,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A verified artifact of the small AS-MLP; do not change it, see `artifact`."""
     directory = tmp_path_factory.mktemp("artifacts") / "tiny"
     export_model(tiny_asmlp(), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported_for_all(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a file for OpenVINO beside the CPU's; do not change it."""
+    directory = Path(shutil.copytree(exported, tmp_path_factory.mktemp("artifacts") / "all"))
+    lower_artifact(directory, "openvino", verify=False)
     return directory
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import tiny_asmlp
 
 from mlpdeploy.cli import main
+from mlpdeploy.models.registry import DEMO_MODELS, MODELS
 
 
 def run(*arguments: object) -> Result:
@@ -42,13 +43,22 @@ def photo(tmp_path: Path) -> Path:
 def test_help_has_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("export", "verify", "predict", "bench", "inspect", "doctor", "models"):
+    for command in ("export", "verify", "predict", "eval", "bench", "inspect", "doctor", "models"):
         assert f"  {command}" in result.stdout
         assert run(command, "--help").exit_code == 0
 
 
 def test_a_wrong_command_suggests_the_right_one() -> None:
     refused(run("exprot"), 2, "no command 'exprot'; did you mean export?")
+
+
+def test_models_lists_the_demo_models_apart() -> None:
+    lines = run("models").stdout.splitlines()
+    titles = [index for index, line in enumerate(lines) if "multiply-adds" in line]
+    assert len(titles) == 2
+    published, demos = lines[titles[0] + 1 : titles[1]], lines[titles[1] + 1 :]
+    assert [line.split()[0] for line in published] == [entry.name for entry in MODELS]
+    assert [line.split()[0] for line in demos] == [entry.name for entry in DEMO_MODELS]
 
 
 def test_models_as_json() -> None:

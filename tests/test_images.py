@@ -506,6 +506,26 @@ def test_preprocess_equals_timm(crop):
         np.testing.assert_array_equal(preprocess(image, p), transform(image).numpy(), strict=True)
 
 
+ODD_SIZES = [(1, 1), (7, 129), (223, 225), (224, 224), (248, 249), (255, 256), (333, 500), (1001, 77)]
+
+
+# The published models' own settings: AS-MLP and most of Vision Permutator at 0.9, its largest at 0.875.
+@pytest.mark.parametrize("crop_pct", [0.9, 0.875, 1.0])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_preprocess_equals_timm_for_both_families(crop_pct, interpolation, mode):
+    pytest.importorskip("timm")
+    from timm.data import create_transform
+
+    mean, std = ((0.449,), (0.226,)) if mode == "L" else (IMAGENET["mean"], IMAGENET["std"])
+    p = settings_for((224, 224), crop_pct, interpolation, mean, std, mode)
+    shape = (len(mean), *p.height_width)
+    transform = create_transform(shape, interpolation=interpolation, crop_pct=crop_pct, mean=mean, std=std)
+    for seed, (height, width) in enumerate(ODD_SIZES):
+        image = photo(height, width, seed).convert(mode)
+        np.testing.assert_array_equal(preprocess(image, p), transform(image).numpy(), strict=True)
+
+
 @pytest.mark.parametrize("height_width", [(300, 200), (200, 300), (50, 400), (37, 41)])
 @pytest.mark.parametrize("crop", [(40, 96), (96, 40)])
 def test_an_oblong_crop_is_covered_and_keeps_the_aspect(height_width, crop):
@@ -555,6 +575,9 @@ def test_preprocess_refuses_a_picture_that_would_explode(monkeypatch):
         ({"color_order": "BGR"}, "BGR"),
         ({"mean": (0.5,)}, "3 numbers"),
         ({"std": (1.0, 1.0, 0.0)}, "zero"),
+        ({"std": (1.0, 1.0, -0.5)}, "above zero"),
+        ({"std": (1.0, 1.0, math.nan)}, "finite"),
+        ({"mean": (0.0, math.inf, 0.0)}, "finite"),
         ({"crop_pct": 0.0}, "crop_pct 0"),
         ({"crop_pct": math.nan}, "crop_pct nan"),
         ({"crop_pct": 500.0}, "crop_pct 500"),

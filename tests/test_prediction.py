@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mlpdeploy.classification as classification_module
 import mlpdeploy.prediction as predict_module
 from mlpdeploy.errors import ArtifactError, ImageError, UsageError, VerificationError
 from mlpdeploy.manifest import Manifest, Preprocessing, TensorSpec
@@ -59,8 +60,10 @@ class Loader:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     sessions: list[FakeSession] = field(default_factory=list)
 
-    def __call__(self, directory, backend=None, device=None, *, threads=None, max_batch=None) -> FakeSession:
-        self.calls.append((directory, backend, device, threads, max_batch))
+    def __call__(
+        self, directory, backend=None, device=None, *, threads=None, max_batch=None, precision=None
+    ) -> FakeSession:
+        self.calls.append((directory, backend, device, threads, max_batch, precision))
         image = TensorSpec("image", (self.rows, 3, SIDE, SIDE), self.dtype, "NCHW")
         logits = TensorSpec("logits", (self.rows, 3), self.dtype, self.layout)
         manifest = Manifest(
@@ -132,8 +135,8 @@ def test_the_result_does_not_depend_on_the_batch(loader, tmp_path):
 
 
 def test_arguments_go_to_load(loader, tmp_path):
-    predict("artifact", paint(tmp_path, "red"), backend="torch", device="cpu", threads=3, batch=5)
-    assert loader.calls == [("artifact", "torch", "cpu", 3, 5)]
+    predict("artifact", paint(tmp_path, "red"), backend="torch", device="cpu", threads=3, batch=5, precision="fp32")
+    assert loader.calls == [("artifact", "torch", "cpu", 3, 5, "fp32")]
 
 
 def test_top(loader, tmp_path):
@@ -282,7 +285,7 @@ def test_pictures_are_decoded_at_most_one_batch_ahead(loader, tmp_path, monkeypa
     batch, total = 3, 20
     paths = paint(tmp_path, *(f"red_{number}" for number in range(total)))
     decoded, lock, ahead = [], threading.Lock(), []
-    read_image = predict_module.read_image
+    read_image = classification_module.read_image
 
     def counting(path):
         image = read_image(path)
@@ -296,7 +299,7 @@ def test_pictures_are_decoded_at_most_one_batch_ahead(loader, tmp_path, monkeypa
         ahead.append(len(decoded) - done)
         return pixels.mean(axis=(2, 3))
 
-    monkeypatch.setattr(predict_module, "read_image", counting)
+    monkeypatch.setattr(classification_module, "read_image", counting)
     loader.model = model
     predict("artifact", paths, batch=batch)
     assert len(decoded) == total

@@ -18,11 +18,14 @@ from mlpdeploy.errors import InternalError, MlpDeployError, UsageError
 OURS = "mlpdeploy"
 LABELS = {
     OURS: "mlpdeploy",
+    "onnxruntime": "mlpdeploy on ONNX Runtime",
+    "openvino": "mlpdeploy on OpenVINO",
     "canonical": "mlpdeploy (canonical file)",
     "torch-eager": "PyTorch eager",
     "torch-compile": "torch.compile",
     "naive-dynamo": "torch.onnx.export + ONNX Runtime",
     "naive-legacy": "legacy torch.onnx.export + ONNX Runtime",
+    "naive-openvino": "torch.onnx.export + OpenVINO",
 }
 PEERS = tuple(name for name in LABELS if name != OURS)
 

@@ -39,6 +39,7 @@ class PeerSite:
         height_width: of the images, in pixels.
         workspace: folder for the ONNX files.
         module: the torch module with the artifact's weights; None where no peer needs it.
+        precision: what ours computes in.
     """
 
     directory: Path
@@ -48,6 +49,7 @@ class PeerSite:
     height_width: tuple[int, int]
     workspace: Path
     module: torch.nn.Module | None = None
+    precision: str = "fp32"
 
     def example(self) -> np.ndarray:
         """Return the batch to trace with, (2, C, H, W): one row would be taken for a constant."""
@@ -71,6 +73,7 @@ def build_peers(
     threads: int,
     max_batch: int,
     height_width: tuple[int, int],
+    precision: str,
     progress: Progress,
 ) -> Iterator[BuiltPeers]:
     """Yield the peers; their ONNX files, and PyTorch's number of threads, last as long as the block.
@@ -90,7 +93,7 @@ def build_peers(
     needs_torch = any("torch" in _BUILDERS[name][0] for name in wanted)
     with tempfile.TemporaryDirectory(prefix="mlpdeploy-bench-") as workspace, _torch_threads(needs_torch, threads):
         module = _reference_module(directory, manifest) if needs_torch else None
-        site = PeerSite(directory, manifest, threads, max_batch, height_width, Path(workspace), module)
+        site = PeerSite(directory, manifest, threads, max_batch, height_width, Path(workspace), module, precision)
         for name in wanted:
             progress(f"preparing {LABELS[name]}")
             try:
@@ -104,6 +107,24 @@ def build_peers(
 def artifact_run(directory: Path, threads: int, max_batch: int, role: str | None = None) -> Run:
     """Return our Session on the artifact, ONNX Runtime on the CPU, as a callable."""
     return session_run(load(directory, "onnxruntime", "cpu", threads=threads, max_batch=max_batch, role=role))
+
+
+def openvino_run(directory: Path, threads: int, max_batch: int) -> Run:
+    """Return our Session on the artifact, OpenVINO on the CPU, as a callable."""
+    return session_run(load(directory, "openvino", "cpu", threads=threads, max_batch=max_batch))
+
+
+def default_openvino_run(path: Path, threads: int, precision: str) -> Run:
+    """Return OpenVINO on a file as its manual begins: default options, but for the threads and the arithmetic.
+
+    By default it computes in bfloat16 where the processor can, which is no peer of a model in float32.
+    """
+    from mlpdeploy.runtime.openvino import HINTS, openvino
+
+    core = openvino().Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32")}
+    compiled = core.compile_model(str(path), "CPU", options)
+    return lambda batch: list(compiled([batch]).values())
 
 
 def session_run(session: Session) -> Run:
@@ -135,6 +156,7 @@ def import_runtime() -> None:
 # Name -> function (path, threads, max_batch) that a fresh process calls with nothing but ONNX Runtime imported.
 LOADERS: dict[str, Callable[[Path, int, int], Run]] = {
     "artifact": artifact_run,
+    "openvino": openvino_run,
     "canonical": canonical_run,
     "onnx": default_onnx_run,
 }
@@ -145,6 +167,20 @@ def _canonical(site: PeerSite) -> Peer:
         raise PeerUnavailableError("the artifact has no file lowered for the CPU, so mlpdeploy runs the canonical one")
     run = canonical_run(site.directory, site.threads, site.max_batch)
     return Peer("canonical", run, Source("canonical", site.directory))
+
+
+def _onnxruntime(site: PeerSite) -> Peer:
+    run = artifact_run(site.directory, site.threads, site.max_batch)
+    return Peer("onnxruntime", run, Source("artifact", site.directory))
+
+
+def _openvino(site: PeerSite) -> Peer:
+    if "openvino" not in {entry.role for entry in site.manifest.models.values()}:
+        raise PeerUnavailableError(
+            "the artifact has no file for openvino", fix=f"run: mlpdeploy lower {site.directory} --target openvino"
+        )
+    run = openvino_run(site.directory, site.threads, site.max_batch)
+    return Peer("openvino", run, Source("openvino", site.directory))
 
 
 def _torch_eager(site: PeerSite) -> Peer:
@@ -183,9 +219,21 @@ def _torch_run(function: Any) -> Run:
 
 
 def _naive_dynamo(site: PeerSite) -> Peer:
+    path = _plain_export(site)
+    return Peer("naive-dynamo", default_onnx_run(path, site.threads, site.max_batch), Source("onnx", path))
+
+
+def _naive_openvino(site: PeerSite) -> Peer:
+    return Peer("naive-openvino", default_openvino_run(_plain_export(site), site.threads, site.precision))
+
+
+def _plain_export(site: PeerSite) -> Path:
+    """Return the path of `torch.onnx.export`'s file, which two peers share."""
     import torch
 
     path = site.workspace / "dynamo.onnx"
+    if path.exists():
+        return path
     torch.onnx.export(
         _module_of(site),
         (torch.from_numpy(site.example()),),
@@ -194,7 +242,7 @@ def _naive_dynamo(site: PeerSite) -> Peer:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    return Peer("naive-dynamo", default_onnx_run(path, site.threads, site.max_batch), Source("onnx", path))
+    return path
 
 
 def _naive_legacy(site: PeerSite) -> Peer:
@@ -214,11 +262,14 @@ def _naive_legacy(site: PeerSite) -> Peer:
 
 # Name -> (packages it needs, how it is built).
 _BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[PeerSite], Peer]]] = {
+    "onnxruntime": (("onnxruntime",), _onnxruntime),
+    "openvino": (("openvino",), _openvino),
     "canonical": (("onnxruntime",), _canonical),
     "torch-eager": (("torch", "onnx"), _torch_eager),
     "torch-compile": (("torch", "onnx"), _torch_compile),
     "naive-dynamo": (("torch", "onnx", "onnxscript", "onnxruntime"), _naive_dynamo),
     "naive-legacy": (("torch", "onnx", "onnxruntime"), _naive_legacy),
+    "naive-openvino": (("torch", "onnx", "onnxscript", "openvino"), _naive_openvino),
 }
 
 

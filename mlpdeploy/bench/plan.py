@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlpdeploy.bench.candidates import PEERS, check_peers
+from mlpdeploy.env import installed_version
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
 
@@ -26,6 +28,8 @@ class BenchPlan:
         height_width: of the images, in pixels.
         peers: names, in the order of `candidates.PEERS`.
         memory: whether memory and load time are measured.
+        backend: that runs the artifact.
+        precision: what it was asked to compute in; None means the artifact's.
         seed: of the random images.
     """
 
@@ -37,7 +41,25 @@ class BenchPlan:
     height_width: tuple[int, int]
     peers: tuple[str, ...]
     memory: bool
+    backend: str
+    precision: str | None = None
     seed: int = SEED
+
+
+def resolve_peers(
+    manifest: Manifest, names: Sequence[str] | None, backend: str, precision: str | None
+) -> tuple[str, ...]:
+    """Return the peers' names: those asked for, or all but ours itself and, without a file for it, OpenVINO's.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if names is not None:
+        return check_peers(names)
+    itself = backend if precision in (None, manifest.precision) else ""
+    has_file = "openvino" in {entry.role for entry in manifest.models.values()}
+    no_openvino = not has_file or installed_version("openvino") is None
+    return tuple(name for name in PEERS if name != itself and not (no_openvino and name.endswith("openvino")))
 
 
 def resolve_batches(spec: TensorSpec, batches: Sequence[int] | None) -> tuple[int, ...]:

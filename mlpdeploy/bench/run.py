@@ -18,22 +18,21 @@ from mlpdeploy.bench.candidates import (
     Peer,
     PeerUnavailableError,
     Source,
-    check_peers,
     first_run,
     output_error,
 )
 from mlpdeploy.bench.measure import MIN_RUNS, SECONDS, WARMUP, Candidate, Progress, check_effort, measure_interleaved
 from mlpdeploy.bench.memory import MemoryUse, measure_memory
 from mlpdeploy.bench.peers import BuiltPeers, build_peers, session_run
-from mlpdeploy.bench.plan import SEED, BenchPlan, resolve_batches, resolve_height_width
+from mlpdeploy.bench.plan import SEED, BenchPlan, resolve_batches, resolve_height_width, resolve_peers
 from mlpdeploy.bench.plot import plot_png
 from mlpdeploy.bench.report import BenchReport, Result
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.errors import ArtifactError, VerificationError
-from mlpdeploy.manifest import Manifest, read_manifest
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest
+from mlpdeploy.runtime.session import AUTO, DEFAULT_BACKEND, Session, load
 
-_TOOLS = ("numpy", "onnxruntime", "torch", "onnx", "onnxscript", "onnx_ir")
+_TOOLS = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "onnxscript", "onnx_ir")
 
 # By precision of the artifact: how far a peer's output may be from ours, as a part of its standard deviation. Wide
 # enough for another order of summation or for rounded weights, narrow enough for another model: unrelated outputs
@@ -53,6 +52,8 @@ def bench_artifact(
     image_size: int | tuple[int, int] | None = None,
     peers: Sequence[str] | None = None,
     memory: bool = True,
+    backend: str | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Return how fast an artifact runs on this machine's CPU, beside what one would use instead.
@@ -70,12 +71,13 @@ def bench_artifact(
         image_size: pixels, one number or (height, width), where the artifact leaves them open; None means the model's.
         peers: names out of `candidates.PEERS`; None means all that can run here.
         memory: also measure peak memory and load time, each in a process of its own.
+        backend, precision: of ours, see `load`; the artifact on the other backends is among the peers.
         progress: called with a short text at the beginning of each step.
 
     Raises:
         UsageError: unknown peer, impossible batch, image size or number of threads.
         ArtifactError: the artifact is damaged.
-        MissingDependencyError: ONNX Runtime is not installed.
+        MissingDependencyError: the backend is not installed.
         VerificationError: our own outputs are not finite.
     """
     directory, say = Path(directory), progress or (lambda text: None)
@@ -85,6 +87,10 @@ def bench_artifact(
             f"the artifact's precision is {manifest.precision!r}", f"one of: {', '.join(MAX_OUTPUT_ERROR)}"
         )
     check_effort(warmup, min_runs, seconds)
+    if backend == AUTO:
+        with load(directory, AUTO, "cpu", threads=threads, precision=precision) as session:
+            backend = session.backend
+    backend = backend or DEFAULT_BACKEND
     plan = BenchPlan(
         batches=resolve_batches(manifest.inputs[0], batches),
         threads=cpu_count() if threads is None else threads,
@@ -92,15 +98,17 @@ def bench_artifact(
         warmup=warmup,
         min_runs=min_runs,
         height_width=resolve_height_width(manifest, image_size),
-        peers=check_peers(peers),
+        peers=resolve_peers(manifest, peers, backend, precision),
         memory=memory,
+        backend=backend,
+        precision=precision,
     )
     environment = _environment()
     results, uses = _carry_out(plan, directory, manifest, say)
     return BenchReport(
         **environment,
         model=manifest.model,
-        artifact=_artifact(manifest),
+        artifact=_artifact(manifest, plan.backend),
         options=asdict(plan),
         results=tuple(results),
         memory=tuple(uses),
@@ -135,8 +143,11 @@ def _carry_out(
     say("loading the artifact")
     results: list[Result] = []
     uses: list[MemoryUse] = []
-    with load(directory, "onnxruntime", "cpu", threads=plan.threads, max_batch=largest) as session:
-        ours = Peer(OURS, session_run(session), Source("artifact", directory))
+    with load(
+        directory, plan.backend, "cpu", threads=plan.threads, max_batch=largest, precision=plan.precision
+    ) as session:
+        ours = Peer(OURS, session_run(session), _source(plan, directory))
+        max_error = max(MAX_OUTPUT_ERROR[name] for name in (manifest.precision, session.precision))
         feeds = {batch: _feed(session, batch, plan.height_width) for batch in plan.batches}
         expected = {batch: _expected(ours, feed) for batch, feed in feeds.items()}
         with build_peers(
@@ -146,12 +157,11 @@ def _carry_out(
             threads=plan.threads,
             max_batch=largest,
             height_width=plan.height_width,
+            precision=session.precision,
             progress=say,
         ) as built:
             for batch, feed in feeds.items():
-                results += _measure_batch(
-                    plan, ours, built, feed, expected[batch], MAX_OUTPUT_ERROR[manifest.precision], say
-                )
+                results += _measure_batch(plan, ours, built, feed, expected[batch], max_error, say)
             for batch, feed in feeds.items() if plan.memory else ():
                 timed = {result.name for result in results if result.batch == batch and result.timing}
                 candidates = [peer for peer in (ours, *built.peers) if peer.name in timed]
@@ -239,6 +249,12 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _artifact(manifest: Manifest) -> dict[str, Any]:
-    name = manifest.file_for("cpu")
+def _source(plan: BenchPlan, directory: Path) -> Source | None:
+    """Return from what a process of its own loads ours; None where it would not be the same."""
+    loader = {"onnxruntime": "artifact", "openvino": "openvino"}.get(plan.backend)
+    return None if loader is None or plan.precision is not None else Source(loader, directory)
+
+
+def _artifact(manifest: Manifest, backend: str) -> dict[str, Any]:
+    name = manifest.file_for({"openvino": "openvino", "torch": CANONICAL}.get(backend, "cpu"))
     return {"precision": manifest.precision, "opset": manifest.opset, "file": name, **asdict(manifest.files[name])}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, ImageSize
+from mlpdeploy.commands.options import ARTIFACT, BACKEND, JSON, PRECISION, THREADS, ImageSize
 from mlpdeploy.console import print_json, steps
 from mlpdeploy.errors import UsageError
 
@@ -21,7 +21,9 @@ from mlpdeploy.errors import UsageError
 @click.option("--no-memory", is_flag=True, help="Do not measure memory and load time in processes of their own.")
 @click.option("-o", "--output", type=ARTIFACT, help="Write the results as JSON.")
 @click.option("--plot", type=ARTIFACT, help="Write the comparison as PNG.")
+@BACKEND
 @THREADS
+@PRECISION
 @JSON
 def bench(
     directory: Path,
@@ -32,7 +34,9 @@ def bench(
     no_memory: bool,
     output: Path | None,
     plot: Path | None,
+    backend: str | None,
     threads: int | None,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Measure an artifact against what else one would use: eager, compiled, exported without us."""
@@ -49,6 +53,8 @@ def bench(
         image_size=image_size,
         peers=() if peers == ("none",) else peers or None,
         memory=not no_memory,
+        backend=backend,
+        precision=precision,
         progress=steps(),
     )
     write_report(report, output, plot)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, JSON, Batch, ImageSize
+from mlpdeploy.commands.options import ARTIFACT, JSON, Batch, ImageSize, Numbers
 from mlpdeploy.console import RANDOM_NOTE, megabytes, print_json, steps
 from mlpdeploy.manifest import Manifest, largest_error
 
@@ -21,18 +21,28 @@ from mlpdeploy.manifest import Manifest, largest_error
 @click.option("-o", "--output", "directory", required=True, type=ARTIFACT, help="The artifact folder to make.")
 @click.option("--checkpoint", type=ARTIFACT, help=".pth or .safetensors.  [default: random weights]")
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
-@click.option("--num-classes", type=int, help="[default: 1000]")
+@click.option("--num-classes", type=int, help="[default: the model's]")
 @click.option("--labels", type=ARTIFACT, help="File with one label a line, or a JSON list.")
-@click.option("--image-size", type=ImageSize(), help="224, 224x320 (height x width) or dynamic.  [default: 224]")
+@click.option("--image-size", type=ImageSize(), help="224, 224x320 (height x width), dynamic.  [default: the model's]")
 @click.option("--pad-odd-sizes", is_flag=True, help="Take any size, padded with zeros as detection code does (AS-MLP).")
-@click.option("--in-chans", type=int, help="Channels of the image.  [default: 3]")
+@click.option("--in-chans", type=int, help="Channels of the image.  [default: the model's]")
+@click.option("--mean", type=Numbers(), help="Per channel, of pixels in 0..1, as in training.  [default: the model's]")
+@click.option("--std", type=Numbers(), help="Per channel, as in training.  [default: the model's]")
+@click.option("--crop-pct", type=float, help="Side of the crop over side of the image.  [default: the model's]")
+@click.option("--interpolation", metavar="NAME", help="bicubic or bilinear.  [default: the model's]")
 @click.option("--batch", type=Batch(), default="dynamic", show_default=True, help="Rows, or dynamic.")
 @click.option("--shift-size", type=int, help="AS-MLP's shift size, odd.  [default: 5]")
 @click.option("--dilation", type=int, help="AS-MLP's dilation.  [default: 1]")
 @click.option("--padding", metavar="MODE", help="zero, circular, reflect or replicate (AS-MLP).  [default: zero]")
 @click.option("--branches", metavar="MODE", help="parallel or serial (AS-MLP).  [default: parallel]")
 @click.option("--shift", default="auto", show_default=True, help="The lowered axial shift: auto, plugin, conv, slice.")
-@click.option("--target", metavar="NAME", help="cpu or tensorrt.  [default: cpu; tensorrt for --shift plugin]")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="cpu, openvino or tensorrt; repeat for several.  [default: cpu; tensorrt for --shift plugin]",
+)
 @click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP).")
 @click.option("--opset", type=int, help="Of the standard operators.  [default: 21]")
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
@@ -48,13 +58,17 @@ def export(
     image_size: Any,
     pad_odd_sizes: bool,
     in_chans: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    crop_pct: float | None,
+    interpolation: str | None,
     batch: int | None,
     shift_size: int | None,
     dilation: int | None,
     padding: Any,
     branches: Any,
     shift: Any,
-    target: str | None,
+    targets: tuple[str, ...],
     features: bool,
     opset: int | None,
     no_verify: bool,
@@ -71,6 +85,7 @@ def export(
     say("loading PyTorch")
     from mlpdeploy.export.export import export_model
     from mlpdeploy.export.labels import read_labels
+    from mlpdeploy.export.preprocessing import preprocessing_for
     from mlpdeploy.export.trace import DEFAULT_OPSET
     from mlpdeploy.models.create import create_model
 
@@ -95,9 +110,10 @@ def export(
         image_size="dynamic" if image_size == "dynamic" else None,
         batch=batch,
         shift=shift,
-        target=target,
+        target=targets,
         opset=opset or DEFAULT_OPSET,
         labels=None if labels is None else read_labels(labels),
+        preprocessing=preprocessing_for(model, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation),
         force=force,
         verify=not no_verify,
         progress=say,

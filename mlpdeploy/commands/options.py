@@ -35,10 +35,29 @@ class Batch(click.ParamType[Any]):
         return int(value)
 
 
+class Numbers(click.ParamType[Any]):
+    """Numbers with commas between them: `0.5` or `0.485,0.456,0.406`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers with commas between them, such as 0.485,0.456,0.406", param, ctx)
+
+
 ARTIFACT = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
 THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")
-BACKEND = click.option("--backend", metavar="NAME", help="onnxruntime or torch.  [default: onnxruntime]")
+BACKEND = click.option(
+    "--backend", metavar="NAME", help="onnxruntime, openvino, torch or auto, the fastest.  [default: onnxruntime]"
+)
+PRECISION = click.option(
+    "--precision", metavar="NAME", help="Compute in fp32 or bf16 (openvino).  [default: the artifact's]"
+)
 DEVICE = click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cuda where it is there]")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, BACKEND, DEVICE, JSON, THREADS
+from mlpdeploy.commands.options import ARTIFACT, BACKEND, DEVICE, JSON, PRECISION, THREADS
 from mlpdeploy.console import RANDOM_NOTE, bar
 from mlpdeploy.manifest import read_manifest
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @BACKEND
 @DEVICE
 @THREADS
+@PRECISION
 @JSON
 def predict(
     directory: Path,
@@ -38,6 +39,7 @@ def predict(
     backend: str | None,
     device: str | None,
     threads: int | None,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Classify photographs, or folders of them."""
@@ -51,6 +53,7 @@ def predict(
             backend=backend,
             device=device,
             threads=threads,
+            precision=precision,
             batch=rows,
             skip_bad=skip_bad,
             progress=progress,

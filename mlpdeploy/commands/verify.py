@@ -45,7 +45,7 @@ def print_verify(report: VerifyReport) -> None:
 
     click.echo(f"{report.model}, {report.weights}")
     for name, file in report.files.items():
-        click.echo(f"{name}" + (f": not run here, {file['skipped']}" if file["skipped"] else ""))
+        click.echo(name + (f": not run here, {file['skipped']}" if file["skipped"] else f", on {file['backend']}"))
         for check in file["checks"]:
             figures = describe(check)
             click.echo(

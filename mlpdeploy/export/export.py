@@ -14,9 +14,9 @@ from mlpdeploy.artifact import check_output, new_artifact, write_manifest
 from mlpdeploy.env import tool_versions
 from mlpdeploy.errors import InternalError, UsageError, VerificationError
 from mlpdeploy.export.labels import labels_for
-from mlpdeploy.export.lower import Shift, Target, lower, resolve_target
+from mlpdeploy.export.lower import Shift, Target, lower, resolve_targets
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
-from mlpdeploy.export.passes.rewrite import PassReport
+from mlpdeploy.export.preprocessing import check_fits, preprocessing_for
 from mlpdeploy.export.trace import DEFAULT_OPSET, INPUT_NAME, ExportShape, onnx_from_model
 from mlpdeploy.manifest import (
     CANONICAL,
@@ -32,7 +32,6 @@ from mlpdeploy.manifest import (
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
 from mlpdeploy.models.build import Model
 from mlpdeploy.models.create import create_model
-from mlpdeploy.models.registry import resolve_model
 from mlpdeploy.models.statistics import model_statistics
 from mlpdeploy.models.vip import VisionPermutator
 
@@ -40,7 +39,6 @@ CANONICAL_FILE = "model.onnx"
 # The lowered file keeps its weights beside it, which a runtime maps instead of copying: a third less memory at load.
 # Small constants stay inside, where graph optimizers see them.
 INLINE_BYTES = 1024
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -54,9 +52,10 @@ def export_model(
     image_size: int | tuple[int, int] | Literal["dynamic"] | None = None,
     batch: int | None = None,
     shift: Shift = "auto",
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     opset: int = DEFAULT_OPSET,
     labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
     force: bool = False,
     verify: bool = True,
     progress: Progress | None = None,
@@ -70,9 +69,12 @@ def export_model(
         image_size: pixels; `dynamic` leaves height and width open (AS-MLP); None means the model's own.
         batch: rows; None leaves it open.
         shift: the axial shift in the lowered file: `conv`, `slice`, `plugin`, or `auto`, the target's fastest.
-        target: whom the lowered file is for: `cpu` (default) or `tensorrt` (default for `plugin`).
+        target: whom a lowered file is for, one name or several: `cpu` (default), `openvino` or `tensorrt` (default for
+            `plugin`).
         opset: of the standard operators.
-        labels: one per class; None means ImageNet-1k's for 1000 classes, else `class 0`, `class 1`, ...
+        labels: one per class; None means the registry's, ImageNet-1k's for 1000 classes, else `class 0`, `class 1`, ...
+        preprocessing: how the model's images were prepared in training; None means the registry's, see
+            `preprocessing_for`.
         force: replace an artifact that is there.
         verify: compare with PyTorch before the folder appears.
         progress: called with a short text at the beginning of each step.
@@ -85,7 +87,7 @@ def export_model(
     """
     directory, say = Path(directory), progress or (lambda text: None)
     check_output(directory, force)
-    chosen, form = resolve_target(target, shift)
+    targets = resolve_targets(target, shift)
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}", "at least 1, or dynamic")
     dynamic = image_size == "dynamic"
@@ -100,22 +102,32 @@ def export_model(
     if shift != "auto" and not has_shift:
         raise UsageError(f"--shift {shift} for {model.name}", "an AS-MLP", "a Vision Permutator has no axial shift")
     names = labels_for(model, labels)
+    if preprocessing is None:
+        preprocessing = preprocessing_for(model)
+    else:
+        check_fits(preprocessing, model)
     say("tracing to ONNX")
     canonical = onnx_from_model(model, ExportShape(batch, dynamic), opset)
     with new_artifact(directory) as staging:
         inputs, outputs = _tensor_specs(canonical)
-        say(f"lowering for {chosen.name}")
-        files, reports = _write_models(canonical, staging, chosen, form if has_shift else None)
+        _save(canonical, staging / CANONICAL_FILE)
+        files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function" if has_shift else "")}
+        passes: list[dict[str, Any]] = []
+        for chosen, form in targets:
+            say(f"lowering for {chosen.name}")
+            written, reports = lowered_files(staging / CANONICAL_FILE, staging, chosen, form if has_shift else "")
+            files |= written
+            passes += reports
         manifest = Manifest(
             model=_describe(model),
             inputs=inputs,
             outputs=outputs,
             opset=opset,
             precision="fp32",
-            preprocessing=_preprocessing(model),
+            preprocessing=preprocessing,
             labels=tuple(names),
             files=files,
-            passes=tuple({"target": chosen.name, **report.to_dict()} for report in reports),
+            passes=tuple(passes),
             tools=tool_versions(_TOOLS),
         )
         write_manifest(staging, manifest)
@@ -129,18 +141,32 @@ def export_model(
     return read_manifest(directory)
 
 
-def _write_models(
-    canonical: ir.Model, staging: Path, target: Target, shift: ShiftForm | None
-) -> tuple[dict[str, FileEntry], list[PassReport]]:
-    """Write the canonical model, lower it in place, write the lowered one; `shift` is None for a model without one."""
-    _save(canonical, staging / CANONICAL_FILE)
-    files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function" if shift else "")}
-    reports = lower(canonical, target, shift or target.shift)
-    lowered, weights = f"model.{target.name}.onnx", f"model.{target.name}.weights"
-    ir.save(canonical, staging / lowered, external_data=weights, size_threshold_bytes=INLINE_BYTES)
-    files[lowered] = file_entry(staging / lowered, target.name, shift or "", weights)
-    files[weights] = file_entry(staging / weights, WEIGHTS)
-    return files, reports
+def lowered_files(
+    canonical: Path, directory: Path, target: Target, shift: ShiftForm | Literal[""]
+) -> tuple[dict[str, FileEntry], list[dict[str, Any]]]:
+    """Write a canonical file's model lowered for one target; return the new files' entries and the passes' reports.
+
+    The canonical file is read again for each target, so that a target added later gets the same bytes.
+
+    Args:
+        canonical: path of the canonical file.
+        directory: to write to.
+        shift: empty for a model without one.
+    """
+    model = ir.load(canonical)
+    reports = lower(model, target, shift or target.shift)
+    passes = [{"target": target.name, **report.to_dict()} for report in reports]
+    return write_lowered(model, directory, target.name, shift), passes
+
+
+def write_lowered(model: ir.Model, directory: Path, target: str, shift: str) -> dict[str, FileEntry]:
+    """Write a lowered model and, beside it, its weights; return the entries of both files."""
+    name, weights = f"model.{target}.onnx", f"model.{target}.weights"
+    ir.save(model, directory / name, external_data=weights, size_threshold_bytes=INLINE_BYTES)
+    return {
+        name: file_entry(directory / name, target, shift, weights),
+        weights: file_entry(directory / weights, WEIGHTS),
+    }
 
 
 def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
@@ -193,19 +219,3 @@ def _describe(model: Model) -> dict[str, Any]:
         "parameters": statistics.parameters,
         "macs": statistics.macs,
     }
-
-
-def _preprocessing(model: Model) -> Preprocessing | None:
-    """Return how the authors prepared photographs; None for images that are neither RGB nor grey."""
-    config = model.config
-    if config.in_chans not in (1, 3):
-        return None
-    grey = config.in_chans == 1
-    return Preprocessing(
-        height_width=config.image_size,
-        crop_pct=resolve_model(model.name).crop_pct,
-        interpolation="bicubic",
-        mean=(round(sum(IMAGENET_MEAN) / 3, 3),) if grey else IMAGENET_MEAN,
-        std=(round(sum(IMAGENET_STD) / 3, 3),) if grey else IMAGENET_STD,
-        color_order="L" if grey else "RGB",
-    )

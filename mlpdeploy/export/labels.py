@@ -10,12 +10,13 @@ from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import Model
+from mlpdeploy.models.registry import resolve_model
 
 IMAGENET_CLASSES = 1000
 
 
 def labels_for(model: Model, labels: Sequence[str] | None) -> list[str]:
-    """Return one label per class; without `labels`, ImageNet-1k's names for 1000 classes, else numbered ones.
+    """Return one label per class; without `labels` the registry's, ImageNet-1k's for 1000 classes, else numbered ones.
 
     Raises:
         UsageError: the number of labels is not the number of classes.
@@ -26,6 +27,9 @@ def labels_for(model: Model, labels: Sequence[str] | None) -> list[str]:
         return []
     count = model.config.num_classes
     if labels is None:
+        own = resolve_model(model.name).labels
+        if len(own) == count:
+            return list(own)
         return imagenet_labels() if count == IMAGENET_CLASSES else [f"class {index}" for index in range(count)]
     if len(labels) != count:
         raise UsageError(f"{len(labels)} labels for {count} classes", f"{count} labels, in the order of the logits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,20 +43,28 @@ TARGETS = {
     target.name: target
     for target in (
         Target("cpu", "conv", "instance", expand_gelu=True),
+        Target("openvino", "conv", "layer", expand_gelu=False),
         Target("tensorrt", "plugin", "layer", expand_gelu=False),
     )
 }
 
 
-def resolve_target(name: str | None, shift: Shift = "auto") -> tuple[Target, ShiftForm]:
-    """Return the target and the form of its shift. Without a name: `tensorrt` for `--shift plugin`, else `cpu`.
+def resolve_targets(names: str | Sequence[str] | None, shift: Shift = "auto") -> list[tuple[Target, ShiftForm]]:
+    """Return the targets, in the order of `TARGETS`, each with the form of its shift.
+
+    Without a name: `tensorrt` for `--shift plugin`, else `cpu`.
 
     Raises:
         UsageError: unknown target or form, or a plugin for a target that has none.
     """
     if shift != "auto" and shift not in SHIFT_FORMS:
         raise UsageError(f"shift lowering {shift!r}", f"auto, {', '.join(SHIFT_FORMS)}")
-    name = name or ("tensorrt" if shift == "plugin" else "cpu")
+    wanted = (names,) if isinstance(names, str) else tuple(names or ())
+    resolved = dict(_resolve(name, shift) for name in wanted or ("tensorrt" if shift == "plugin" else "cpu",))
+    return [(target, resolved[target]) for target in TARGETS.values() if target in resolved]
+
+
+def _resolve(name: str, shift: Shift) -> tuple[Target, ShiftForm]:
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=closest(name, TARGETS))
     target = TARGETS[name]

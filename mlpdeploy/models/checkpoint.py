@@ -13,7 +13,7 @@ from torch import nn
 from mlpdeploy.env import require
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.models.build import model_from_config
-from mlpdeploy.models.registry import MODELS
+from mlpdeploy.models.registry import DEMO_MODELS, MODELS
 
 StateDict = dict[str, torch.Tensor]
 
@@ -169,7 +169,7 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
             return "it is a backbone without a classifier: export it with --features"
         if head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
-    for entry in MODELS:
+    for entry in (*MODELS, *DEMO_MODELS):
         if entry.name != model_name and body(have) == body(
             {n: tuple(t.shape) for n, t in model_from_config(entry.config, "meta").state_dict().items()}
         ):

@@ -31,10 +31,10 @@ def create_model(
 ) -> Model:
     """Return a model in eval mode, with the checkpoint's weights or with random ones made from `seed`.
 
-    `None` means the published model's value. The model's `source` attribute says where its weights come from.
+    `None` means the registered model's value. The model's `source` attribute says where its weights come from.
 
     Args:
-        name: `asmlp_s`, `vip_s7`, ... or an alias; see `mlpdeploy.models.MODELS`.
+        name: `asmlp_s`, `vip_s7`, ... or an alias; see `mlpdeploy.models.MODELS` and `DEMO_MODELS`.
         num_classes: logits.
         image_size: pixels, one number or (height, width).
         in_chans: channels of the input image.

@@ -1,11 +1,13 @@
-"""The published models, as data: name, aliases, architecture, preprocessing."""
+"""The models, as data: the published ones, and two small ones of our own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.vip import VipConfig
 
@@ -21,21 +23,30 @@ class ModelEntry:
         family: `asmlp` or `vip`.
         aliases: other names, among them the official ones.
         config: the architecture.
-        crop_pct: part of the resized image's side that the centre crop keeps, as the authors evaluated.
-        top1_percent: published ImageNet-1k accuracy, for orientation.
+        preprocessing: how the authors prepared the images that they evaluated on.
+        top1_percent: published ImageNet-1k accuracy, for orientation; None for a model that was not published.
+        labels: of the classes; empty where they follow from their number (1000 are ImageNet-1k's).
     """
 
     name: str
     family: str
     aliases: tuple[str, ...]
     config: Config
-    crop_pct: float
-    top1_percent: float
+    preprocessing: Preprocessing
+    top1_percent: float | None = None
+    labels: tuple[str, ...] = ()
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _imagenet(crop_pct: float) -> Preprocessing:
+    return Preprocessing((224, 224), crop_pct, "bicubic", IMAGENET_MEAN, IMAGENET_STD, "RGB")
 
 
 def _asmlp(short: str, long: str, embed_dim: int, depths: tuple[int, ...], top1: float) -> ModelEntry:
     aliases = (f"asmlp_{long}", f"asmlp_{long}_patch4_shift5_224", f"as_mlp_{long}", f"as_mlp_{short}")
-    return ModelEntry(f"asmlp_{short}", "asmlp", aliases, AsMlpConfig(embed_dim, depths), 0.9, top1)
+    return ModelEntry(f"asmlp_{short}", "asmlp", aliases, AsMlpConfig(embed_dim, depths), _imagenet(0.9), top1)
 
 
 def _vip(
@@ -47,11 +58,12 @@ def _vip(
 ) -> ModelEntry:
     size, patch = name.removeprefix("vip_")[0], name.removeprefix("vip_")[1:]
     aliases = (f"vip_{long}_{patch}", f"vip_{long}{patch}", f"vip_{size}_{patch}")
-    return ModelEntry(name, "vip", aliases, config, crop_pct, top1)
+    return ModelEntry(name, "vip", aliases, config, _imagenet(crop_pct), top1)
 
 
 _TRUE_FALSE = {first: (first == 0, first == 1, False, False) for first in (-1, 0, 1)}
 
+# As the authors published them.
 MODELS: tuple[ModelEntry, ...] = (
     _asmlp("t", "tiny", 96, (2, 2, 6, 2), 81.3),
     _asmlp("s", "small", 96, (2, 2, 18, 2), 83.1),
@@ -63,9 +75,35 @@ MODELS: tuple[ModelEntry, ...] = (
 )
 
 
+# Variants of our own for grey handwritten digits of 28x28 pixels. examples/digits/ trains them and has their weights.
+_DIGITS: dict[str, Any] = {"num_classes": 10, "image_size": (28, 28), "in_chans": 1}
+# Mean and standard deviation of the 4,000 training images' pixels.
+_DIGITS_IMAGES = Preprocessing((28, 28), 1.0, "bicubic", (0.1311,), (0.3083,), "L")
+_DIGITS_LABELS = tuple(map(str, range(10)))
+
+DEMO_MODELS: tuple[ModelEntry, ...] = (
+    ModelEntry(
+        "asmlp_digits",
+        "asmlp",
+        (),
+        AsMlpConfig(32, (2, 4), patch_size=2, **_DIGITS),
+        _DIGITS_IMAGES,
+        labels=_DIGITS_LABELS,
+    ),
+    ModelEntry(
+        "vip_digits",
+        "vip",
+        (),
+        VipConfig((2, 2), (56, 84), (True, False), 2, native_size=28, **_DIGITS),
+        _DIGITS_IMAGES,
+        labels=_DIGITS_LABELS,
+    ),
+)
+
+
 def _index() -> dict[str, ModelEntry]:
     table: dict[str, ModelEntry] = {}
-    for entry in MODELS:
+    for entry in (*MODELS, *DEMO_MODELS):
         for name in (entry.name, *entry.aliases):
             if name in table:
                 raise ValueError(f"the model name {name} is registered twice")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpdeploy.models.build import model_from_config
-from mlpdeploy.models.registry import MODELS
+from mlpdeploy.models.registry import DEMO_MODELS, MODELS
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,12 @@ def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: in
 
 
 def model_table() -> list[dict[str, Any]]:
-    """Return the registry's models with their counts at the published image size, as JSON data."""
+    """Return the registry's models with their counts at their own image size, as JSON data.
+
+    A row whose `top1_percent` is None is a demo model of our own.
+    """
     rows = []
-    for entry in MODELS:
+    for entry in (*MODELS, *DEMO_MODELS):
         config = entry.config
         counts = model_statistics(model_from_config(config, "meta"), config.image_size, config.in_chans)
         rows.append(
@@ -49,6 +52,7 @@ def model_table() -> list[dict[str, Any]]:
                 "parameters": counts.parameters,
                 "macs": counts.macs,
                 "image_size": list(config.image_size),
+                "classes": config.num_classes,
                 "top1_percent": entry.top1_percent,
             }
         )

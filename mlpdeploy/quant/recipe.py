@@ -27,8 +27,6 @@ class Recipe:
         images: at most so many calibration images are read.
         keep: names of blocks or nodes that stay in float32; a name covers everything below it
             (`layers.0.blocks.1` covers `layers.0.blocks.1.mlp.fc1/Conv`).
-        smooth: strength of the migration of scales from activations to weights, 0 (none) to 1 (int8 only).
-        bias_correction: whether the mean error that rounding the weights causes is taken out of the biases (int8 only).
 
     Raises:
         UsageError: an unknown or contradictory option.
@@ -39,8 +37,6 @@ class Recipe:
     calibrator: Calibrator | None = None
     images: int = DEFAULT_IMAGES
     keep: tuple[str, ...] = ()
-    smooth: float = 0.0
-    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -51,15 +47,10 @@ class Recipe:
             raise UsageError(f"inputs and outputs in fp16 for precision {self.precision}", "--io fp32")
         if self.calibrator is not None and self.calibrator not in CALIBRATORS:
             raise UsageError(f"unknown calibrator {self.calibrator!r}", fix=closest(self.calibrator, CALIBRATORS))
-        for name, used in (
-            ("calibrator", self.calibrator is not None),
-            ("smooth", self.smooth != 0),
-            ("bias_correction", self.bias_correction),
-        ):
-            if used and self.precision != "int8":
-                raise UsageError(f"{name} for precision {self.precision}", "--precision int8", "leave one of them out")
-        if not 0 <= self.smooth <= 1:
-            raise UsageError(f"smooth is {self.smooth}", "0 to 1")
+        if self.calibrator is not None and self.precision != "int8":
+            raise UsageError(
+                f"a calibrator for precision {self.precision}", "--precision int8", "leave one of them out"
+            )
         if self.images < 1:
             raise UsageError(f"{self.images} calibration images", "at least 1")
 

@@ -16,7 +16,7 @@ import numpy as np
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
 
 # Images that a stream computes in one run: benchmarks/results/choices.json.
 ROWS_PER_STREAM_RUN = 2
@@ -52,7 +52,8 @@ class BackendSession(Session):
             )
         use_cuda = has_cuda if device is None else device.startswith("cuda")
         role = options.role or ("cuda" if use_cuda else "cpu")
-        self._path = checked_file(directory, manifest, manifest.file_for(role))
+        self.file = manifest.file_for(role)
+        self._path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
         self._session = inference_session(self._path, threads=self._threads, cuda=use_cuda)
         runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
@@ -66,10 +67,10 @@ class BackendSession(Session):
         if self.device != "cpu" or self.fixed_batch is not None or not 1 < self._threads <= rows:
             return self._run(self._session, feeds, into)
         shared = rows - rows % self._threads
-        parts = self._stream(_rows(feeds, 0, shared), None if into is None else _rows(into, 0, shared))
+        parts = self._stream(rows_of(feeds, 0, shared), None if into is None else rows_of(into, 0, shared))
         if shared < rows:
-            rest = None if into is None else _rows(into, shared, rows)
-            parts.append(self._run(self._session, _rows(feeds, shared, rows), rest))
+            rest = None if into is None else rows_of(into, shared, rows)
+            parts.append(self._run(self._session, rows_of(feeds, shared, rows), rest))
         if into is not None:
             return into
         return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
@@ -87,8 +88,8 @@ class BackendSession(Session):
 
         def work(start: int) -> Arrays:
             stop = min(start + step, rows)
-            target = None if into is None else _rows(into, start, stop)
-            return self._run(streams.session, _rows(feeds, start, stop), target)
+            target = None if into is None else rows_of(into, start, stop)
+            return self._run(streams.session, rows_of(feeds, start, stop), target)
 
         return list(streams.pool.map(work, starts))
 
@@ -113,11 +114,6 @@ class BackendSession(Session):
             self._streams.pool.shutdown()
             self._streams = None
         del self._session
-
-
-def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
-    """Return rows start..stop of every array, without a copy."""
-    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def _spec_of(value: Any) -> TensorSpec:

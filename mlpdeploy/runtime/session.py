@@ -15,14 +15,24 @@ import numpy as np
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
+from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, read_manifest
 
 # Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
     "onnxruntime": "mlpdeploy.runtime.onnxruntime",
+    "openvino": "mlpdeploy.runtime.openvino",
     "torch": "mlpdeploy.runtime.torch",
 }
 DEFAULT_BACKEND = "onnxruntime"
+AUTO = "auto"
+# Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only.
+ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
+    "canonical": ("onnxruntime", "torch"),
+    "cpu": ("onnxruntime",),
+    "openvino": ("openvino", "onnxruntime"),
+    "tensorrt": ("onnxruntime",),
+}
+PRECISIONS = ("fp32", "bf16")
 DEFAULT_MAX_BATCH = 32
 
 Arrays = dict[str, np.ndarray]
@@ -36,6 +46,7 @@ class LoadOptions:
     threads: int | None = None
     max_batch: int | None = None
     role: str | None = None
+    precision: str | None = None
 
 
 class Session(ABC):
@@ -46,16 +57,22 @@ class Session(ABC):
     Attributes:
         inputs, outputs: what the model takes and gives.
         backend, device: who computes, and where (`cpu`, `cuda:0`).
+        file: name of the artifact's file that runs; empty where a backend does not say.
         max_batch: rows that go through the backend at once; a larger batch is split.
+        precision: what is computed in: the artifact's, or the one that `load` was asked for.
+        precisions: those that `load` may ask this backend for, whatever the artifact's own.
     """
 
     backend: str
+    file: str = ""
+    precisions: tuple[str, ...] = ()
 
     def __init__(self, manifest: Manifest, device: str, max_batch: int | None) -> None:
         self.manifest = manifest
         self.inputs: tuple[TensorSpec, ...] = manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = manifest.outputs
         self.device = device
+        self.precision = manifest.precision
         fixed = manifest.inputs[0].shape[0]
         if max_batch is not None and max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}", "at least 1")
@@ -220,6 +237,11 @@ def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> 
         raise UsageError(came, "at least one row")
 
 
+def rows_of(arrays: Arrays, start: int, stop: int) -> Arrays:
+    """Return rows start..stop of every array, without a copy."""
+    return {name: array[start:stop] for name, array in arrays.items()}
+
+
 def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
     padded = np.zeros((rows, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
@@ -234,30 +256,36 @@ def load(
     threads: int | None = None,
     max_batch: int | None = None,
     role: str | None = None,
+    precision: str | None = None,
 ) -> Session:
     """Return a Session on an artifact folder.
 
     Args:
         directory: made by `mlpdeploy export`.
-        backend: `onnxruntime` (the default) or `torch` (the reference).
+        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), or `auto`: the fastest of those that
+            are installed and that the artifact has a file for, measured once on each machine.
         device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
         threads: of one run; None takes every processor that this process may use.
         max_batch: rows that go through the backend at once; None means 32. A larger batch is split.
         role: which of the artifact's models: `canonical` or a target's name; None takes the one lowered for the
-            backend, or the canonical one where there is none.
+            backend, or the canonical one where there is none (OpenVINO needs one of its own).
+        precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO
+            computes in another one.
 
     Raises:
-        UsageError: unknown backend, device or role.
+        UsageError: unknown backend, device, role or precision, or one that the backend or the processor has not.
         ArtifactError: the folder is incomplete, edited or truncated.
         MissingDependencyError: the backend's package is not installed.
     """
     name = DEFAULT_BACKEND if backend is None else backend
-    if name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}", fix=closest(name, BACKENDS))
+    if name != AUTO and name not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}", fix=closest(name, (*BACKENDS, AUTO)))
     if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"unknown device {device!r}", "cpu or cuda")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "at least 1")
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", fix=closest(precision, PRECISIONS))
     directory = Path(directory)
     manifest = read_manifest(directory)
     if len(manifest.inputs) < 1 or not manifest.outputs:
@@ -266,6 +294,29 @@ def load(
         roles = {entry.role: name for name, entry in manifest.models.items()}
         if role not in roles:
             raise UsageError(f"{directory} has no model for {role!r}", fix=closest(role, roles))
-    options = LoadOptions(device, threads, max_batch, role)
-    session: Session = importlib.import_module(BACKENDS[name]).BackendSession(directory, manifest, options)
+        if role == CANONICAL and any(spec.dtype != "float32" for spec in (*manifest.inputs, *manifest.outputs)):
+            raise UsageError(
+                f"the canonical model of {directory}, which takes float32",
+                f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
+                "leave the role out, or load the float32 artifact that this one was made from",
+            )
+    options = LoadOptions(device, threads, max_batch, role, precision)
+    if name == AUTO:
+        name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
+    return session_of(name, directory, manifest, options)
+
+
+def session_of(backend: str, directory: Path, manifest: Manifest, options: LoadOptions) -> Session:
+    """Return a Session on one of `BACKENDS`, after checking that it can do what is asked for; see `load`."""
+    kind: type[Session] = importlib.import_module(BACKENDS[backend]).BackendSession
+    if options.role is not None and backend not in (*ROLE_BACKENDS.get(options.role, BACKENDS), "torch"):
+        able = " or ".join(ROLE_BACKENDS[options.role])
+        raise UsageError(f"the file for {options.role} on {backend}", able, f"leave the role out for {backend}'s own")
+    if options.precision not in (None, manifest.precision, *kind.precisions):
+        raise UsageError(
+            f"precision {options.precision} on {backend} for an artifact in {manifest.precision}",
+            manifest.precision,
+            "use --backend openvino, or quantize the artifact",
+        )
+    session: Session = kind(directory, manifest, options)  # type: ignore[arg-type]
     return session

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class BackendSession(Session):
-    """A Session on the torch module, rebuilt from the manifest's architecture and the canonical file's weights."""
+    """A Session on the torch module, rebuilt from the manifest's architecture and the canonical file's weights.
+
+    It computes in float32, whatever the artifact's precision: it is the reference.
+    """
 
     backend = "torch"
 
@@ -30,6 +33,7 @@ class BackendSession(Session):
             )
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._threads = options.threads or cpu_count()
+        self.file = manifest.file_for(CANONICAL)
         self._model = reference_model(directory, manifest).to(name)
         super().__init__(manifest, name, options.max_batch)
 
@@ -39,9 +43,12 @@ class BackendSession(Session):
         torch.set_num_threads(self._threads)
         (array,) = feeds.values()
         with torch.inference_mode():
-            result = self._model(torch.from_numpy(array).to(self.device))
+            result = self._model(torch.from_numpy(array).to(self.device, torch.float32))
         tensors = result if isinstance(result, tuple) else (result,)
-        arrays = {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, tensors, strict=True)}
+        arrays = {
+            spec.name: t.cpu().numpy().astype(spec.dtype, copy=False)
+            for spec, t in zip(self.outputs, tensors, strict=True)
+        }
         if into is None:
             return arrays
         for name, array in arrays.items():

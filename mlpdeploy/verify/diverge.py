@@ -9,11 +9,11 @@ import numpy as np
 
 from mlpdeploy.verify.tolerance import spread
 
-# An error this many times float32's usual one, relative to the spread of the value, is no rounding any more.
-SUSPICIOUS = 1e-3
+# An error like this, relative to the spread of the value, is no rounding any more: far above a precision's usual ones.
+SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1}
 
 
-def first_divergence(path: Path, model: Any, image: np.ndarray) -> str | None:
+def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:
     """Return a sentence about the first node of an ONNX file that diverges from the torch module, or None.
 
     Nodes are compared where they are the last of a torch module and keep its value: names are
@@ -22,6 +22,7 @@ def first_divergence(path: Path, model: Any, image: np.ndarray) -> str | None:
     Args:
         model: the torch module, float32, in eval mode.
         image: (1, C, H, W) float32.
+        precision: of the file, a key of `SUSPICIOUS`.
     """
     wanted = _module_outputs(model, image)
     computed, order = _node_outputs(path, image)
@@ -31,7 +32,7 @@ def first_divergence(path: Path, model: Any, image: np.ndarray) -> str | None:
         if module not in wanted or computed[name].shape != wanted[module].shape:
             continue
         error = float(np.abs(computed[name] - wanted[module]).max()) / spread(wanted[module])
-        if not error <= SUSPICIOUS:
+        if not error <= SUSPICIOUS[precision]:
             node = name.rpartition(":")[0]
             return f"the first node that diverges is {node} (relative error {error:.1e}); {last_good} is right"
         last_good = name.rpartition(":")[0]
@@ -79,5 +80,6 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    results = session.run(order, {session.get_inputs()[0].name: image})
-    return dict(zip(order, results, strict=True)), order
+    (given,) = session.get_inputs()
+    results = session.run(order, {given.name: image.astype(np.float16 if "16" in given.type else np.float32)})
+    return {name: result.astype(np.float64) for name, result in zip(order, results, strict=True)}, order

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.artifact import write_manifest
-from mlpdeploy.env import require
+from mlpdeploy.env import installed_version, require
 from mlpdeploy.errors import ArtifactError, MlpDeployError
-from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest, state_dict_sha256
-from mlpdeploy.runtime.session import load
+from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest, state_dict_sha256
+from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, load
 from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools
@@ -33,7 +33,8 @@ class VerifyReport:
         model: the registry's name.
         weights: where they come from.
         passed: whether every check of every file that can run here passed.
-        files: {file name: {"checks": [...], "skipped": reason or None, "divergence": sentence or None}}.
+        files: {file name: {"backend": who computed, "checks": [...], "skipped": reason or None, "divergence": sentence
+            or None}}.
         photographs: how many of the images are real.
         reference: what the values were compared with.
     """
@@ -95,12 +96,14 @@ def verify_artifact(
 ) -> VerifyReport:
     """Compare every model of an artifact with PyTorch, and return what was found.
 
-    The reference is the torch module with the artifact's own weights, in float64. Batches of 1, 2, 3 and 8 images,
+    The reference is the torch module with the artifact's own weights, in float64; how far a result may be from it
+    follows from what PyTorch itself loses in the artifact's precision. Batches of 1, 2, 3 and 8 images,
     photographs among them; a second image size where height and width are open.
 
     Args:
         directory: made by `mlpdeploy export`.
-        backend: whose results are compared; None means `onnxruntime`.
+        backend: whose results are compared, for the files that it runs; the other files are run by the first of
+            `ROLE_BACKENDS` that is installed, and with None all of them.
         device: where they are computed, see `load`.
         threads: of one run.
         record: write the report into the manifest.
@@ -118,18 +121,23 @@ def verify_artifact(
         raise ArtifactError(
             f"{directory} cannot be written", "a place for the report", "pass --no-record (record=False)"
         )
+    if backend is not None:
+        with load(directory, backend, device, threads=threads) as session:  # tells what is missing, before any work
+            backend = session.backend
     model = reference_model(directory, manifest)
     _check_weights(manifest, model)
     sets = pools(manifest)
-    say("computing the reference in float64")
+    say(f"computing the reference in float64 and {manifest.precision}")
     references = [_reference(model, pool, manifest) for pool in sets]
     files: dict[str, dict[str, Any]] = {}
     for name, entry in manifest.models.items():
         say(f"checking {name}")
-        if entry.role != CANONICAL and entry.shift == "plugin":
-            files[name] = {"checks": [], "skipped": "it needs TensorRT and the plugin", "divergence": None}
+        reason = _why_skipped(entry, manifest.precision)
+        if reason:
+            files[name] = {"backend": None, "checks": [], "skipped": reason, "divergence": None}
             continue
-        files[name] = _check_file(directory, manifest, name, sets, references, model, backend, device, threads)
+        runs_on = _backend_for(entry.role, backend, device)
+        files[name] = _check_file(directory, manifest, name, sets, references, model, runs_on, device, threads)
     report = VerifyReport(
         model=manifest.model["name"],
         weights=manifest.model["source"],
@@ -143,6 +151,27 @@ def verify_artifact(
     return report
 
 
+def _why_skipped(entry: FileEntry, precision: str) -> str:
+    """Return why a file's values are not compared, or an empty string."""
+    if entry.role == CANONICAL and precision != "fp32":
+        return "it is the float32 source of the others"
+    if entry.role != CANONICAL and entry.shift == "plugin":
+        return "it needs TensorRT and the plugin"
+    if entry.role == "tensorrt" and precision == "bf16":
+        return "only TensorRT computes its bfloat16 operators"
+    return ""
+
+
+def _backend_for(role: str, asked: str | None, device: str | None) -> str:
+    """Return who runs a file: the backend that was asked for where it can, else the first that is installed."""
+    able = ROLE_BACKENDS.get(role, (DEFAULT_BACKEND,))
+    if asked is not None and asked in (*able, "torch"):
+        return asked
+    if device is not None and device.startswith("cuda"):
+        return DEFAULT_BACKEND
+    return next((name for name in able if installed_version(name) is not None), able[0])
+
+
 def _check_weights(manifest: Manifest, model: Any) -> None:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if state_dict_sha256(state) != manifest.model["state_dict_sha256"]:
@@ -152,12 +181,13 @@ def _check_weights(manifest: Manifest, model: Any) -> None:
 
 
 def _reference(model: Any, pool: Pool, manifest: Manifest) -> Reference:
-    """Run the torch module in float64 and in float32, row by row, which bounds the memory."""
+    """Run the torch module in float64 and in the artifact's precision, row by row, which bounds the memory."""
     import copy
 
     import torch
 
     names = [spec.name for spec in manifest.outputs]
+    own_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(manifest.precision, torch.float32)
 
     def run(module: Any, dtype: Any) -> Outputs:
         rows = []
@@ -165,9 +195,11 @@ def _reference(model: Any, pool: Pool, manifest: Manifest) -> Reference:
             for image in pool.images:
                 result = module(torch.from_numpy(image[None]).to(dtype))
                 rows.append(result if isinstance(result, tuple) else (result,))
-        return {name: np.concatenate([row[i].numpy() for row in rows]) for i, name in enumerate(names)}
+        return {name: np.concatenate([row[i].double().numpy() for row in rows]) for i, name in enumerate(names)}
 
-    return Reference(exact=run(copy.deepcopy(model).double(), torch.float64), framework=run(model, torch.float32))
+    exact = run(copy.deepcopy(model).double(), torch.float64)
+    framework = run(copy.deepcopy(model).to(own_dtype), own_dtype)
+    return Reference(exact, {name: float(np.abs(framework[name] - exact[name]).max()) for name in names})
 
 
 def _check_file(
@@ -177,7 +209,7 @@ def _check_file(
     sets: list[Pool],
     references: list[Reference],
     model: Any,
-    backend: str | None,
+    backend: str,
     device: str | None,
     threads: int | None,
 ) -> dict[str, Any]:
@@ -200,7 +232,7 @@ def _check_file(
         batch = manifest.inputs[0].shape[0]
         rows = batch if isinstance(batch, int) else 1
         try:
-            divergence = first_divergence(path, model, sets[0].images[:1].repeat(rows, 0))
+            divergence = first_divergence(path, model, sets[0].images[:1].repeat(rows, 0), manifest.precision)
         except MlpDeployError as error:
             divergence = f"the first node that diverges could not be found ({error})"
-    return {"checks": checks, "skipped": None, "divergence": divergence}
+    return {"backend": backend, "checks": checks, "skipped": None, "divergence": divergence}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.models.registry import MODELS, resolve_model
+from mlpdeploy.models.registry import DEMO_MODELS, MODELS, resolve_model
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,17 @@ def test_an_unknown_model_suggests_the_nearest() -> None:
     assert error.value.exit_code == 2
 
 
+def test_published_models_and_our_own_are_kept_apart() -> None:
+    assert len(MODELS) == 7
+    assert all(entry.top1_percent and entry.config.num_classes == 1000 for entry in MODELS)
+    assert all(entry.preprocessing.height_width == entry.config.image_size for entry in (*MODELS, *DEMO_MODELS))
+    assert [entry.name for entry in DEMO_MODELS] == ["asmlp_digits", "vip_digits"]
+    for entry in DEMO_MODELS:
+        assert entry.top1_percent is None
+        assert resolve_model(entry.name.replace("_", "-")) is entry
+        assert len(entry.labels) == entry.config.num_classes == 10
+
+
 def test_every_name_is_unique() -> None:
-    names = [name for entry in MODELS for name in (entry.name, *entry.aliases)]
+    names = [name for entry in (*MODELS, *DEMO_MODELS) for name in (entry.name, *entry.aliases)]
     assert len(names) == len(set(names))

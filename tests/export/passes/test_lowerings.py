@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.export.lower import TARGETS, lower, resolve_target
+from mlpdeploy.export.lower import TARGETS, lower, resolve_targets
 from mlpdeploy.export.passes.lower_axial_shift import lower_axial_shift
 from mlpdeploy.export.passes.lower_gelu import lower_gelu
 from mlpdeploy.export.passes.lower_group_norm import lower_group_norm
@@ -66,8 +66,11 @@ def test_every_target(canonical: ir.Model, same_result: Callable, target: str, f
 
 
 def test_defaults_of_target_and_shift() -> None:
-    assert resolve_target(None) == (TARGETS["cpu"], "conv")
-    assert resolve_target(None, "plugin") == (TARGETS["tensorrt"], "plugin")
-    assert resolve_target("tensorrt", "slice") == (TARGETS["tensorrt"], "slice")
+    assert resolve_targets(None) == [(TARGETS["cpu"], "conv")]
+    assert resolve_targets((), "plugin") == [(TARGETS["tensorrt"], "plugin")]
+    assert resolve_targets("tensorrt", "slice") == [(TARGETS["tensorrt"], "slice")]
+    # In one order, whatever order they are asked for in: the same request gives the same bytes.
+    both = [(TARGETS["cpu"], "conv"), (TARGETS["openvino"], "conv")]
+    assert resolve_targets(("openvino", "cpu", "openvino")) == both
     with pytest.raises(UsageError, match="no plugins"):
-        resolve_target("cpu", "plugin")
+        resolve_targets("cpu", "plugin")

@@ -1,0 +1,248 @@
+"""The OpenVINO backend: CPUs, in float32 or, where that is asked for, in bfloat16."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mlpdeploy.env import cpu_count, require
+from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
+
+TARGET = "openvino"
+# Images that a stream computes in one request, as for ONNX Runtime.
+ROWS_PER_STREAM_RUN = 2
+# OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+
+
+class BackendSession(Session):
+    """A Session on OpenVINO's CPU plugin.
+
+    One model serves every batch: with open sizes it is 1 to 6 % slower than compiled for one shape, and needs neither
+    that second nor the memory per shape. As with ONNX Runtime, batches of as many images as threads, or more, are
+    computed in single-threaded streams; the model for those is compiled when the first such batch comes.
+
+    OpenVINO by itself computes float32 files in bfloat16 where the processor can. Here the arithmetic is always asked
+    for by name, and read back from the compiled model.
+    """
+
+    backend = "openvino"
+    precisions = ("fp32", "bf16")
+
+    def __init__(self, directory: Path, manifest: Manifest, options: LoadOptions) -> None:
+        if options.device is not None and options.device != "cpu":
+            raise UsageError(f"device {options.device} with backend openvino", "cpu", "use --device cpu")
+        self.file = manifest.file_for(options.role or TARGET)
+        if manifest.files[self.file].role != (options.role or TARGET):
+            raise UsageError(
+                f"{directory} has no file for openvino", fix=f"run: mlpdeploy lower {directory} --target openvino"
+            )
+        path = checked_file(directory, manifest, self.file)
+        self._threads = options.threads or cpu_count()
+        self._compute = resolve_precision(manifest.precision, options.precision)
+        super().__init__(manifest, "cpu", options.max_batch)
+        self._path = path
+        self._model = _read(path)
+        self._together = _Requests(self._compile(streams=1))
+        self.precision = self._compute if manifest.precision in HINTS else manifest.precision
+        self._streams: _Requests | None = None
+        self._making_streams = Lock()
+
+    def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
+        rows = len(next(iter(feeds.values())))
+        # OpenVINO shares writable memory only.
+        feeds = {name: array if array.flags.writeable else array.copy() for name, array in feeds.items()}
+        if self.fixed_batch is not None or not 1 < self._threads <= rows:
+            return self._run(self._together, [feeds], into)
+        with self._making_streams:
+            if self._streams is None:
+                self._streams = _Requests(self._compile(streams=self._threads))
+        shared = rows - rows % self._threads
+        step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
+        cuts = [*range(0, shared, step), shared]
+        parts = [rows_of(feeds, start, stop) for start, stop in itertools.pairwise(cuts)]
+        results = self._run(self._streams, parts, None if into is None else rows_of(into, 0, shared))
+        if shared == rows:
+            return into if into is not None else results
+        rest = self._run(
+            self._together, [rows_of(feeds, shared, rows)], None if into is None else rows_of(into, shared, rows)
+        )
+        return into if into is not None else {name: np.concatenate([results[name], rest[name]]) for name in results}
+
+    def _run(self, requests: _Requests, parts: list[Arrays], into: Arrays | None) -> Arrays:
+        """Run the parts, as many at once as there are streams, and return the results in order."""
+        results: list[list[Any]] = []
+        with requests.taken(min(requests.streams, len(parts))) as taken:
+            start = 0
+            for index, part in enumerate(parts):
+                stop = start + len(next(iter(part.values())))
+                request = taken[index % len(taken)]
+                request.wait()
+                results.append(self._bind(request, part, None if into is None else rows_of(into, start, stop)))
+                request.start_async()
+                start = stop
+            for request in taken:
+                request.wait()
+        if into is not None:
+            return into
+        arrays = [[tensor.data for tensor in tensors] for tensors in results]
+        joined = arrays[0] if len(arrays) == 1 else [np.concatenate(column) for column in zip(*arrays, strict=True)]
+        return {spec.name: array for spec, array in zip(self.outputs, joined, strict=True)}
+
+    def _bind(self, request: Any, feeds: Arrays, into: Arrays | None) -> list[Any]:
+        """Give a request the caller's memory for its inputs and outputs, or new tensors for the outputs."""
+        ov = openvino()
+        for spec in self.inputs:
+            request.set_tensor(spec.name, ov.Tensor(feeds[spec.name], shared_memory=True))
+        tensors = []
+        for spec in self.outputs:
+            if into is None:
+                empty = [size if isinstance(size, int) else 0 for size in spec.shape]
+                tensor = ov.Tensor(ov.Type(np.dtype(spec.dtype)), ov.Shape(empty))
+            else:
+                tensor = ov.Tensor(into[spec.name], shared_memory=True)
+            request.set_tensor(spec.name, tensor)
+            tensors.append(tensor)
+        return tensors
+
+    def _compile(self, streams: int) -> Any:
+        """Return the compiled model, after comparing what it computes in with what was asked for."""
+        options = {
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": streams,
+            "INFERENCE_PRECISION_HINT": HINTS[self._compute],
+            "EXECUTION_MODE_HINT": "ACCURACY" if self._compute == "fp32" else "PERFORMANCE",
+        }
+        with _failures_of(self._path):
+            compiled = _core().compile_model(self._model, "CPU", options)
+        found = precision_of(compiled)
+        if found != self._compute:
+            raise UsageError(f"OpenVINO computes in {found} here", self._compute, "use --precision fp32")
+        return compiled
+
+    def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        inputs, outputs = ([_spec_of(port) for port in side] for side in (self._model.inputs, self._model.outputs))
+        return inputs, outputs
+
+    def _release(self) -> None:
+        self._streams = None
+        del self._together, self._model
+
+
+class _Requests:
+    """A compiled model's infer requests: taken by whoever runs something, and brought back. Thread-safe."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.streams = int(compiled.get_property("NUM_STREAMS"))
+        self._free: deque[Any] = deque()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[list[Any]]:
+        """Yield `count` requests that nobody else uses; new ones where all are in use."""
+        requests = [self._one() for _ in range(count)]
+        yield requests
+        self._free.extend(requests)  # not after an error: a request may still be running then
+
+    def _one(self) -> Any:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self.compiled.create_infer_request()
+
+
+def openvino() -> ModuleType:
+    """Return the package openvino, imported without its telemetry.
+
+    Its import reports itself to a statistics service and leaves a file in the home folder. Where the package that does
+    so cannot be imported, openvino takes a stand-in that does nothing.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    telemetry = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return require("openvino")
+    finally:
+        if telemetry is None:
+            del sys.modules["openvino_telemetry"]
+        else:
+            sys.modules["openvino_telemetry"] = telemetry
+
+
+@functools.cache
+def _core() -> Any:
+    return openvino().Core()
+
+
+def native_precisions() -> list[str]:
+    """Return the precisions that this processor computes in by itself, out of fp32, bf16, fp16 and int8."""
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name, capability in _NATIVE.items() if capability in capabilities]
+
+
+def resolve_precision(of_artifact: str, asked: str | None) -> str:
+    """Return what floats are computed in: as asked for, else as the artifact says; float32 around integers.
+
+    Raises:
+        UsageError: bf16 on a processor that has none.
+    """
+    wanted = asked or (of_artifact if of_artifact in HINTS else "fp32")
+    native = native_precisions()
+    if wanted == "bf16" and wanted not in native:
+        raise UsageError(
+            "this processor has no bfloat16 arithmetic", f"one of: {', '.join(native)}", "use --precision fp32"
+        )
+    if wanted == "fp16" and wanted not in native:
+        warnings.warn("this processor has no float16 arithmetic: OpenVINO computes in float32", stacklevel=2)
+        return "fp32"
+    return wanted
+
+
+def precision_of(compiled: Any) -> str:
+    """Return what a compiled model says that it computes floats in."""
+    name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return {hint: precision for precision, hint in HINTS.items()}.get(name, name)
+
+
+def _read(path: Path) -> Any:
+    """Return the file as OpenVINO's model.
+
+    Raises:
+        ArtifactError: OpenVINO cannot read the file.
+    """
+    with _failures_of(path):
+        return _core().read_model(str(path))
+
+
+@contextmanager
+def _failures_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # the one class that OpenVINO's errors have
+        lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Exception from")]
+        version = openvino().__version__.partition("-")[0]
+        raise ArtifactError(
+            f"OpenVINO {version} cannot load {path} ({next(filter(None, lines), 'no reason given')})",
+            fix="export the model again",
+        ) from error
+
+
+def _spec_of(port: Any) -> TensorSpec:
+    """Return what OpenVINO says about one of its inputs or outputs."""
+    shape = tuple(size.get_length() if size.is_static else "?" for size in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), shape, port.get_element_type().to_dtype().name, "")

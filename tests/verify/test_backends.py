@@ -1,0 +1,56 @@
+"""Which backend checks which file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mlpdeploy.cli import main
+from mlpdeploy.errors import UsageError
+from mlpdeploy.verify import verify, verify_artifact
+from mlpdeploy.verify.tolerance import ROW_IDENTITY, row_identity
+
+pytest.importorskip("openvino", reason="openvino is not installed: pip install 'mlpdeploy[openvino]'")
+
+
+@pytest.mark.parametrize(
+    ("asked", "installed", "wanted"),
+    [
+        (None, True, ["onnxruntime", "onnxruntime", "openvino"]),
+        (None, False, ["onnxruntime", "onnxruntime", "onnxruntime"]),
+        ("openvino", True, ["onnxruntime", "onnxruntime", "openvino"]),
+        ("onnxruntime", True, ["onnxruntime", "onnxruntime", "onnxruntime"]),
+    ],
+)
+def test_every_file_on_a_backend_that_runs_it(
+    exported_for_all: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, installed: bool, wanted: list[str]
+) -> None:
+    monkeypatch.setattr(verify, "installed_version", lambda name: "1" if installed or name != "openvino" else None)
+    report = verify_artifact(exported_for_all, backend=asked, record=False)
+    assert report.passed
+    assert [file["backend"] for file in report.files.values()] == wanted
+    assert all(len(file["checks"]) > 5 for file in report.files.values())
+
+
+def test_a_backend_without_a_file_is_refused_before_any_work(exported: Path) -> None:
+    with pytest.raises(UsageError, match=r"mlpdeploy lower .* --target openvino"):
+        verify_artifact(exported, backend="openvino", record=False)
+    with pytest.raises(UsageError, match="did you mean openvino"):
+        verify_artifact(exported, backend="openvno", record=False)
+
+
+def test_on_the_command_line(exported_for_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = shutil.copytree(exported_for_all, tmp_path / "copy")
+    done = CliRunner().invoke(main, ["verify", str(directory), "--backend", "auto"])
+    assert done.exit_code == 0, done.output
+    assert "model.openvino.onnx, on " in done.stdout
+    assert "model.cpu.onnx, on onnxruntime" in done.stdout
+    assert "measured onnxruntime" in done.stderr
+
+
+def test_only_openvino_has_the_wider_bound_for_rows() -> None:
+    assert row_identity("fp32", "onnxruntime") == ROW_IDENTITY["fp32"] < row_identity("fp32", "openvino") == 1e-5
