@@ -11,7 +11,7 @@ from mlpdeploy.env import closest, package_version
 from mlpdeploy.errors import MlpDeployError
 
 # In the order in which one needs them. `mlpdeploy <name>` is the function <name> in mlpdeploy/commands/<name>.py.
-COMMANDS = ("models", "export", "verify", "predict", "bench", "inspect", "doctor")
+COMMANDS = ("models", "export", "verify", "predict", "bench", "inspect", "plugin", "doctor")
 
 
 class Commands(click.Group):

@@ -14,11 +14,11 @@ import torch
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.ops.axial_shift import PADDINGS, ShiftSpec, axial_shift_ref
-from mlpdeploy.plugins.sources import CSRC
+from mlpdeploy.plugins.toolchain import CSRC
 
 NATIVE = Path(__file__).parent / "native"
 NARROW_LIMIT = 1 << 30
-CASES = 3000
+CASES = 2000
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -184,7 +184,9 @@ def test_more_elements_than_31_and_32_bits_count(ask: Callable[[list[tuple]], li
     assert got == wanted
 
 
-def test_large_tensors_are_cut_along_n_so_that_32_bits_count_each_launch(ask: Callable[[list[tuple]], list[str]]) -> None:
+def test_large_tensors_are_cut_along_n_so_that_32_bits_count_each_launch(
+    ask: Callable[[list[tuple]], list[str]],
+) -> None:
     image = 96 * 56 * 56
     (line,) = ask([("launches", 9000, 96, 56, 56, 1, 5, 1, 0)])
     launches = np.array(line.split(), np.int64).reshape(-1, 4)

@@ -1,7 +1,0 @@
-"""Where the native sources are."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-CSRC = Path(__file__).parent / "csrc"
