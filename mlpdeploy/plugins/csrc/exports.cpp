@@ -1,4 +1,5 @@
-// The two functions that this library shows; IPluginRegistry::loadLibrary() looks them up by name.
+// The two functions that this library shows; IPluginRegistry::loadLibrary()
+// looks them up by name.
 #include <cstdint>
 
 #include "face.h"
@@ -12,10 +13,14 @@
 #define MLPDEPLOY_GET_CREATORS getCreators
 #endif
 
-MLPDEPLOY_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { mlpdeploy::set_logger_finder(finder); }
+MLPDEPLOY_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder *finder) {
+  mlpdeploy::set_logger_finder(finder);
+}
 
-MLPDEPLOY_EXPORT mlpdeploy::Creator* const* MLPDEPLOY_GET_CREATORS(int32_t& count) {
-    static mlpdeploy::Creator* const creators[] = {mlpdeploy::axial_shift_creator()};
-    count = 1;
-    return creators;
+MLPDEPLOY_EXPORT mlpdeploy::Creator *const *
+MLPDEPLOY_GET_CREATORS(int32_t &count) {
+  static mlpdeploy::Creator *const creators[] = {
+      mlpdeploy::axial_shift_creator()};
+  count = 1;
+  return creators;
 }

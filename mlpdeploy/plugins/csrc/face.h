@@ -1,4 +1,5 @@
-// Which plugin interface is compiled: IPluginV3 from TensorRT 10 on, IPluginV2DynamicExt for 8.6.
+// Which plugin interface is compiled: IPluginV3 from TensorRT 10 on,
+// IPluginV2DynamicExt for 8.6.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -17,6 +18,6 @@ using Creator = nvinfer1::IPluginCreatorInterface;
 #endif
 
 /// The one creator of each operator; it lives as long as the library.
-Creator* axial_shift_creator();
+Creator *axial_shift_creator();
 
-}  // namespace mlpdeploy
+} // namespace mlpdeploy

@@ -6,12 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define CHECK(condition)                                                            \
-    do {                                                                            \
-        if (!(condition)) {                                                         \
-            std::printf("FAILED %s:%d: %s\n", __FILE__, __LINE__, #condition);      \
-            std::exit(1);                                                           \
-        }                                                                           \
+#define CHECK(condition)                                                       \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            std::printf("FAILED %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            std::exit(1);                                                      \
+        }                                                                      \
     } while (0)
 
 template <typename Function>

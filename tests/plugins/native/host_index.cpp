@@ -13,36 +13,32 @@
 using namespace mlpdeploy;
 
 int main() {
-  std::string verb;
-  AxialShiftParams p{};
-  int64_t padding = 0;
-  while (std::cin >> verb >> p.n >> p.c >> p.h >> p.w >> p.channel_block >>
-         p.shift_size >> p.dilation >> padding) {
-    p.padding = static_cast<Padding>(padding);
-    if (verb == "source") {
-      int64_t index = 0;
-      std::cin >> index;
-      auto const plan = plan_of<int64_t>(p);
-      std::cout << source_of(plan, plan.along_w, index) << ' '
-                << source_of(plan, plan.along_h, index);
-    } else if (verb == "launches") {
-      auto *const base = reinterpret_cast<uint16_t *>(uintptr_t{kCHUNK_BYTES});
-      for_each_launch(p, static_cast<uint16_t const *>(base), base, base,
-                      kNARROW_LIMIT,
-                      [base](auto variant, AxialShiftParams const &part,
-                             uint16_t const *x, uint16_t *, uint16_t *) {
-                        using V = decltype(variant);
-                        std::cout << part.n << ' ' << x - base << ' '
-                                  << V::kElements << ' '
-                                  << sizeof(typename V::Index) << ' ';
-                        return true;
-                      });
-    } else if (verb == "refusal") {
-      char const *const reason = refusal(p);
-      std::cout << (reason ? reason : "");
-    } else {
-      return 2;
+    std::string verb;
+    AxialShiftParams p{};
+    int64_t padding = 0;
+    while (std::cin >> verb >> p.n >> p.c >> p.h >> p.w >> p.channel_block >> p.shift_size >> p.dilation >> padding) {
+        p.padding = static_cast<Padding>(padding);
+        if (verb == "source") {
+            int64_t index = 0;
+            std::cin >> index;
+            auto const plan = plan_of<int64_t>(p);
+            std::cout << source_of(plan, plan.along_w, index) << ' ' << source_of(plan, plan.along_h, index);
+        } else if (verb == "launches") {
+            auto* const base = reinterpret_cast<uint16_t*>(uintptr_t{kCHUNK_BYTES});
+            for_each_launch(
+                p, static_cast<uint16_t const*>(base), base, base, kNARROW_LIMIT,
+                [base](auto variant, AxialShiftParams const& part, uint16_t const* x, uint16_t*, uint16_t*) {
+                    using V = decltype(variant);
+                    std::cout << part.n << ' ' << x - base << ' ' << V::kElements << ' ' << sizeof(typename V::Index)
+                              << ' ';
+                    return true;
+                });
+        } else if (verb == "refusal") {
+            char const* const reason = refusal(p);
+            std::cout << (reason ? reason : "");
+        } else {
+            return 2;
+        }
+        std::cout << '\n';
     }
-    std::cout << '\n';
-  }
 }
