@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NATIVE = $(shell git ls-files "*.h" "*.cpp" "*.cu")
+NATIVE = $(shell find mlpdeploy/plugins tests/plugins benchmarks/gpu -name "*.h" -o -name "*.cpp" -o -name "*.cu")
 
 .PHONY: setup demo test lint format bench clean help
 

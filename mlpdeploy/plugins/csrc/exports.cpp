@@ -13,14 +13,10 @@
 #define MLPDEPLOY_GET_CREATORS getCreators
 #endif
 
-MLPDEPLOY_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder *finder) {
-  mlpdeploy::set_logger_finder(finder);
-}
+MLPDEPLOY_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { mlpdeploy::set_logger_finder(finder); }
 
-MLPDEPLOY_EXPORT mlpdeploy::Creator *const *
-MLPDEPLOY_GET_CREATORS(int32_t &count) {
-  static mlpdeploy::Creator *const creators[] = {
-      mlpdeploy::axial_shift_creator()};
-  count = 1;
-  return creators;
+MLPDEPLOY_EXPORT mlpdeploy::Creator* const* MLPDEPLOY_GET_CREATORS(int32_t& count) {
+    static mlpdeploy::Creator* const creators[] = {mlpdeploy::axial_shift_creator()};
+    count = 1;
+    return creators;
 }

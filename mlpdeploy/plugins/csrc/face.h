@@ -18,6 +18,6 @@ using Creator = nvinfer1::IPluginCreatorInterface;
 #endif
 
 /// The one creator of each operator; it lives as long as the library.
-Creator *axial_shift_creator();
+Creator* axial_shift_creator();
 
-} // namespace mlpdeploy
+}  // namespace mlpdeploy

@@ -18,8 +18,7 @@ namespace mlpdeploy {
 /// Returns cudaErrorInvalidValue, and launches nothing, for what refusal()
 /// refuses, an unknown type or a null pointer; otherwise what the launch
 /// returned.
-cudaError_t launch_axial_shift(AxialShiftParams const &params, void const *x,
-                               void *y_w, void *y_h, ElementType type,
+cudaError_t launch_axial_shift(AxialShiftParams const& params, void const* x, void* y_w, void* y_h, ElementType type,
                                cudaStream_t stream);
 
-} // namespace mlpdeploy
+}  // namespace mlpdeploy
