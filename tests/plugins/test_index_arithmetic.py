@@ -119,6 +119,18 @@ def test_equals_the_reference_on_random_shapes_types_layouts_and_options(host_sh
     assert not wrong, f"{len(wrong)} of {CASES}\n" + "\n".join(wrong[:10])
 
 
+def test_equals_the_reference_where_a_chunk_holds_several_planes(host_shift: Path, tmp_path: Path) -> None:
+    """Images smaller than 16 bytes: a chunk can begin and end in one group with others in between."""
+    rng = np.random.default_rng(4)
+    cases = []
+    for _ in range(600):
+        shape = (int(rng.integers(8, 40)), int(rng.integers(1, 8)), int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+        spec = ShiftSpec(int(rng.choice([3, 5])), 1, str(rng.choice(["zero", "replicate"])))
+        cases.append(Case(shape, 1, spec, int(rng.choice([1, 2, 4])), 0, NARROW_LIMIT))
+    wrong = run_cases(host_shift, cases, tmp_path, rng)
+    assert not wrong, "\n".join(wrong[:10])
+
+
 def test_equals_the_reference_on_the_models_shapes(host_shift: Path, tmp_path: Path) -> None:
     """AS-MLP's four stages in every padding, and in the types and layouts that a TensorRT engine would choose."""
     cases = []
@@ -195,7 +207,7 @@ def test_large_tensors_are_cut_along_n_so_that_32_bits_count_each_launch(
     np.testing.assert_array_equal(launches[:, 1], np.cumsum([0, *launches[:-1, 0]]) * image)
     assert (launches[:, 2:] == (8, 4)).all()
     # An odd image: each launch but the last is a multiple of 16 images, so that all of them begin aligned.
-    (line,) = ask([("launches", 40_000_000, 7, 3, 3, 1, 5, 1, 0)])
+    (line,) = ask([("launches", 40_000_000, 9, 3, 3, 1, 5, 1, 0)])
     launches = np.array(line.split(), np.int64).reshape(-1, 4)
     assert len(launches) > 2 and (launches[:-1, 0] % 16 == 0).all() and (launches[:, 2] == 8).all()
     # One image that is too large by itself.
