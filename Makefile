@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NATIVE = $(shell find mlpdeploy/plugins tests/plugins benchmarks/gpu -name "*.h" -o -name "*.cpp" -o -name "*.cu")
 
 .PHONY: setup demo test lint format bench clean help
 
@@ -11,11 +12,13 @@ help:  ## show this list
 
 setup: $(READY)  ## make the virtual environment with everything in it
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/plugins/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "python3 lacks venv: on Debian and Ubuntu run: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps --requirement tests/plugins/requirements.txt || \
+	  echo "no TensorRT headers or registry for this platform: the tests of the CUDA plugin will be skipped"
 	touch $(READY)
 
 demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photographs, compare the speed
@@ -28,10 +31,12 @@ lint: setup  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
 format: setup  ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
 
 bench: setup  ## measure AS-MLP-T and ViP-S/7 against their peers into benchmarks/results (about ten minutes)
 	$(BIN)/python benchmarks/cpu.py

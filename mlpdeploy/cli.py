@@ -15,6 +15,7 @@ COMMANDS = (
     "models",
     "export",
     "lower",
+    "plugin",
     "verify",
     "predict",
     "eval",

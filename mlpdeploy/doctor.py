@@ -112,5 +112,18 @@ def _gpu() -> list[Finding]:
                     "CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU"
                 )
             )
+    findings.append(_plugin())
     findings.append(Finding("TensorRT", "ok", "not supported yet: the lowered file for it is made, never been built"))
     return findings
+
+
+def _plugin() -> Finding:
+    """Return whether the plugin library is built, or could be."""
+    from mlpdeploy.plugins.info import plugin_info
+
+    report = plugin_info()
+    if report["library"] is not None:
+        return Finding("CUDA plugin", "ok", report["library"])
+    if report["tools"] is not None:
+        return Finding("CUDA plugin", "ok", "not built; what compiles it is here", "mlpdeploy plugin build")
+    return Finding("CUDA plugin", "ok", f"not built, only TensorRT needs it ({report['tools_problem']})")
