@@ -15,6 +15,7 @@ COMMANDS = (
     "models",
     "export",
     "lower",
+    "build",
     "verify",
     "predict",
     "eval",

@@ -1,0 +1,187 @@
+"""The process that TensorRT runs in while it builds: a builder may abort, and that must not take the caller with it.
+
+Run as `python -m mlpdeploy.engines.worker REQUEST.json FD`: it writes one JSON object a line to the file descriptor,
+and the last one is `result` or `error`. When nobody reads any more, the build stops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from mlpdeploy.artifact import disk_errors
+from mlpdeploy.errors import MlpDeployError
+from mlpdeploy.runtime.tensorrt_api import EngineError, Severity, TensorRt, load_tensorrt
+
+KEPT_WARNINGS = 8
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One build.
+
+    Attributes:
+        target: the flavour of TensorRT.
+        network: the lowered ONNX file.
+        output: where the engine goes.
+        precision: what the artifact says that the graph is.
+        profiles: {input name: (min, opt, max) shapes} for each profile.
+        compute_capabilities: for TensorRT-RTX.
+        tf32: see BuildOptions.
+    """
+
+    target: str
+    network: str
+    output: str
+    precision: str
+    profiles: tuple[dict[str, Any], ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave; see Sidecar for the fields."""
+
+    version: str
+    parse_seconds: float
+    build_seconds: float
+    network_layers: dict[str, int]
+    network_types: dict[str, int]
+    warnings: tuple[str, ...] = field(default=())
+
+
+class Events:
+    """Writes events as JSON lines; after the reader is gone, `open` is false and nothing is written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.open = stream, True
+
+    def send(self, event: str, **values: Any) -> None:
+        try:
+            self._stream.write(json.dumps({"event": event, **values}) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            self.open = False
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        self.send("start", name=name, parent=parent, steps=steps)
+
+    def step(self, name: str, done: int) -> bool:
+        self.send("step", name=name, done=done)
+        return self.open
+
+    def finish(self, name: str) -> None:
+        self.send("finish", name=name)
+
+
+class Log:
+    """Keeps what TensorRT says: the errors for the message, the first warnings for the sidecar."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def __call__(self, severity: Severity, message: str) -> None:
+        text = " ".join(message.split())
+        if severity == "error":
+            self.errors.append(text)
+        elif severity == "warning" and len(self.warnings) < KEPT_WARNINGS and text not in self.warnings:
+            self.warnings.append(text)
+
+
+def build_engine(request: BuildRequest, events: Events) -> BuildResult:
+    """Parse, build and write one engine in this process.
+
+    Raises:
+        EngineError: TensorRT cannot.
+        ArtifactError: the engine cannot be written.
+    """
+    api, log = load_tensorrt(request.target), Log()
+    logger = api.logger(log)
+    builder = api.module.Builder(logger)
+    network = api.create_network(builder)
+    began = time.perf_counter()
+    parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
+    parsed = time.perf_counter()
+    kinds, types = _layers(network)
+    _check_precision(request.precision, types)
+    events.send("network", layers=network.num_layers)
+    config = builder.create_builder_config()
+    _configure(api, builder, config, request, set(types))
+    api.watch(config, events)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        reason = log.errors[-1] if log.errors else "it does not say why"
+        raise EngineError(f"{api.name} cannot build the engine: {reason}")
+    built = time.perf_counter()
+    output = Path(request.output)
+    with disk_errors(output), output.open("wb") as file:
+        file.write(plan)
+        file.flush()
+        os.fsync(file.fileno())
+    del parser
+    return BuildResult(api.version, parsed - began, built - parsed, kinds, types, tuple(log.warnings))
+
+
+def _layers(network: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Return {kind: how many} of the network's layers, and {type of its first output: how many}."""
+    kinds: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kinds[layer.type.name] += 1
+        types[layer.get_output(0).dtype.name] += 1
+    return dict(sorted(kinds.items())), dict(sorted(types.items()))
+
+
+def _check_precision(precision: str, types: dict[str, int]) -> None:
+    """Raise EngineError where the artifact promises a precision of which its graph has no layer."""
+    wanted = {"fp16": "HALF", "bf16": "BF16", "int8": "INT8"}.get(precision)
+    if wanted is not None and wanted not in types:
+        found = ", ".join(f"{count} {name}" for name, count in types.items())
+        raise EngineError(
+            f"the artifact is {precision}, but no layer of the parsed network is {wanted} ({found})",
+            fix="quantize the artifact again",
+        )
+
+
+def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, types: set[str]) -> None:
+    """Set everything that the request decides."""
+    trt = api.module
+    for shapes in request.profiles:
+        profile = builder.create_optimization_profile()
+        for name, (low, middle, high) in shapes.items():
+            profile.set_shape(name, tuple(low), tuple(middle), tuple(high))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"{api.name} refused the profile {shapes}")
+    if not request.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    api.set_precision(config, types)
+    if api.is_rtx:
+        api.set_compute_capabilities(config, request.compute_capabilities)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one request and return the exit status: 0 when the last event says everything, also about a failure."""
+    path, descriptor = arguments
+    request = BuildRequest(**json.loads(Path(path).read_text()))
+    with os.fdopen(int(descriptor), "w", encoding="utf-8") as stream:
+        events = Events(stream)
+        try:
+            result = build_engine(request, events)
+            events.send("result", **dataclasses.asdict(result))
+        except MlpDeployError as error:
+            events.send("error", got=error.got, wanted=error.wanted, fix=error.fix, exit_code=error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
