@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint format bench clean help
+# The Python bindings of each major version of TensorRT, without TensorRT: a test compares what we use with them.
+BINDINGS := $(VENV)/tensorrt-bindings
+
+.PHONY: setup bindings demo test lint format bench clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -18,10 +21,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names in (4 MB)
+
+$(BINDINGS)/.ready: $(READY)
+	for package in 8:tensorrt-bindings==8.6.1 10:tensorrt-cu13-bindings==10.16.1.11 11:tensorrt-cu13-bindings==11.4.0.106; do \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/$${package%%:*} $${package#*:} || exit 1; done
+	touch $@
+
 demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photographs, compare the speed
 	$(BIN)/python examples/demo.py
 
-test: setup  ## run all tests
+test: setup bindings  ## run all tests
 	$(BIN)/python -m pytest
 
 lint: setup  ## check style and types
