@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import importlib
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlpdeploy.artifact import disk_errors, keep_file, write_file
 from mlpdeploy.engines.network import NATIVE_SHIFT, Network, lowered_network
-from mlpdeploy.engines.options import BuildOptions, profiles_for
+from mlpdeploy.engines.options import BuildOptions, Shapes, profiles_for
 from mlpdeploy.engines.process import Progress, run_build
 from mlpdeploy.engines.sidecar import FOLDER, SUFFIXES, Fingerprint, Sidecar, read_sidecar
 from mlpdeploy.engines.worker import BuildRequest, BuildResult
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest, sha256_of
+from mlpdeploy.runtime.gpu import Gpu, visible_gpu
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 
 _SCRATCH = ".build."
@@ -38,6 +42,15 @@ class Built:
     path: Path
     sidecar: Sidecar
     reused: bool
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What builds: the version of TensorRT, the GPU (None without one), the plugin library (None for native layers)."""
+
+    version: str
+    gpu: Gpu | None
+    plugin: Path | None
 
 
 def build_artifact(
@@ -62,15 +75,20 @@ def build_artifact(
     manifest = read_manifest(directory)
     profiles = profiles_for(manifest, options)
     version = load_tensorrt(options.target).version
+    # Asked before TensorRT is: without a GPU it does not say so, but ends the process.
+    gpu = None if options.target == "tensorrt-rtx" else visible_gpu()
+    plugin = _plugin_library(manifest, options)
     tell = progress or (lambda done, text: None)
     folder = directory / FOLDER
     with _scratch(folder) as scratch:
         tell(0.0, "lowering")
-        network = lowered_network(directory, manifest, options.target, NATIVE_SHIFT, scratch)
-        mark = _fingerprint(manifest, options, profiles, version, network)
+        form = NATIVE_SHIFT if plugin is None else "plugin"
+        network = lowered_network(directory, manifest, options.target, form, scratch)
+        mark = _fingerprint(manifest, options, _Tools(version, gpu, plugin), profiles, network)
         found = None if force else _existing(folder, mark)
         if found is not None:
             return Built(folder / found.file, found, reused=True)
+        cache = options.timing_cache or (_timing_cache(folder, version, gpu) if gpu else None)
         request = BuildRequest(
             target=options.target,
             network=str(network.path),
@@ -78,10 +96,70 @@ def build_artifact(
             precision=manifest.precision,
             profiles=profiles,
             compute_capabilities=options.compute_capabilities,
-            tf32=options.tf32,
+            flags=options.flags,
+            plugin_library=str(plugin or ""),
+            timing_cache=str(cache or ""),
+            new_timing_cache=str(scratch / "timing"),
         )
         result = run_build(request, scratch, progress)
-        return _keep(folder, scratch / "engine", mark, result)
+        if cache:
+            write_file(cache, (scratch / "timing").read_bytes())
+        return _keep(folder, scratch / "engine", mark, gpu.driver if gpu else "", result)
+
+
+def _plugin_library(manifest: Manifest, options: BuildOptions) -> Path | None:
+    """Return the plugin library to build with, or None for native layers.
+
+    Raises:
+        UsageError: `plugin` for a model without an axial shift.
+        MissingDependencyError: `plugin`, and its library is not there.
+    """
+    if options.shift == "native" or options.target == "tensorrt-rtx":
+        return None
+    if manifest.model["family"] != "asmlp":
+        if options.shift == "plugin":
+            raise UsageError(f"--shift plugin for {manifest.model['name']}", "an AS-MLP", "leave --shift out")
+        return None
+    library = _find_plugin_library()
+    if library is None and options.shift == "plugin":
+        raise MissingDependencyError(
+            "the AxialShift plugin is not built", fix="run: mlpdeploy plugin build, or use --shift native"
+        )
+    return library
+
+
+def _find_plugin_library() -> Path | None:
+    """Return the plugin's library where this installation has one."""
+    if importlib.util.find_spec("mlpdeploy.plugins.find") is None:
+        return None
+    library: Path | None = importlib.import_module("mlpdeploy.plugins.find").find_plugin_library()
+    return library
+
+
+def _timing_cache(folder: Path, version: str, gpu: Gpu) -> Path:
+    """Return the artifact's own file of timings, which are good for one version and one GPU."""
+    return folder / f"timing-{version}-{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}-{gpu.compute_capability}.cache"
+
+
+def _fingerprint(
+    manifest: Manifest, options: BuildOptions, tools: _Tools, profiles: tuple[dict[str, Shapes], ...], network: Network
+) -> Fingerprint:
+    gpu = tools.gpu
+    return Fingerprint(
+        target=options.target,
+        version=tools.version,
+        gpu=gpu.name if gpu else "",
+        compute_capabilities=(gpu.compute_capability,) if gpu else options.compute_capabilities,
+        precision=manifest.precision,
+        shift=network.shift,
+        profiles=tuple(
+            {name: [list(shape) for shape in shapes] for name, shapes in profile.items()} for profile in profiles
+        ),
+        flags=dataclasses.asdict(options.flags),
+        plugin_sha256=sha256_of(tools.plugin) if tools.plugin else "",
+        source_sha256=manifest.files[manifest.file_for(CANONICAL)].sha256,
+        network_sha256=network.sha256,
+    )
 
 
 @contextmanager
@@ -116,26 +194,6 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _fingerprint(
-    manifest: Manifest, options: BuildOptions, profiles: tuple[dict[str, Any], ...], version: str, network: Network
-) -> Fingerprint:
-    return Fingerprint(
-        target=options.target,
-        version=version,
-        gpu="",
-        compute_capabilities=options.compute_capabilities,
-        precision=manifest.precision,
-        shift=network.shift,
-        profiles=tuple(
-            {name: [list(shape) for shape in shapes] for name, shapes in profile.items()} for profile in profiles
-        ),
-        flags={"tf32": options.tf32},
-        plugin_sha256="",
-        source_sha256=manifest.files[manifest.file_for(CANONICAL)].sha256,
-        network_sha256=network.sha256,
-    )
-
-
 def _existing(folder: Path, mark: Fingerprint) -> Sidecar | None:
     """Return the engine with this fingerprint, or None where there is none that is whole."""
     path = folder / f"{mark.name()}.json"
@@ -150,7 +208,7 @@ def _existing(folder: Path, mark: Fingerprint) -> Sidecar | None:
     return sidecar if whole and sidecar.fingerprint == mark else None
 
 
-def _keep(folder: Path, engine: Path, mark: Fingerprint, result: BuildResult) -> Built:
+def _keep(folder: Path, engine: Path, mark: Fingerprint, driver: str, result: BuildResult) -> Built:
     """Move a finished engine to its place, then write what it is beside it."""
     path = folder / f"{mark.name()}{SUFFIXES[mark.target]}"
     sidecar = Sidecar(
@@ -158,11 +216,12 @@ def _keep(folder: Path, engine: Path, mark: Fingerprint, result: BuildResult) ->
         file=path.name,
         sha256=sha256_of(engine),
         bytes=engine.stat().st_size,
-        driver="",
+        driver=driver,
         parse_seconds=round(result.parse_seconds, 3),
         build_seconds=round(result.build_seconds, 3),
         network_layers=result.network_layers,
         network_types=result.network_types,
+        engine_layers=result.engine_layers,
         warnings=result.warnings,
     )
     keep_file(engine, path)

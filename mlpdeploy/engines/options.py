@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
+from mlpdeploy.runtime.tensorrt_api import EngineFlags
 
 EngineTarget = Literal["tensorrt", "tensorrt-rtx"]
 EngineShift = Literal["auto", "plugin", "native"]
@@ -32,14 +33,11 @@ class BuildOptions:
         image_sizes: (min, opt, max) as (height, width), for a model whose image size is open.
         shift: `plugin`, `native` layers, or `auto`, which takes what the target has.
         compute_capabilities: `8.9` and so on, for TensorRT-RTX; TensorRT builds for the GPU that is there.
-        workspace_bytes: limit of the builder's scratch memory; None leaves it to TensorRT.
-        optimization_level: 0 to 5; None leaves it to TensorRT.
         timing_cache: a file that keeps the tactics' timings; None means the one in the artifact.
-        hardware_compatible: an engine for other GPUs of Ampere and later too.
-        version_compatible: an engine for other versions of TensorRT of the same major too.
-        strip: leave the weights out of the engine; they are put in when it is loaded.
-        refit: keep the weights exchangeable.
-        tf32: let products of an fp32 graph be rounded to ten bits, which TensorRT does unless it is told not to.
+        flags: `workspace_bytes` limits the builder's scratch memory; `optimization_level` is 0 to 5;
+            `hardware_compatible` makes an engine for other GPUs of Ampere and later too, `version_compatible` for other
+            versions of TensorRT of the same major; `strip` leaves the weights out, `refit` keeps them exchangeable;
+            `tf32` lets products of an fp32 graph be rounded to ten bits, which TensorRT does unless told not to.
     """
 
     target: EngineTarget = "tensorrt"
@@ -47,14 +45,8 @@ class BuildOptions:
     image_sizes: SizeTriple | None = None
     shift: EngineShift = "auto"
     compute_capabilities: tuple[str, ...] = ()
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
     timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    strip: bool = False
-    refit: bool = False
-    tf32: bool = False
+    flags: EngineFlags = field(default_factory=EngineFlags)
 
     def check(self) -> None:
         """Raise UsageError for what cannot be, or contradicts itself."""
@@ -64,10 +56,11 @@ class BuildOptions:
             raise UsageError(f"shift lowering {self.shift!r}", f"one of {', '.join(SHIFTS)}")
         for batch in self.batches:
             _check_triple(batch, "batch", f"{batch[0]}:{batch[1]}:{batch[2]}")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"optimization level {self.optimization_level}", "0 to 5")
-        if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise UsageError(f"a workspace of {self.workspace_bytes} bytes", "at least 1 MB")
+        level, workspace = self.flags.optimization_level, self.flags.workspace_bytes
+        if level is not None and not 0 <= level <= 5:
+            raise UsageError(f"optimization level {level}", "0 to 5")
+        if workspace is not None and workspace < 1:
+            raise UsageError(f"a workspace of {workspace} bytes", "at least 1 MB")
         if self.target == "tensorrt-rtx":
             self._check_rtx()
         elif self.compute_capabilities:
@@ -86,13 +79,13 @@ class BuildOptions:
         if self.shift == "plugin":
             raise UsageError("--shift plugin for TensorRT-RTX", "auto or native", "it has no plugins")
         given = {
-            "--workspace": self.workspace_bytes is not None,
-            "--optimization-level": self.optimization_level is not None,
+            "--workspace": self.flags.workspace_bytes is not None,
+            "--optimization-level": self.flags.optimization_level is not None,
             "--timing-cache": self.timing_cache is not None,
-            "--hardware-compatible": self.hardware_compatible,
-            "--version-compatible": self.version_compatible,
-            "--strip": self.strip,
-            "--refit": self.refit,
+            "--hardware-compatible": self.flags.hardware_compatible,
+            "--version-compatible": self.flags.version_compatible,
+            "--strip": self.flags.strip,
+            "--refit": self.flags.refit,
         }
         for option, is_given in given.items():
             if is_given:

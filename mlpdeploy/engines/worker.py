@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mlpdeploy.artifact import disk_errors
+from mlpdeploy.engines.layers import read_engine
 from mlpdeploy.errors import MlpDeployError
-from mlpdeploy.runtime.tensorrt_api import EngineError, Severity, TensorRt, load_tensorrt
+from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, Severity, TensorRt, load_tensorrt
 
 KEPT_WARNINGS = 8
 
@@ -34,7 +35,10 @@ class BuildRequest:
         precision: what the artifact says that the graph is.
         profiles: {input name: (min, opt, max) shapes} for each profile.
         compute_capabilities: for TensorRT-RTX.
-        tf32: see BuildOptions.
+        flags: the builder's options.
+        plugin_library: to load first; empty for none.
+        timing_cache: the file to begin with, where it is there; empty for no cache.
+        new_timing_cache: the file to write.
     """
 
     target: str
@@ -43,7 +47,10 @@ class BuildRequest:
     precision: str
     profiles: tuple[dict[str, Any], ...] = ()
     compute_capabilities: tuple[str, ...] = ()
-    tf32: bool = False
+    flags: EngineFlags = field(default_factory=EngineFlags)
+    plugin_library: str = ""
+    timing_cache: str = ""
+    new_timing_cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class BuildResult:
     build_seconds: float
     network_layers: dict[str, int]
     network_types: dict[str, int]
+    engine_layers: dict[str, Any] | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -106,40 +114,66 @@ def build_engine(request: BuildRequest, events: Events) -> BuildResult:
     """
     api, log = load_tensorrt(request.target), Log()
     logger = api.logger(log)
+    if request.plugin_library:
+        api.load_plugins(Path(request.plugin_library))
     builder = api.module.Builder(logger)
     network = api.create_network(builder)
     began = time.perf_counter()
     parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
     parsed = time.perf_counter()
-    kinds, types = _layers(network)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    kinds = Counter(layer.type.name for layer in layers)
+    types = Counter(layer.get_output(0).dtype.name for layer in layers)
+    asked = {layer.get_output(0).name: layer.get_output(0).dtype.name for layer in layers}
+    plugins = [layer.name for layer in layers if layer.type.name.startswith("PLUGIN")]
     _check_precision(request.precision, types)
     events.send("network", layers=network.num_layers)
     config = builder.create_builder_config()
     _configure(api, builder, config, request, set(types))
+    cache = _timing_cache(api, config, request)
     api.watch(config, events)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = log.errors[-1] if log.errors else "it does not say why"
         raise EngineError(f"{api.name} cannot build the engine: {reason}")
     built = time.perf_counter()
+    inside = None
+    if not api.is_rtx:  # whose engines cannot be opened without a GPU
+        inside = read_engine(api.engine_information(logger, plan, request.flags.version_compatible), asked, plugins)
+    if cache is not None:
+        Path(request.new_timing_cache).write_bytes(cache.serialize())
     output = Path(request.output)
     with disk_errors(output), output.open("wb") as file:
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())
     del parser
-    return BuildResult(api.version, parsed - began, built - parsed, kinds, types, tuple(log.warnings))
+    return BuildResult(
+        version=api.version,
+        parse_seconds=parsed - began,
+        build_seconds=built - parsed,
+        network_layers=dict(sorted(kinds.items())),
+        network_types=dict(sorted(types.items())),
+        engine_layers=inside,
+        warnings=tuple(log.warnings),
+    )
 
 
-def _layers(network: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Return {kind: how many} of the network's layers, and {type of its first output: how many}."""
-    kinds: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        kinds[layer.type.name] += 1
-        types[layer.get_output(0).dtype.name] += 1
-    return dict(sorted(kinds.items())), dict(sorted(types.items()))
+def _timing_cache(api: TensorRt, config: Any, request: BuildRequest) -> Any:
+    """Give the builder its cache of timings and return it, or None without one.
+
+    Raises:
+        EngineError: the file is of another GPU or version.
+    """
+    if not request.timing_cache:
+        return None
+    source = Path(request.timing_cache)
+    cache = config.create_timing_cache(source.read_bytes() if source.exists() else b"")
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise EngineError(
+            f"{api.name} refused the timing cache {source}", "one of this GPU and version", "name another file"
+        )
+    return cache
 
 
 def _check_precision(precision: str, types: dict[str, int]) -> None:
@@ -155,15 +189,13 @@ def _check_precision(precision: str, types: dict[str, int]) -> None:
 
 def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, types: set[str]) -> None:
     """Set everything that the request decides."""
-    trt = api.module
     for shapes in request.profiles:
         profile = builder.create_optimization_profile()
         for name, (low, middle, high) in shapes.items():
             profile.set_shape(name, tuple(low), tuple(middle), tuple(high))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{api.name} refused the profile {shapes}")
-    if not request.tf32:
-        config.clear_flag(trt.BuilderFlag.TF32)
+    api.set_options(config, request.flags)
     api.set_precision(config, types)
     if api.is_rtx:
         api.set_compute_capabilities(config, request.compute_capabilities)
@@ -172,7 +204,8 @@ def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, 
 def main(arguments: list[str]) -> int:
     """Run one request and return the exit status: 0 when the last event says everything, also about a failure."""
     path, descriptor = arguments
-    request = BuildRequest(**json.loads(Path(path).read_text()))
+    body = json.loads(Path(path).read_text())
+    request = BuildRequest(**{**body, "flags": EngineFlags(**body["flags"])})
     with os.fdopen(int(descriptor), "w", encoding="utf-8") as stream:
         events = Events(stream)
         try:

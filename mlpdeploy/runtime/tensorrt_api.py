@@ -41,6 +41,19 @@ class Monitor(Protocol):
 
 
 @dataclass(frozen=True)
+class EngineFlags:
+    """The builder's options; None leaves one to TensorRT. See engines/options.py for what they mean."""
+
+    tf32: bool = False
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    strip: bool = False
+    refit: bool = False
+
+
+@dataclass(frozen=True)
 class TensorRt:
     """One installed TensorRT.
 
@@ -114,6 +127,60 @@ class TensorRt:
         if "BF16" in types:
             raise UsageError(f"a bfloat16 model for {self.name}", "TensorRT 10 or later, or fp16")
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+
+    def set_options(self, config: Any, options: EngineFlags) -> None:
+        """Set the builder's options.
+
+        Raises:
+            UsageError: this version has no such option.
+        """
+        trt = self.module
+        if not options.tf32:  # on unless it is cleared
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if self.is_rtx:
+            return
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
+        if options.strip:
+            if not hasattr(trt.BuilderFlag, "STRIP_PLAN"):
+                raise UsageError(f"--strip with {self.name}", "TensorRT 10 or later")
+            config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+
+    def load_plugins(self, library: Path) -> None:
+        """Load a library of plugins into TensorRT's registry.
+
+        Raises:
+            EngineError: it cannot be loaded.
+        """
+        if self.module.get_plugin_registry().load_library(str(library)) is None:
+            raise EngineError(
+                f"{self.name} cannot load the plugin library {library}", fix="build it again: mlpdeploy plugin build"
+            )
+
+    def engine_information(self, logger: Any, plan: Any, host_code: bool) -> str:
+        """Return the inspector's JSON about a plan that was just built; this needs the GPU it was built for.
+
+        Raises:
+            EngineError: the plan cannot be loaded.
+        """
+        trt = self.module
+        runtime = trt.Runtime(logger)
+        if host_code:  # a version-compatible plan carries a runtime of its own
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{self.name} cannot load the engine that it has just built")
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        return str(text)
 
     def set_compute_capabilities(self, config: Any, wanted: tuple[str, ...]) -> None:
         """Tell TensorRT-RTX which GPUs the engine is for.

@@ -10,6 +10,7 @@ import pytest
 from mlpdeploy.engines.options import BuildOptions, parse_batches, parse_image_sizes, profiles_for
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
+from mlpdeploy.runtime.tensorrt_api import EngineFlags
 
 RTX = BuildOptions("tensorrt-rtx", compute_capabilities=("8.9",))
 
@@ -24,15 +25,15 @@ RTX = BuildOptions("tensorrt-rtx", compute_capabilities=("8.9",))
         ({"shift": "conv"}, "auto, plugin, native"),
         ({"batches": ((4, 2, 8),)}, "min <= opt <= max"),
         ({"batches": ((0, 2, 8),)}, "1 <= min"),
-        ({"workspace_bytes": 1 << 20}, "--workspace for TensorRT-RTX"),
-        ({"workspace_bytes": 0}, "at least 1 MB"),
-        ({"optimization_level": 6}, "0 to 5"),
-        ({"optimization_level": 3}, "--optimization-level for TensorRT-RTX"),
+        ({"flags": EngineFlags(workspace_bytes=1 << 20)}, "--workspace for TensorRT-RTX"),
+        ({"flags": EngineFlags(workspace_bytes=0)}, "at least 1 MB"),
+        ({"flags": EngineFlags(optimization_level=6)}, "0 to 5"),
+        ({"flags": EngineFlags(optimization_level=3)}, "--optimization-level for TensorRT-RTX"),
         ({"timing_cache": Path("cache")}, "--timing-cache for TensorRT-RTX"),
-        ({"hardware_compatible": True}, "--hardware-compatible for"),
-        ({"version_compatible": True}, "--version-compatible for"),
-        ({"strip": True}, "--strip for"),
-        ({"refit": True}, "--refit for"),
+        ({"flags": EngineFlags(hardware_compatible=True)}, "--hardware-compatible for"),
+        ({"flags": EngineFlags(version_compatible=True)}, "--version-compatible for"),
+        ({"flags": EngineFlags(strip=True)}, "--strip for"),
+        ({"flags": EngineFlags(refit=True)}, "--refit for"),
         ({"target": "tensorrt"}, "--target tensorrt-rtx"),
     ],
 )

@@ -188,6 +188,11 @@ class _Builder:
             "types": network._types,
             "profiles": [profile._shapes for profile in config._profiles],
             "detailed": config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED,
+            "options": {
+                "level": config.builder_optimization_level,
+                "workspace": config._limits.get(trt.MemoryPoolType.WORKSPACE),
+                "compatibility": config.hardware_compatibility_level and config.hardware_compatibility_level.name,
+            },
             "flags": sorted(flag.name for flag in config._flags),
         }
         return _HostMemory(json.dumps(plan).encode())
@@ -278,7 +283,7 @@ class _Config:
         self._limits[pool] = size
 
     def create_timing_cache(self, data: bytes) -> Any:
-        return ITimingCache(data)
+        return ITimingCache(data) if data.isdigit() or not data else None
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         require(not ignore_mismatch, "a cache of another GPU or version must not be taken")
@@ -365,6 +370,7 @@ class _Runtime:
 
     _trt: Any
     _registry: _Registry
+    engine_host_code_allowed = False
 
     def __init__(self, logger: ILogger) -> None:
         require(getattr(logger, "_made", False), "the logger's __init__ was not called: pybind11 would raise")
@@ -379,6 +385,8 @@ class _Runtime:
         if body["version"] != self._trt.__version__:
             self._logger.log(ILogger.Severity.ERROR, "Version tag does not match")
             return None
+        if "VERSION_COMPATIBLE" in body["flags"]:
+            require(self.engine_host_code_allowed, "a version-compatible plan without engine_host_code_allowed")
         model = onnx.load_from_string(base64.b64decode(body["onnx"]))
         if any(node.domain for node in model.graph.node) and not self._registry._loaded:
             self._logger.log(ILogger.Severity.ERROR, "Cannot find plugin creator AxialShift")
