@@ -128,4 +128,4 @@ def print_built(built: Built) -> None:
         types = ", ".join(f"{count} {name}" for name, count in inside["types"].items())
         click.echo(f"  {sum(inside['layers'].values())} layers in the engine: {types}; {inside['reformats']} reformats")
     for warning in sidecar.warnings:
-        click.echo(f"  TensorRT: {warning}", err=True)
+        click.echo(f"note: {warning}", err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import importlib
-import importlib.util
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from mlpdeploy.engines.options import BuildOptions, Shapes, profiles_for
 from mlpdeploy.engines.process import Progress, run_build
 from mlpdeploy.engines.sidecar import FOLDER, SUFFIXES, Fingerprint, Sidecar, read_sidecar
 from mlpdeploy.engines.worker import BuildRequest, BuildResult
-from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, MlpDeployError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest, sha256_of
 from mlpdeploy.runtime.gpu import Gpu, visible_gpu
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
@@ -77,13 +76,12 @@ def build_artifact(
     version = load_tensorrt(options.target).version
     # Asked before TensorRT is: without a GPU it does not say so, but ends the process.
     gpu = None if options.target == "tensorrt-rtx" else visible_gpu()
-    plugin = _plugin_library(manifest, options)
+    plugin, why_native = _plugin_library(manifest, options, version)
     tell = progress or (lambda done, text: None)
     folder = directory / FOLDER
     with _scratch(folder) as scratch:
         tell(0.0, "lowering")
-        form = NATIVE_SHIFT if plugin is None else "plugin"
-        network = lowered_network(directory, manifest, options.target, form, scratch)
+        network = lowered_network(directory, manifest, options.target, "plugin" if plugin else NATIVE_SHIFT, scratch)
         mark = _fingerprint(manifest, options, _Tools(version, gpu, plugin), profiles, network)
         found = None if force else _existing(folder, mark)
         if found is not None:
@@ -104,35 +102,44 @@ def build_artifact(
         result = run_build(request, scratch, progress)
         if cache:
             write_file(cache, (scratch / "timing").read_bytes())
+        result = dataclasses.replace(result, warnings=(*why_native, *result.warnings))
         return _keep(folder, scratch / "engine", mark, gpu.driver if gpu else "", result)
 
 
-def _plugin_library(manifest: Manifest, options: BuildOptions) -> Path | None:
-    """Return the plugin library to build with, or None for native layers.
+def _plugin_library(manifest: Manifest, options: BuildOptions, version: str) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the plugin library to build with, or None for native layers; and why `auto` came to those.
 
     Raises:
         UsageError: `plugin` for a model without an axial shift.
-        MissingDependencyError: `plugin`, and its library is not there.
+        MlpDeployError: `plugin`, and its library is not there, or damaged.
     """
     if options.shift == "native" or options.target == "tensorrt-rtx":
-        return None
+        return None, ()
     if manifest.model["family"] != "asmlp":
         if options.shift == "plugin":
             raise UsageError(f"--shift plugin for {manifest.model['name']}", "an AS-MLP", "leave --shift out")
-        return None
-    library = _find_plugin_library()
-    if library is None and options.shift == "plugin":
+        return None, ()
+    try:
+        return _find_plugin_library(version), ()
+    except MlpDeployError as error:
+        if options.shift == "plugin":
+            raise
+        return None, (f"the shift is in native layers: {error}",)
+
+
+def _find_plugin_library(version: str) -> Path:
+    """Return the plugin's library for a version of TensorRT.
+
+    Raises:
+        MlpDeployError: it is not built, or damaged.
+    """
+    try:
+        find = importlib.import_module("mlpdeploy.plugins.find")
+    except ModuleNotFoundError:
         raise MissingDependencyError(
-            "the AxialShift plugin is not built", fix="run: mlpdeploy plugin build, or use --shift native"
-        )
-    return library
-
-
-def _find_plugin_library() -> Path | None:
-    """Return the plugin's library where this installation has one."""
-    if importlib.util.find_spec("mlpdeploy.plugins.find") is None:
-        return None
-    library: Path | None = importlib.import_module("mlpdeploy.plugins.find").find_plugin_library()
+            "the AxialShift plugin is not in this version of mlpdeploy", fix="use --shift native"
+        ) from None
+    library: Path = find.find_plugin_library(find.face_of(version))
     return library
 
 

@@ -146,10 +146,14 @@ def test_a_builder_error_is_one_sentence(tmp_path: Path) -> None:
         run_build(request(tmp_path, file, compute_capabilities=("9.0",)), tmp_path)
 
 
-def test_a_promised_precision_is_checked(artifact: Path) -> None:
+def test_a_promised_precision_is_checked(artifact: Path, tmp_path: Path) -> None:
     write_manifest(artifact, dataclasses.replace(read_manifest(artifact), precision="fp16"))
-    with pytest.raises(EngineError, match="artifact is fp16, but no layer of the parsed network is HALF"):
+    with pytest.raises(UsageError, match=r"no fp16 model for tensorrt-rtx .*--precision fp16 --target tensorrt-rtx"):
         build_artifact(artifact, RTX)
+    export_model(tiny_asmlp(), tmp_path / "typed", target="tensorrt", shift="slice", verify=False)
+    write_manifest(tmp_path / "typed", dataclasses.replace(read_manifest(tmp_path / "typed"), precision="fp16"))
+    with pytest.raises(EngineError, match="artifact is fp16, but no layer of the parsed network is HALF"):
+        build_artifact(tmp_path / "typed", RTX)
 
 
 def test_a_worker_that_dies_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,13 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
 
     monkeypatch.setattr(tensorrt_api, "require", lambda name: make_tensorrt(version))
     monkeypatch.setattr(build_module, "visible_gpu", lambda: gpu)
-    monkeypatch.setattr(build_module, "_find_plugin_library", lambda: library)
+
+    def find(version: str) -> Path:
+        if library is None:
+            raise MissingDependencyError("the plugin is not built", fix="run: mlpdeploy plugin build")
+        return library
+
+    monkeypatch.setattr(build_module, "_find_plugin_library", find)
 
 
 @pytest.fixture
@@ -84,6 +90,9 @@ def test_native_layers(version: str, artifact: Path) -> None:
 
 def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     native = build_artifact(artifact, BuildOptions())
+    assert native.sidecar.warnings == (
+        "the shift is in native layers: the plugin is not built; run: mlpdeploy plugin build",
+    )
     use_fake(monkeypatch, version, library=library)
     auto = build_artifact(artifact, BuildOptions())
     assert auto.sidecar.fingerprint.shift == "plugin" and auto.sidecar.fingerprint.plugin_sha256
@@ -97,7 +106,7 @@ def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: py
 def test_a_plugin_that_is_not_there(
     version: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(MissingDependencyError, match="mlpdeploy plugin build, or use --shift native"):
+    with pytest.raises(MissingDependencyError, match="is not built; run: mlpdeploy plugin build"):
         build_artifact(artifact, BuildOptions(shift="plugin"))
     use_fake(monkeypatch, version, library=library)
     monkeypatch.setenv("FAKE_PLUGINS", "broken")
