@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE = $(shell find mlpdeploy/plugins tests/plugins benchmarks/gpu -name "*.h" -o -name "*.cpp" -o -name "*.cu")
 
-.PHONY: setup demo test lint format bench clean help
+# The Python bindings of each major version of TensorRT, without TensorRT: a test compares what we use with them.
+BINDINGS := $(VENV)/tensorrt-bindings
+
+.PHONY: setup bindings demo test lint format bench clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -21,10 +24,17 @@ $(READY): pyproject.toml constraints.txt tests/plugins/requirements.txt
 	  echo "no TensorRT headers or registry for this platform: the tests of the CUDA plugin will be skipped"
 	touch $(READY)
 
+bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names in (4 MB)
+
+$(BINDINGS)/.ready: $(READY)
+	for package in 8:tensorrt-bindings==8.6.1 10:tensorrt-cu13-bindings==10.16.1.11 11:tensorrt-cu13-bindings==11.4.0.106; do \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/$${package%%:*} $${package#*:} || exit 1; done
+	touch $@
+
 demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photographs, compare the speed
 	$(BIN)/python examples/demo.py
 
-test: setup  ## run all tests
+test: setup bindings  ## run all tests
 	$(BIN)/python -m pytest
 
 lint: setup  ## check style and types

@@ -16,6 +16,7 @@ COMMANDS = (
     "export",
     "lower",
     "plugin",
+    "build",
     "verify",
     "predict",
     "eval",
