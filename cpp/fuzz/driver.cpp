@@ -36,19 +36,44 @@ class Mutator {
   std::ptrdiff_t place(const Input& input) { return static_cast<std::ptrdiff_t>(below(input.size() + 1)); }
   std::uint8_t byte() { return static_cast<std::uint8_t>(generator_()); }
 
-  void insert(Input& input, const Input& piece) { input.insert(input.begin() + place(input), piece.begin(), piece.end()); }
+  void insert(Input& input, const Input& piece) {
+    input.insert(input.begin() + place(input), piece.begin(), piece.end());
+  }
 
   Input piece_of(const Input& input) {
     const auto from = place(input);
     const auto left = input.size() - static_cast<std::size_t>(from);
-    return {input.begin() + from, input.begin() + from + static_cast<std::ptrdiff_t>(below(std::min<std::size_t>(left, 64) + 1))};
+    return {input.begin() + from,
+            input.begin() + from + static_cast<std::ptrdiff_t>(below(std::min<std::size_t>(left, 64) + 1))};
   }
 
   void mutate(Input& input) {
-    static const std::string tokens[] = {
-        "{", "}", "[", "]", "\"", ":", ",", "null", "true", "-0", "1e308", "1e-400", "0.1", "\\u0000", "\\ud83d",
-        "9223372036854775808", "-1", "\xF0\x9F\x99\x82", "\xC0\x80", std::string("\0\0\0\0", 4), "\xFF\xFF\xFF\xFF",
-        std::string("\x05\0\0\0", 4), std::string("\0\x10\0\0", 4), std::string(300, '['), "\"weights\"", "\"sha256\""};
+    static const std::string tokens[] = {"{",
+                                         "}",
+                                         "[",
+                                         "]",
+                                         "\"",
+                                         ":",
+                                         ",",
+                                         "null",
+                                         "true",
+                                         "-0",
+                                         "1e308",
+                                         "1e-400",
+                                         "0.1",
+                                         "\\u0000",
+                                         "\\ud83d",
+                                         "9223372036854775808",
+                                         "-1",
+                                         "\xF0\x9F\x99\x82",
+                                         "\xC0\x80",
+                                         std::string("\0\0\0\0", 4),
+                                         "\xFF\xFF\xFF\xFF",
+                                         std::string("\x05\0\0\0", 4),
+                                         std::string("\0\x10\0\0", 4),
+                                         std::string(300, '['),
+                                         "\"weights\"",
+                                         "\"sha256\""};
     switch (below(8)) {
       case 0:
         if (!input.empty()) input[below(input.size())] ^= static_cast<std::uint8_t>(1U << below(8));
@@ -56,21 +81,28 @@ class Mutator {
       case 1:
         if (!input.empty()) input[below(input.size())] = byte();
         return;
-      case 2: insert(input, {byte()}); return;
+      case 2:
+        insert(input, {byte()});
+        return;
       case 3: {
         const Input gone = piece_of(input);
         const auto from = static_cast<std::ptrdiff_t>(below(input.size() - gone.size() + 1));
         input.erase(input.begin() + from, input.begin() + from + static_cast<std::ptrdiff_t>(gone.size()));
         return;
       }
-      case 4: insert(input, piece_of(input)); return;
-      case 5: insert(input, piece_of(seeds_[below(seeds_.size())])); return;
+      case 4:
+        insert(input, piece_of(input));
+        return;
+      case 5:
+        insert(input, piece_of(seeds_[below(seeds_.size())]));
+        return;
       case 6: {
         const std::string& token = tokens[below(std::size(tokens))];
         insert(input, Input(token.begin(), token.end()));
         return;
       }
-      default: input.resize(below(input.size() + 1));
+      default:
+        input.resize(below(input.size() + 1));
     }
   }
 };

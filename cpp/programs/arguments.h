@@ -28,7 +28,7 @@ class Arguments {
 
   const std::vector<std::string>& operands() const { return operands_; }
   bool has(const std::string& name) const { return values_.count(name) > 0; }
-  std::string text(const std::string& name) const;               // the last value, or the default
+  std::string text(const std::string& name) const;                // the last value, or the default
   std::vector<std::string> texts(const std::string& name) const;  // all values
   int number(const std::string& name) const;
   double seconds(const std::string& name) const;

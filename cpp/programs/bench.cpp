@@ -77,7 +77,8 @@ Timing measure(const mlpdeploy::Session& session, const Plan& plan, int batch) {
   Timing timing;
   timing.batch = batch;
   const auto began = Clock::now();
-  while (timing.times_ms.size() < min_runs || std::chrono::duration<double>(Clock::now() - began).count() < plan.seconds) {
+  while (timing.times_ms.size() < min_runs ||
+         std::chrono::duration<double>(Clock::now() - began).count() < plan.seconds) {
     const auto entered = Clock::now();
     do {
       session.run(feeds);
@@ -155,8 +156,8 @@ Json machine() {
   value.set("cpu", cpuinfo("model name"));
   Json features = Json::array();
   const std::string flags = " " + cpuinfo("flags") + " ";
-  for (const char* name : {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16",
-                           "amx_int8"}) {
+  for (const char* name :
+       {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}) {
     if (flags.find(" " + std::string(name) + " ") != std::string::npos) features.add(name);
   }
   value.set("cpu_features", std::move(features));

@@ -13,7 +13,9 @@ int run_bench(const Arguments& arguments);
 Command serve_command();
 int run_serve(const Arguments& arguments);
 
-inline Option threads_option() { return {"--threads", "N", "", "threads of one run; all usable processors if not given"}; }
+inline Option threads_option() {
+  return {"--threads", "N", "", "threads of one run; all usable processors if not given"};
+}
 
 // The session that --threads and a number of rows ask for.
 inline mlpdeploy::Session loaded(const Arguments& arguments, int max_batch) {

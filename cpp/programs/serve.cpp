@@ -94,7 +94,7 @@ class Listener {
 
   // A socket that a killed process left behind; never anything else.
   void remove_stale(const sockaddr* address, socklen_t bytes) const {
-    struct stat status {};
+    struct stat status{};
     if (::lstat(path_.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return;
     const Descriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (::connect(probe.number(), address, bytes) != 0 && errno == ECONNREFUSED) ::unlink(path_.c_str());
@@ -123,7 +123,7 @@ void reap(std::list<Connection>& connections, bool all) {
 int serve_socket(Service& service, const std::string& path) {
   if (::pipe(stop_pipe) != 0) throw Error(ErrorKind::backend, "no pipe can be made");
   const Descriptor reading(stop_pipe[0]), writing(stop_pipe[1]);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_stop;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
@@ -169,23 +169,25 @@ int serve_stdin(Service& service) {
 
 Command serve_command() {
   const mlpdeploy::BatchingOptions defaults;
-  return {"serve",
-          "FOLDER --stdin | --unix PATH",
-          "Classify frames from another process, in batches; answer each with a line of JSON.",
-          1,
-          1,
-          {{"--stdin", "", "", "read frames from stdin until its end, answer on stdout"},
-           {"--unix", "PATH", "", "listen at a socket of this path until SIGTERM or SIGINT"},
-           {"--top", "N", "5", "classes to name per frame"},
-           {"--batch", "N", std::to_string(defaults.max_batch), "frames that are run together at most"},
-           {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a frame waits for company"},
-           {"--queue", "N", std::to_string(defaults.queue_limit), "frames that wait; then the sender waits"},
-           {"--max-frame-mb", "N", "64", "largest frame, in megabytes"},
-           threads_option()},
-          "A frame is 4 bytes with a length, little-endian, and a JPEG or PNG file of that length. Answers come in the\n"
-          "frames' order: {\"frame\": 0, \"top\": [{\"index\": 3, \"label\": \"...\", \"probability\": 0.9}, ...]}, or\n"
-          "{\"frame\": 1, \"error\": \"...\"} for one that cannot be read. A stream that breaks off inside of a frame ends\n"
-          "with exit code 1."};
+  return {
+      "serve",
+      "FOLDER --stdin | --unix PATH",
+      "Classify frames from another process, in batches; answer each with a line of JSON.",
+      1,
+      1,
+      {{"--stdin", "", "", "read frames from stdin until its end, answer on stdout"},
+       {"--unix", "PATH", "", "listen at a socket of this path until SIGTERM or SIGINT"},
+       {"--top", "N", "5", "classes to name per frame"},
+       {"--batch", "N", std::to_string(defaults.max_batch), "frames that are run together at most"},
+       {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a frame waits for company"},
+       {"--queue", "N", std::to_string(defaults.queue_limit), "frames that wait; then the sender waits"},
+       {"--max-frame-mb", "N", "64", "largest frame, in megabytes"},
+       threads_option()},
+      "A frame is 4 bytes with a length, little-endian, and a JPEG or PNG file of that length. Answers come in the\n"
+      "frames' order: {\"frame\": 0, \"top\": [{\"index\": 3, \"label\": \"...\", \"probability\": 0.9}, ...]}, or\n"
+      "{\"frame\": 1, \"error\": \"...\"} for one that cannot be read. A stream that breaks off inside of a frame "
+      "ends\n"
+      "with exit code 1."};
 }
 
 int run_serve(const Arguments& arguments) {

@@ -84,8 +84,7 @@ Service::Outcome Service::outcome_of(const Job& job) {
     prepare_(image.view(), pixels.data());
     const auto& p = *session_.preprocessing();
     const std::int64_t shape[] = {1, p.channels(), p.height, p.width};
-    return batching_.submit(
-        {session_.inputs().front().name, mlpdeploy::DType::float32, shape, 4, pixels.data()});
+    return batching_.submit({session_.inputs().front().name, mlpdeploy::DType::float32, shape, 4, pixels.data()});
   } catch (const Error& error) {
     return std::string(error.what());
   }

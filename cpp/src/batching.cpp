@@ -77,7 +77,8 @@ struct BatchingSession::Queue {
     }
   }
 
-  // Waits until a batch is full, its oldest request has waited long enough, or nothing more will come. Empty at the end.
+  // Waits until a batch is full, its oldest request has waited long enough, or nothing more will come. Empty at the
+  // end.
   Batch next_batch() {
     std::unique_lock<std::mutex> lock(mutex);
     const auto rows = static_cast<std::size_t>(options.max_batch);

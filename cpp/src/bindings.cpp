@@ -35,10 +35,10 @@ std::string names_of(const std::vector<TensorSpec>& specs) {
 
 [[noreturn]] void refuse_input(const TensorView& view, const TensorSpec& spec, const std::string& fix = "",
                                const std::string& wanted = "") {
-  const std::string came = "input " + repr(spec.name) + " is " + dtype_name(view.dtype) + " " +
-                           shape_text(view.shape, view.rank);
-  const std::string shape = std::string(dtype_name(spec.dtype)) + " " + spec.layout + " (" +
-                            join(axis_texts(spec), ", ") + ")";
+  const std::string came =
+      "input " + repr(spec.name) + " is " + dtype_name(view.dtype) + " " + shape_text(view.shape, view.rank);
+  const std::string shape =
+      std::string(dtype_name(spec.dtype)) + " " + spec.layout + " (" + join(axis_texts(spec), ", ") + ")";
   throw Error(ErrorKind::usage, came, wanted.empty() ? shape : wanted, fix);
 }
 
@@ -84,7 +84,8 @@ void check_input(const TensorView& view, const TensorSpec& spec, Symbols& symbol
     const std::int64_t factor = factor_of(expected.symbol);
     if (size < 1 || size % factor) {
       const std::string least = std::to_string(factor);
-      refuse_input(view, spec, "axis " + std::to_string(axis) + " must be a multiple of " + least + ", at least " + least);
+      refuse_input(view, spec,
+                   "axis " + std::to_string(axis) + " must be a multiple of " + least + ", at least " + least);
     }
     const std::int64_t known = symbols.size_of(expected.symbol, size);
     if (known != size) {

@@ -61,8 +61,8 @@ T* given(T* pointer, const char* what) {
 mlpdeploy::DType dtype_of(const char* name) {
   using mlpdeploy::DType;
   const std::string wanted = given(name, "a tensor's dtype");
-  for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::int64, DType::int32, DType::uint8,
-                            DType::int8}) {
+  for (const DType dtype :
+       {DType::float32, DType::float64, DType::float16, DType::int64, DType::int32, DType::uint8, DType::int8}) {
     if (wanted == mlpdeploy::dtype_name(dtype)) return dtype;
   }
   refuse("dtype " + wanted, "a name such as float32");
@@ -134,7 +134,9 @@ int mlpdeploy_load(const char* folder, int threads, int max_batch, const char* r
 
 void mlpdeploy_free(mlpdeploy_session* session) { delete session; }
 
-size_t mlpdeploy_input_count(const mlpdeploy_session* session) { return session ? session->session.inputs().size() : 0; }
+size_t mlpdeploy_input_count(const mlpdeploy_session* session) {
+  return session ? session->session.inputs().size() : 0;
+}
 
 size_t mlpdeploy_output_count(const mlpdeploy_session* session) {
   return session ? session->session.outputs().size() : 0;

@@ -88,7 +88,8 @@ struct Part {
   }
 };
 
-void run_part(const Session& session, Part& part, const ClassifyOptions& options, std::vector<Prediction>& predictions) {
+void run_part(const Session& session, Part& part, const ClassifyOptions& options,
+              std::vector<Prediction>& predictions) {
   session.parallel(
       part.slots.size(), [](void* context, std::size_t index) { static_cast<Part*>(context)->fill(index); }, &part);
   std::size_t good = 0;

@@ -1,9 +1,9 @@
+#include <jerror.h>
+#include <jpeglib.h>
+
 #include <csetjmp>
 #include <cstdio>  // jpeglib.h needs it before
 #include <cstring>
-
-#include <jerror.h>
-#include <jpeglib.h>
 
 #include "decode.h"
 

@@ -1,8 +1,8 @@
+#include <png.h>
+
 #include <algorithm>
 #include <csetjmp>
 #include <cstring>
-
-#include <png.h>
 
 #include "decode.h"
 

@@ -34,7 +34,8 @@ Image upright(Image image, int orientation) {
       int row = sides_swap ? x : y, column = sides_swap ? y : x;
       if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) row = bottom - row;
       if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) column = right - column;
-      std::memcpy(out, image.pixels.data() + (std::size_t(row) * std::size_t(image.width) + std::size_t(column)) * 3, 3);
+      std::memcpy(out, image.pixels.data() + (std::size_t(row) * std::size_t(image.width) + std::size_t(column)) * 3,
+                  3);
     }
   }
   return result;
@@ -45,7 +46,7 @@ std::vector<char> file_bytes(const std::filesystem::path& path) {
   const auto refuse = [&](const std::string& got, const std::string& fix = "") {
     throw Error(ErrorKind::image, name + " " + got, "an image file", fix);
   };
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) refuse("does not exist");
     refuse("cannot be read (" + os_error(errno, name) + ")");

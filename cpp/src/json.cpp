@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <unordered_map>
-
-#include <nlohmann/json.hpp>
 
 namespace mlpdeploy {
 
@@ -119,13 +118,27 @@ void write_string(std::string_view text, std::string& out) {
   for (const char character : text) {
     const auto byte = static_cast<unsigned char>(character);
     switch (character) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\f': out += "\\f"; break;
-      case '\b': out += "\\b"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
       default:
         if (byte < 0x20) {
           constexpr char digits[] = "0123456789abcdef";
@@ -142,11 +155,20 @@ void write_string(std::string_view text, std::string& out) {
 
 void write_scalar(const Json& value, std::string& out) {
   switch (value.type) {
-    case Json::Type::null: out += "null"; return;
-    case Json::Type::boolean: out += value.boolean ? "true" : "false"; return;
-    case Json::Type::integer: out += value.text; return;
-    case Json::Type::number: out += python_float(value.number); return;
-    default: write_string(value.text, out);
+    case Json::Type::null:
+      out += "null";
+      return;
+    case Json::Type::boolean:
+      out += value.boolean ? "true" : "false";
+      return;
+    case Json::Type::integer:
+      out += value.text;
+      return;
+    case Json::Type::number:
+      out += python_float(value.number);
+      return;
+    default:
+      write_string(value.text, out);
   }
 }
 

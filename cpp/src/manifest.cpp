@@ -112,8 +112,8 @@ void check_fields(const Json& value, const std::string& kind, const std::vector<
 }
 
 DType dtype_of(const std::string& name) {
-  for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::int64, DType::int32, DType::uint8,
-                            DType::int8}) {
+  for (const DType dtype :
+       {DType::float32, DType::float64, DType::float16, DType::int64, DType::int32, DType::uint8, DType::int8}) {
     if (name == dtype_name(dtype)) return dtype;
   }
   throw Incomplete{"dtype " + repr(name) + " is not known"};
@@ -195,9 +195,8 @@ Manifest from_body(Json body) {
     manifest.labels.push_back(typed(label, Json::Type::string, "a label is no string").text);
   }
   member(body, "passes");
-  const std::vector<std::string> optional = {"preprocessing", "labels",       "files", "passes",
-                                             "verification",  "quantization", "tools", "format",
-                                             "version"};
+  const std::vector<std::string> optional = {"preprocessing", "labels", "files",  "passes", "verification",
+                                             "quantization",  "tools",  "format", "version"};
   check_fields(body, "Manifest", {"model", "inputs", "outputs", "opset", "precision"}, optional);
   const auto canonical = [](const FileEntry& entry) { return entry.role == "canonical"; };
   if (std::none_of(manifest.files.begin(), manifest.files.end(), canonical)) throw Incomplete{"no canonical model"};

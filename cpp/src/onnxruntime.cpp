@@ -1,10 +1,10 @@
 #include "onnxruntime.h"
 
+#include <onnxruntime_c_api.h>
+
 #include <algorithm>
 #include <iterator>
 #include <mutex>
-
-#include <onnxruntime_c_api.h>
 
 namespace mlpdeploy {
 
@@ -21,9 +21,12 @@ const OrtApi& api() {
 
 // As Python's binding words it.
 const char* code_name(OrtErrorCode code) {
-  constexpr const char* names[] = {"SUCCESS",          "FAIL",         "INVALID_ARGUMENT", "NO_SUCHFILE",
-                                   "NO_MODEL",         "ENGINE_ERROR", "RUNTIME_EXCEPTION", "INVALID_PROTOBUF",
-                                   "MODEL_LOADED",     "NOT_IMPLEMENTED", "INVALID_GRAPH",  "EP_FAIL"};
+  constexpr const char* names[] = {"SUCCESS",           "FAIL",
+                                   "INVALID_ARGUMENT",  "NO_SUCHFILE",
+                                   "NO_MODEL",          "ENGINE_ERROR",
+                                   "RUNTIME_EXCEPTION", "INVALID_PROTOBUF",
+                                   "MODEL_LOADED",      "NOT_IMPLEMENTED",
+                                   "INVALID_GRAPH",     "EP_FAIL"};
   return static_cast<std::size_t>(code) < std::size(names) ? names[code] : "GENERAL ERROR";
 }
 
@@ -85,13 +88,20 @@ Options session_options(int threads) {
 
 ONNXTensorElementDataType element_type(DType dtype) {
   switch (dtype) {
-    case DType::float32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::float64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
-    case DType::float16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::int64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case DType::int32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case DType::uint8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-    case DType::int8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+    case DType::float32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case DType::float64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    case DType::float16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case DType::int64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case DType::int32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case DType::uint8:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    case DType::int8:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }

@@ -36,8 +36,8 @@ void check(const Preprocessing& p) {
   const int side = std::min(p.height, p.width);
   if (side < 1 || !(0 < p.crop_pct && p.crop_pct <= side)) {
     throw Error(ErrorKind::usage,
-                "a crop of (" + std::to_string(p.height) + ", " + std::to_string(p.width) +
-                    ") pixels with crop_pct " + python_float(p.crop_pct),
+                "a crop of (" + std::to_string(p.height) + ", " + std::to_string(p.width) + ") pixels with crop_pct " +
+                    python_float(p.crop_pct),
                 "sides of at least 1 pixel");
   }
 }
@@ -73,7 +73,8 @@ std::vector<std::uint8_t> grey(const ImageView& image) {
   for (int y = 0; y < image.height; ++y) {
     const std::uint8_t* pixel = image.pixels + y * image.stride_bytes;
     for (int x = 0; x < image.width; ++x, pixel += 3) {
-      result.push_back(static_cast<std::uint8_t>((19595 * pixel[0] + 38470 * pixel[1] + 7471 * pixel[2] + 32768) >> 16));
+      result.push_back(
+          static_cast<std::uint8_t>((19595 * pixel[0] + 38470 * pixel[1] + 7471 * pixel[2] + 32768) >> 16));
     }
   }
   return result;
@@ -126,7 +127,8 @@ Preprocessor::~Preprocessor() = default;
 
 std::size_t Preprocessor::count() const noexcept {
   const Preprocessing& p = impl_->preprocessing;
-  return static_cast<std::size_t>(p.channels()) * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
+  return static_cast<std::size_t>(p.channels()) * static_cast<std::size_t>(p.height) *
+         static_cast<std::size_t>(p.width);
 }
 
 void Preprocessor::operator()(const ImageView& image, float* out) const {

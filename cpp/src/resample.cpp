@@ -62,9 +62,7 @@ Taps taps_of(int source_size, int size, Span span, Filter filter) {
   return taps;
 }
 
-std::uint8_t rounded(std::int32_t sum) {
-  return static_cast<std::uint8_t>(std::clamp(sum >> weight_bits, 0, 255));
-}
+std::uint8_t rounded(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> weight_bits, 0, 255)); }
 
 template <int channels>
 void across(const std::uint8_t* row, const Taps& taps, std::uint8_t* out) {
@@ -82,23 +80,53 @@ void across(const std::uint8_t* row, const Taps& taps, std::uint8_t* out) {
   }
 }
 
-// Rows `needed` of the source with columns `columns` of the width that is wanted.
-std::vector<std::uint8_t> horizontal(const Pixels& source, Span needed, int width, Span columns, Filter filter) {
-  const auto row_bytes = static_cast<std::size_t>(columns.count) * static_cast<std::size_t>(source.channels);
-  std::vector<std::uint8_t> result(row_bytes * static_cast<std::size_t>(needed.count));
-  const Taps taps = taps_of(source.width, width, columns, filter);
-  for (int y = 0; y < needed.count; ++y) {
-    const std::uint8_t* row = source.data + std::ptrdiff_t{needed.first + y} * source.stride_bytes;
-    std::uint8_t* out = result.data() + row_bytes * static_cast<std::size_t>(y);
-    if (width == source.width) {
-      std::copy_n(row + std::ptrdiff_t{columns.first} * source.channels, row_bytes, out);
-    } else if (source.channels == 3) {
-      across<3>(row, taps, out);
-    } else {
-      across<1>(row, taps, out);
-    }
+// An array of pixels that a pass has made.
+struct Made {
+  int height, width, channels;
+  std::vector<std::uint8_t> values;
+
+  Made(int h, int w, int c) : height(h), width(w), channels(c), values(row_bytes() * static_cast<std::size_t>(h)) {}
+
+  std::size_t row_bytes() const { return static_cast<std::size_t>(width) * static_cast<std::size_t>(channels); }
+  std::uint8_t* row(int y) { return values.data() + row_bytes() * static_cast<std::size_t>(y); }
+  Pixels pixels() const { return {values.data(), height, width, channels, static_cast<std::ptrdiff_t>(row_bytes())}; }
+};
+
+// All rows of the source.
+Made horizontal(const Pixels& source, const Taps& taps) {
+  Made made(source.height, static_cast<int>(taps.sources.size()), source.channels);
+  for (int y = 0; y < made.height; ++y) {
+    const std::uint8_t* row = source.data + std::ptrdiff_t{y} * source.stride_bytes;
+    source.channels == 3 ? across<3>(row, taps, made.row(y)) : across<1>(row, taps, made.row(y));
   }
-  return result;
+  return made;
+}
+
+// All columns of the source.
+Made vertical(const Pixels& source, const Taps& taps) {
+  Made made(static_cast<int>(taps.sources.size()), source.width, source.channels);
+  const std::size_t row_bytes = made.row_bytes();
+  std::vector<std::int32_t> sums(row_bytes);
+  for (int y = 0; y < made.height; ++y) {
+    const Span from = taps.sources[static_cast<std::size_t>(y)];
+    std::fill(sums.begin(), sums.end(), half);
+    for (int k = 0; k < from.count; ++k) {
+      const std::int32_t weight = taps.of(y)[k];
+      const std::uint8_t* row = source.data + std::ptrdiff_t{from.first + k} * source.stride_bytes;
+      for (std::size_t x = 0; x < row_bytes; ++x) sums[x] += row[x] * weight;
+    }
+    std::uint8_t* out = made.row(y);
+    for (std::size_t x = 0; x < row_bytes; ++x) out[x] = rounded(sums[x]);
+  }
+  return made;
+}
+
+// The source's pixels that the outputs of `taps` need; the taps are counted from the first of them afterwards.
+Span taken_from(Taps& taps) {
+  const Span last = taps.sources.back();
+  const Span all{taps.sources.front().first, last.first + last.count - taps.sources.front().first};
+  for (Span& source : taps.sources) source.first -= all.first;
+  return all;
 }
 
 }  // namespace
@@ -106,26 +134,29 @@ std::vector<std::uint8_t> horizontal(const Pixels& source, Span needed, int widt
 std::vector<std::uint8_t> resample(const Pixels& source, int height, int width, Span rows, Span columns,
                                    Filter filter) {
   if (rows.count < 1 || columns.count < 1) return {};
-  if (height == source.height) return horizontal(source, rows, width, columns, filter);
-  const Taps taps = taps_of(source.height, height, rows, filter);
-  const Span last = taps.sources.back();
-  const int top = taps.sources.front().first;
-  const auto rows_between = horizontal(source, {top, last.first + last.count - top}, width, columns, filter);
-  const auto row_bytes = static_cast<std::size_t>(columns.count) * static_cast<std::size_t>(source.channels);
-  std::vector<std::uint8_t> result(row_bytes * static_cast<std::size_t>(rows.count));
-  std::vector<std::int32_t> sums(row_bytes);
-  for (int y = 0; y < rows.count; ++y) {
-    const Span from = taps.sources[static_cast<std::size_t>(y)];
-    std::fill(sums.begin(), sums.end(), half);
-    for (int k = 0; k < from.count; ++k) {
-      const std::int32_t weight = taps.of(y)[k];
-      const std::uint8_t* row = rows_between.data() + row_bytes * static_cast<std::size_t>(from.first + k - top);
-      for (std::size_t x = 0; x < row_bytes; ++x) sums[x] += row[x] * weight;
-    }
-    std::uint8_t* out = result.data() + row_bytes * static_cast<std::size_t>(y);
-    for (std::size_t x = 0; x < row_bytes; ++x) out[x] = rounded(sums[x]);
+  const bool changes_height = height != source.height, changes_width = width != source.width;
+  Taps down, sideways;
+  if (changes_height) {
+    down = taps_of(source.height, height, rows, filter);
+    rows = taken_from(down);
   }
-  return result;
+  if (changes_width) {
+    sideways = taps_of(source.width, width, columns, filter);
+    columns = taken_from(sideways);
+  }
+  const Pixels shown{source.data + rows.first * source.stride_bytes + std::ptrdiff_t{columns.first} * source.channels,
+                     rows.count, columns.count, source.channels, source.stride_bytes};
+  if (!changes_height && !changes_width) {
+    Made copy(shown.height, shown.width, shown.channels);
+    for (int y = 0; y < copy.height; ++y)
+      std::copy_n(shown.data + y * shown.stride_bytes, copy.row_bytes(), copy.row(y));
+    return std::move(copy.values);
+  }
+  if (!changes_height) return horizontal(shown, sideways).values;
+  if (!changes_width) return vertical(shown, down).values;
+  const bool vertical_first = source.height > height && source.height - height > 2 * (source.width - width);
+  if (vertical_first) return horizontal(vertical(shown, down).pixels(), sideways).values;
+  return vertical(horizontal(shown, sideways).pixels(), down).values;
 }
 
 }  // namespace mlpdeploy

@@ -22,9 +22,10 @@ struct Pixels {
 // What Pillow's resize with antialiasing to (height, width) gives, bit for bit, but only rows `rows` and columns
 // `columns` of it: (rows.count, columns.count, channels).
 //
-// Each axis is a pass of its own, the horizontal one first, and each pass rounds to 8 bits. A pixel is the sum of the
-// source pixels under the filter, which is stretched where the picture shrinks, times weights that are normalized to 1
-// and rounded to 22 bits after the point.
+// Each axis is a pass of its own, and each pass rounds to 8 bits. A pixel is the sum of the source pixels under the
+// filter, which is stretched where the picture shrinks, times weights that are normalized to 1 and rounded to 22 bits
+// after the point. The horizontal pass comes first, except, since Pillow 13, where the height loses more than twice as
+// many pixels as the width.
 std::vector<std::uint8_t> resample(const Pixels& source, int height, int width, Span rows, Span columns, Filter filter);
 
 }  // namespace mlpdeploy

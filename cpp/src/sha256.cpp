@@ -1,11 +1,11 @@
 #include "sha256.h"
 
+#include <openssl/evp.h>
+
 #include <cstdio>
 #include <memory>
 #include <stdexcept>
 #include <vector>
-
-#include <openssl/evp.h>
 
 namespace mlpdeploy {
 

@@ -1,6 +1,8 @@
 // call_overhead FOLDER [RUNS]: microseconds of Session::run beyond ONNX Runtime's own run of the same row, as JSON.
 //
 // Both run in turn in one loop; the difference of each pair is taken, and the median of the differences.
+#include <onnxruntime_c_api.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -9,8 +11,6 @@
 #include <memory>
 #include <stdexcept>
 #include <vector>
-
-#include <onnxruntime_c_api.h>
 
 #include "mlpdeploy/session.h"
 

@@ -150,7 +150,8 @@ TEST_CASE("image sizes are not mixed in a batch") {
   }
   for (int i = 0; i < 12; ++i) {
     const auto outputs = open[static_cast<std::size_t>(i)].get();
-    const std::vector<std::int64_t> wanted = i % 2 ? std::vector<std::int64_t>{1, 21, 16, 8} : std::vector<std::int64_t>{1, 21, 8, 16};
+    const std::vector<std::int64_t> wanted =
+        i % 2 ? std::vector<std::int64_t>{1, 21, 16, 8} : std::vector<std::int64_t>{1, 21, 8, 16};
     CHECK(outputs[0].shape == wanted);
   }
 }

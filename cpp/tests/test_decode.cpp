@@ -27,7 +27,8 @@ TEST_CASE("every truncation of a picture is refused, and no byte beyond it is re
     REQUIRE(whole.size() > 200);
     CHECK_NOTHROW(decode_image(whole.data(), whole.size(), name));
     for (std::size_t size = 0; size + 1 < whole.size(); size += 1 + size / 40) {
-      const std::vector<char> part(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));  // exact, for ASan
+      const std::vector<char> part(whole.begin(),
+                                   whole.begin() + static_cast<std::ptrdiff_t>(size));  // exact, for ASan
       CHECK_THROWS_AS(decode_image(part.data(), part.size(), name), Error);
     }
   }

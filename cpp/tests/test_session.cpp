@@ -106,7 +106,8 @@ TEST_CASE("padding of a fixed batch stays inside") {
     call.run(session);
     for (std::size_t row = 0; row < rows; ++row) {
       Call alone(1, 0.0F);
-      std::copy_n(call.pixels.begin() + static_cast<std::ptrdiff_t>(row * row_values), row_values, alone.pixels.begin());
+      std::copy_n(call.pixels.begin() + static_cast<std::ptrdiff_t>(row * row_values), row_values,
+                  alone.pixels.begin());
       alone.run(session);
       CHECK(std::memcmp(alone.logits.data(), call.logits.data() + row * classes, classes * sizeof(float)) == 0);
     }

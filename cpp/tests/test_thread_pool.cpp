@@ -17,8 +17,9 @@ TEST_CASE("every index is worked on once, also with several callers") {
     callers.emplace_back([&] {
       for (std::size_t count : {0U, 1U, 2U, 50U}) {
         std::vector<std::atomic<int>> hits(count);
-        pool.run(count, [](void* context, std::size_t i) { ++(*static_cast<std::vector<std::atomic<int>>*>(context))[i]; },
-                 &hits);
+        pool.run(
+            count, [](void* context, std::size_t i) { ++(*static_cast<std::vector<std::atomic<int>>*>(context))[i]; },
+            &hits);
         for (const auto& hit : hits) wrong += hit != 1;
       }
     });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import mlpdeploy
-from mlpdeploy.manifest import TensorSpec
+from mlpdeploy.manifest import TensorSpec, _checksum
 
 ROOT = Path(mlpdeploy.__file__).parent.parent
 PRESET = "release"
@@ -71,7 +72,15 @@ def library(build: Path) -> ctypes.CDLL:
     lib.mlpdeploy_free.argtypes = (pointer,)
     lib.mlpdeploy_run.argtypes = (pointer, ctypes.POINTER(_Tensor), size, ctypes.POINTER(_Tensor), size)
     lib.mlpdeploy_prepare_file.argtypes = (pointer, text, pointer, size)
-    lib.mlpdeploy_prepare_pixels.argtypes = (pointer, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t, pointer, size)
+    lib.mlpdeploy_prepare_pixels.argtypes = (
+        pointer,
+        pointer,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_ssize_t,
+        pointer,
+        size,
+    )
     lib.mlpdeploy_label.argtypes = (pointer, size)
     return lib
 
@@ -126,3 +135,20 @@ class NativeSession:
     def close(self) -> None:
         self._lib.mlpdeploy_free(self._handle)
         self._handle = ctypes.c_void_p()
+
+
+def edit(
+    folder: Path, *, seal: bool = True, drop: list[str] | None = None, drop_file: str = "", **changes: object
+) -> None:
+    """Change the manifest, with a checksum that fits unless `seal` is off."""
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    body.update(changes)
+    for name in drop or []:
+        del body[name]
+    if drop_file:
+        del body["files"][drop_file]
+    if seal:
+        del body["sha256"]
+        body["sha256"] = _checksum(body)
+    path.write_text(json.dumps(body, indent=1, ensure_ascii=False))

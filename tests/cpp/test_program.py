@@ -121,7 +121,12 @@ def test_bench_gives_the_fields_of_pythons_report(build: Path, artifacts: dict[s
     (tmp_path / "cpp.json").write_text(done.stdout)
     report = read_report(tmp_path / "cpp.json")
     document = json.loads(done.stdout)
-    assert set(document) == {f.name for f in dataclasses.fields(BenchReport)} | {"format", "version", "baseline", "labels"}
+    assert set(document) == {f.name for f in dataclasses.fields(BenchReport)} | {
+        "format",
+        "version",
+        "baseline",
+        "labels",
+    }
     assert set(document["options"]) == {f.name for f in dataclasses.fields(BenchPlan)}
     assert set(document["results"][0]) == {f.name for f in dataclasses.fields(Result)}
     assert set(document["results"][0]["timing"]) == {f.name for f in dataclasses.fields(Timing)}

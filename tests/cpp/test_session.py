@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native import NativeError, NativeSession
+from native import NativeError, NativeSession, edit
 
 from mlpdeploy.errors import MlpDeployError
-from mlpdeploy.manifest import _checksum
+from mlpdeploy.manifest import file_entry
 from mlpdeploy.runtime.session import load
 
 BATCHES = (1, 2, 3, 8, 33)
@@ -116,21 +116,6 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def edit(folder: Path, *, seal: bool = True, drop: list[str] | None = None, drop_file: str = "", **changes: object) -> None:
-    """Change the manifest, with a checksum that fits unless `seal` is off."""
-    path = folder / "manifest.json"
-    body = json.loads(path.read_text())
-    body.update(changes)
-    for name in drop or []:
-        del body[name]
-    if drop_file:
-        del body["files"][drop_file]
-    if seal:
-        del body["sha256"]
-        body["sha256"] = _checksum(body)
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False))
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_artifacts_are_refused_with_pythons_words(build: Path, artifact: Path, damage: str) -> None:
     DAMAGES[damage](artifact)
@@ -157,8 +142,6 @@ def test_impossible_options(build: Path, artifact: Path, options: dict[str, obje
 def test_a_model_that_the_runtime_refuses(build: Path, artifact: Path) -> None:
     (artifact / "model.cpu.onnx").write_bytes(b"no protobuf, but of the right sum")
     body = json.loads((artifact / "manifest.json").read_text())
-    from mlpdeploy.manifest import file_entry
-
     entry = file_entry(artifact / "model.cpu.onnx", "cpu", "conv", "model.cpu.weights")
     edit(artifact, files={**body["files"], "model.cpu.onnx": entry.__dict__})
     python, native = refusals(build, artifact)

@@ -272,8 +272,7 @@ struct ClassifyOptions {
 
 // One prediction per picture, in order; folders are searched for pictures. The session's max_batch pictures are decoded
 // and run at a time. Throws Error: usage, image (without skip_bad), artifact, verification.
-MLPDEPLOY_API std::vector<Prediction> classify(const Session& session,
-                                               const std::vector<std::filesystem::path>& images,
+MLPDEPLOY_API std::vector<Prediction> classify(const Session& session, const std::vector<std::filesystem::path>& images,
                                                const ClassifyOptions& options = {});
 
 // Throws Error (usage) where the artifact does not classify photographs.
@@ -286,9 +285,9 @@ MLPDEPLOY_API std::vector<ClassScore> best_classes(const Session& session, const
 // ------------------------------------------------------------------------------------------------ dynamic batching
 
 struct BatchingOptions {
-  int max_batch = 8;                              // rows that are run together at most
-  std::chrono::microseconds max_delay{2000};      // how long the oldest request waits for company
-  std::size_t queue_limit = 64;                   // requests that wait; then `submit` blocks
+  int max_batch = 8;                          // rows that are run together at most
+  std::chrono::microseconds max_delay{2000};  // how long the oldest request waits for company
+  std::size_t queue_limit = 64;               // requests that wait; then `submit` blocks
 };
 
 // Collects single rows from many threads into batches. The session must outlive it and have one input.
