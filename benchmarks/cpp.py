@@ -3,8 +3,8 @@
 Run with: make cpp && python benchmarks/cpp.py [--model asmlp_t] [--rounds 5]
 
 Two things: the time of a C++ call beyond ONNX Runtime's own run of the same row (a small model, where it would show),
-and images per second of `mlpdeploy-infer bench` and `mlpdeploy bench`. The two programs take turns, a few seconds each, so that
-a slow minute of the machine hits both; the ratio is the median over the rounds.
+and images per second of `mlpdeploy-infer bench` and `mlpdeploy bench`. The two programs take turns, a few seconds each,
+so that a slow minute of the machine hits both; the ratio is the median over the rounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run the fuzz targets for many inputs: python cpp/fuzz/run.py [--preset asan] [--inputs 10000000] [--output FILE]
 
 Build them before: cd cpp && cmake --preset asan && cmake --build --preset asan. Each target runs in pieces with seeds
-of their own, one process after another; a crash stops the run with the piece's command. The seeds are a small artifact's
-manifest, a few frames and two small pictures, from tests/cpp/artifacts.py.
+of their own, one process after another; a crash stops the run with the piece's command. The seeds are a small
+artifact's manifest, a few frames and two small pictures, from tests/cpp/artifacts.py.
 """
 
 from __future__ import annotations
