@@ -89,7 +89,8 @@ def headers_from_debian(scratch: Path) -> Path:
         "Dir::State::Lists": scratch / "lists",
         "Dir::Cache": scratch / "cache",
         "Acquire::Languages": "none",
-        "Acquire::Retries": "3",
+        "Acquire::Retries": "2",
+        "Acquire::http::Timeout": "20",
         "APT::Sandbox::User": "",
     }
     apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
