@@ -1,9 +1,11 @@
-#include <jerror.h>
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+
+// After <cstdio>: it uses FILE and size_t without including what declares them.
 #include <jpeglib.h>
 
-#include <csetjmp>
-#include <cstdio>  // jpeglib.h needs it before
-#include <cstring>
+#include <jerror.h>
 
 #include "decode.h"
 
