@@ -206,6 +206,8 @@ Json options_of(const Plan& plan, int threads) {
   value.set("height_width", std::move(sides));
   value.set("peers", Json::array());
   value.set("memory", false);
+  value.set("backend", "onnxruntime");
+  value.set("precision", Json());
   value.set("seed", 0);
   return value;
 }

@@ -269,6 +269,11 @@ const FileEntry& Manifest::file_for(std::string_view role) const {
     if (entry.role == "canonical") canonical = &entry;
     if (entry.is_model() && entry.role == role) wanted = &entry;
   }
+  if (!wanted && model.precision != "fp32") {
+    refuse(
+        "this artifact has no " + model.precision + " model for " + std::string(role), "",
+        "run: mlpdeploy quantize FLOAT32_ARTIFACT --precision " + model.precision + " --target " + std::string(role));
+  }
   return wanted ? *wanted : *canonical;
 }
 

@@ -45,6 +45,12 @@ void check_manifest(const Manifest& manifest, const std::filesystem::path& folde
                 closest(options.role, roles));
   }
   for (const auto* specs : {&manifest.inputs, &manifest.outputs}) {
+    const auto other = [](const TensorSpec& spec) { return spec.dtype != DType::float32; };
+    if (options.role == "canonical" && std::any_of(specs->begin(), specs->end(), other)) {
+      throw Error(ErrorKind::usage, "the canonical model of " + folder.string() + ", which takes float32",
+                  std::string("a model with the artifact's inputs, ") + dtype_name(manifest.inputs.front().dtype),
+                  "leave the role out, or load the float32 artifact that this one was made from");
+    }
     const auto deep = [](const TensorSpec& spec) { return spec.shape.size() > max_rank; };
     if (specs->size() > max_tensors || std::any_of(specs->begin(), specs->end(), deep)) {
       throw Error(ErrorKind::artifact, folder.string() + " has too many inputs, outputs or axes",

@@ -100,6 +100,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no opset, no precision": lambda folder: edit(folder, drop=["precision", "opset", "model"]),
     "no inputs": lambda folder: edit(folder, drop=["inputs"]),
     "empty inputs": lambda folder: edit(folder, inputs=[]),
+    "no file in its precision": lambda folder: edit(folder, precision="int8", drop_file="model.cpu.onnx"),
     "unknown field": lambda folder: edit(folder, colour="red"),
     "no canonical model": lambda folder: edit(folder, files={}),
     "weights not listed": lambda folder: edit(folder, drop_file="model.cpu.weights"),
@@ -136,6 +137,13 @@ def test_a_truncated_manifest(build: Path, artifact: Path, size: int) -> None:
 )
 def test_impossible_options(build: Path, artifact: Path, options: dict[str, object]) -> None:
     python, native = refusals(build, artifact, **options)
+    assert (str(native), native.code) == (str(python), 2)
+
+
+def test_the_canonical_model_of_an_artifact_with_other_inputs(build: Path, artifact: Path) -> None:
+    body = json.loads((artifact / "manifest.json").read_text())
+    edit(artifact, inputs=[{**body["inputs"][0], "dtype": "float16"}])
+    python, native = refusals(build, artifact, role="canonical")
     assert (str(native), native.code) == (str(python), 2)
 
 
