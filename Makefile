@@ -8,7 +8,7 @@ NATIVE = $(shell find mlpdeploy/plugins tests/plugins benchmarks/gpu -name "*.h"
 # The Python bindings of each major version of TensorRT, without TensorRT: a test compares what we use with them.
 BINDINGS := $(VENV)/tensorrt-bindings
 
-.PHONY: setup bindings demo test lint format bench clean help
+.PHONY: setup bindings demo test lint format bench cpp clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -50,6 +50,15 @@ format: setup  ## rewrite the sources in the house style
 
 bench: setup  ## measure AS-MLP-T and ViP-S/7 against their peers into benchmarks/results (about ten minutes)
 	$(BIN)/python benchmarks/cpu.py
+
+cpp: setup  ## build the C++ library and program into build/, and test them (docs/how-to/cpp.md)
+	@command -v cmake >/dev/null && command -v g++ >/dev/null || { \
+	  echo "cmake or g++ is missing: on Debian and Ubuntu run: sudo apt install cmake g++"; exit 1; }
+	$(BIN)/python cpp/get_onnxruntime.py build/onnxruntime
+	cd cpp && cmake --preset release && cmake --build --preset release --parallel
+	$(BIN)/python tests/cpp/artifacts.py build/cpp-artifacts
+	cd cpp && MLPDEPLOY_TEST_ARTIFACTS=$(CURDIR)/build/cpp-artifacts ctest --preset release
+	$(BIN)/python -m pytest tests/cpp
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
