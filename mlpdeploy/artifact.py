@@ -119,6 +119,15 @@ def write_file(path: Path, data: bytes) -> None:
         _sync(path.parent)
 
 
+def keep_file(written: Path, path: Path) -> None:
+    """Give a file that is whole its name in the artifact; both places are on one file system."""
+    with disk_errors(path):
+        _sync(written)
+        os.replace(written, path)
+        os.chmod(path, 0o644)
+        _sync(path.parent)
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into an artifact folder."""
     write_file(directory / FILE_NAME, manifest.to_json().encode())

@@ -17,6 +17,8 @@ COMMANDS = (
     "lower",
     "quantize",
     "sensitivity",
+    "plugin",
+    "build",
     "verify",
     "predict",
     "eval",

@@ -47,6 +47,27 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def phase_bar(label: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function (share between 0 and 1, what is going on) that draws a bar with both on stderr's terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda done, text: progress.update(task, completed=done, description=text)
+
+
 def megabytes(count: int) -> str:
     """Return a number of bytes in MB."""
     return f"{count / 1e6:.1f} MB"

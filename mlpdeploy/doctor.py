@@ -112,5 +112,29 @@ def _gpu() -> list[Finding]:
                     "CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU"
                 )
             )
-    findings.append(Finding("TensorRT", "ok", "not supported yet: the lowered file for it is made, never been built"))
+    findings += [_tensorrt("TensorRT", "tensorrt"), _tensorrt("TensorRT-RTX", "tensorrt_rtx")]
+    findings.append(_plugin())
     return findings
+
+
+def _tensorrt(name: str, module: str) -> Finding:
+    """Return whether a TensorRT is there; it is not loaded, because that needs a driver."""
+    version = installed_version(module)
+    if version is None:
+        extra = PACKAGES[module][1]
+        return Finding(name, "ok", "not installed; only engines need it", f"pip install 'mlpdeploy[{extra}]'")
+    if module == "tensorrt_rtx":
+        return Finding(name, "ok", f"{version} (builds engines without a GPU; none has been run yet)")
+    return Finding(name, "warning", f"{version}, but mlpdeploy has never built or run an engine with it")
+
+
+def _plugin() -> Finding:
+    """Return whether the plugin library is built, or could be."""
+    from mlpdeploy.plugins.info import plugin_info
+
+    report = plugin_info()
+    if report["library"] is not None:
+        return Finding("CUDA plugin", "ok", report["library"])
+    if report["tools"] is not None:
+        return Finding("CUDA plugin", "ok", "not built; what compiles it is here", "mlpdeploy plugin build")
+    return Finding("CUDA plugin", "ok", f"not built, only TensorRT needs it ({report['tools_problem']})")

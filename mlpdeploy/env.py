@@ -31,6 +31,8 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "sklearn": (("scikit-learn",), "demo"),
     "mlxtend": (("mlxtend",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
+    "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
+    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
 }
 
 

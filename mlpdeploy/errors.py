@@ -36,6 +36,10 @@ class ImageError(MlpDeployError):
     """A picture cannot be used as input."""
 
 
+class PluginError(MlpDeployError):
+    """The plugin library cannot be built, is missing or damaged."""
+
+
 class VerificationError(MlpDeployError):
     """The exported model does not compute what the reference computes."""
 

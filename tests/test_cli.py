@@ -43,7 +43,7 @@ def photo(tmp_path: Path) -> Path:
 def test_help_has_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("export", "verify", "predict", "eval", "bench", "inspect", "doctor", "models"):
+    for command in ("export", "lower", "build", "verify", "predict", "eval", "bench", "inspect", "doctor", "models"):
         assert f"  {command}" in result.stdout
         assert run(command, "--help").exit_code == 0
 
@@ -83,6 +83,13 @@ def test_predict_says_that_weights_are_random(artifact: Path, photo: Path) -> No
     data = json.loads(run("predict", artifact, photo, "--json").stdout)
     assert data["weights"] == "random weights, seed 0"
     assert len(data["images"][0]["top"]) == 5
+
+
+def test_doctor_keeps_the_brackets_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlpdeploy import doctor
+
+    monkeypatch.setattr(doctor, "installed_version", lambda module: None)
+    assert "pip install 'mlpdeploy[tensorrt]'" in run("doctor").stdout
 
 
 def test_doctor() -> None:

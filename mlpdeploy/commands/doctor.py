@@ -32,8 +32,10 @@ def doctor(as_json: bool) -> None:
 
 def print_findings(findings: list[Finding]) -> None:
     """Print the doctor's report."""
+    from rich.markup import escape  # an extra's brackets are no markup
+
     table = plain_table("", "what", "found", "to do")
     marks = {"ok": "ok", "missing": "MISSING", "warning": "note"}
     for finding in findings:
-        table.add_row(marks[finding.status], finding.name, finding.detail, finding.fix)
+        table.add_row(marks[finding.status], finding.name, escape(finding.detail), escape(finding.fix))
     show(table)

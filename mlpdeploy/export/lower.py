@@ -45,6 +45,7 @@ TARGETS = {
         Target("cpu", "conv", "instance", expand_gelu=True),
         Target("openvino", "conv", "layer", expand_gelu=False),
         Target("tensorrt", "plugin", "layer", expand_gelu=False),
+        Target("tensorrt-rtx", "conv", "layer", expand_gelu=False),
     )
 }
 

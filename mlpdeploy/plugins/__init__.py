@@ -1,1 +1,1 @@
-"""The place of the native kernels and of what builds and finds them. Nothing is here yet."""
+"""The native kernels (`csrc`), and what builds and finds the library that they become."""

@@ -103,6 +103,7 @@ def quantize_artifact(
                 "recipe": dataclasses.asdict(recipe),
                 "images": calibration.images if calibration else 0,
                 "images_sha256": calibration.data_sha256 if calibration else None,
+                "input_range": _input_range(calibration, recipe, manifest),
                 "targets": applied,
                 "search": search,
             },
@@ -187,6 +188,14 @@ def activations(model: ir.Model) -> list[str]:
     """Return the names of every float32 value that a model computes, and of its inputs."""
     values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
     return [str(value.name) for value in values if value.dtype in (None, ir.DataType.FLOAT)]
+
+
+def _input_range(calibration: Calibration | None, recipe: Recipe, manifest: Manifest) -> list[float] | None:
+    """Return (lowest, highest) of what the calibration images give the model; None for half precision."""
+    if calibration is None or recipe.precision != "int8":
+        return None
+    seen = calibration.tensors[manifest.inputs[0].name]
+    return [float(seen.minimum), float(seen.maximum)]
 
 
 def _typed(spec: Any, recipe: Recipe) -> Any:

@@ -31,6 +31,7 @@ ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "openvino": ("openvino", "onnxruntime"),
     "tensorrt": ("onnxruntime",),
+    "tensorrt-rtx": ("onnxruntime",),
 }
 PRECISIONS = ("fp32", "bf16")
 DEFAULT_MAX_BATCH = 32

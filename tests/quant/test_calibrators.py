@@ -115,7 +115,7 @@ def slow_divergence(histogram: Histogram, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_entropy_finds_the_smallest_divergence(symmetric: bool) -> None:
-    histogram = histogram_of(heavy_tailed(6, 200_000))
+    histogram = histogram_of(np.append(np.random.default_rng(6).standard_normal(1_000_000), [-7, 7]))
     ranges = candidates(histogram, symmetric)
     slow = [slow_divergence(histogram, low, high) for low, high in ranges]
     for (low, high), wanted in zip(ranges, slow, strict=True):

@@ -183,7 +183,8 @@ def test_overflow_is_found_before_it_happens(target: str) -> None:
     model, image = overflowing(4e4)
     wanted = exact(model, image)
     blind, _ = half_proto(lowered(model, target), Recipe("fp16"), target)
-    assert not np.isfinite(run(blind, image)).all()
+    # As a GPU computes it. ONNX Runtime's CPU provider stays in float32 between its casts, and would not show it.
+    assert not np.isfinite(run(simulated(blind, "fp16"), image)).all()
     measured = magnitudes_of(lowered(model, target), image)
     assert measured[f"{FC1}/Conv:0"] > FP16_MAX
     graph = lowered(model, target)

@@ -49,9 +49,10 @@ def test_every_product_reads_8_bits(
     before = {str(product.name): product for product in products_of(model)}
     axes = {name: product.channel_axis for name, product in before.items()}
     channels = {name: product.weight.shape[product.channel_axis] for name, product in before.items()}
+    reshaped = {name: product.is_reshaped for name, product in before.items()}
     report = insert_qdq(model, form, calibrations[family], INT8)
     assert set(report.quantized) | set(report.kept) == set(before)
-    assert report.int8_share > 0.9
+    assert report.int8_share > 0.85  # the stem is a larger part here than in a published model
     assert report.bytes_after < 0.45 * report.bytes_before
     nodes = {str(node.name): node for node in model.graph}
     for name in report.quantized:
@@ -62,16 +63,20 @@ def test_every_product_reads_8_bits(
         assert values is not None and scales is not None and zeros is not None
         assert values.dtype == zeros.dtype == np.int8
         assert values.min() >= -127
-        assert weight.attributes.get_int("axis", -1) == (axes[name] if node.op_type != "Gemm" or axes[name] else 0)
-        assert scales.shape == zeros.shape == (channels[name],)
         assert not zeros.any()
-        assert array_of(activation.inputs[1]).shape == ()  # type: ignore[union-attr]
-        zero = array_of(activation.inputs[2])
-        assert zero is not None and zero.dtype == np.dtype(form.activations)
-        if form.activations == "int8":
-            assert zero == 0
+        plain = form.plain_before_reshape and reshaped[name]
+        assert scales.shape == zeros.shape == (() if plain else (channels[name],))
+        assert plain or weight.attributes.get_int("axis", -1) == axes[name]
+        step, zero = (array_of(value) for value in activation.inputs[1:])
+        assert step is not None and zero is not None
+        assert step.shape == zero.shape == ()
+        symmetric = form.activations == "int8" or plain
+        assert zero.dtype == (np.int8 if symmetric else np.uint8)
+        assert not symmetric or zero == 0
     for name in report.kept:
-        assert producer(nodes[name].inputs[0]).op_type != "DequantizeLinear"
+        source = nodes[name].inputs[0]
+        assert source is not None
+        assert source.is_graph_input() or producer(source).op_type != "DequantizeLinear"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -90,5 +90,5 @@ def remove_unused(model: ir.Model) -> None:
     for identifier in list(model.functions):
         if identifier not in used:
             del model.functions[identifier]
-    if not model.functions:
+    if not any(domain == "mlpdeploy" for domain, _, _ in used):  # a node without a function stays ours: a plugin's
         graph.opset_imports.pop("mlpdeploy", None)

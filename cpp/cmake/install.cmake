@@ -1,0 +1,16 @@
+# After the installation: find_package(mlpdeploy), then target_link_libraries(program mlpdeploy::mlpdeploy).
+include(CMakePackageConfigHelpers)
+install(TARGETS mlpdeploy mlpdeploy-infer EXPORT mlpdeploy-targets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT mlpdeploy-targets NAMESPACE mlpdeploy:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)
+configure_package_config_file(cmake/mlpdeploy-config.cmake.in mlpdeploy-config.cmake
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)
+write_basic_package_version_file(mlpdeploy-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mlpdeploy-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/mlpdeploy-config-version.cmake
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)
+# The runtime that it was built with, beside it and under the name that the loader looks for.
+file(REAL_PATH ${ONNXRUNTIME_LIBRARY} onnxruntime_file)
+install(FILES ${onnxruntime_file} DESTINATION ${CMAKE_INSTALL_LIBDIR} RENAME libonnxruntime.so.1)

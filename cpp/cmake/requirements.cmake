@@ -1,0 +1,45 @@
+# What has to be there. Everything that is missing is named at once, with the line that installs it.
+find_package(Threads REQUIRED)
+find_package(JPEG QUIET)
+find_package(PNG QUIET)
+find_package(OpenSSL QUIET COMPONENTS Crypto)
+find_package(nlohmann_json 3.10 QUIET)
+if(MLPDEPLOY_BUILD_TESTS)
+  find_package(doctest QUIET)
+endif()
+
+set(missing "")
+if(NOT JPEG_FOUND)
+  list(APPEND missing libjpeg-dev)
+endif()
+if(NOT PNG_FOUND)
+  list(APPEND missing libpng-dev)
+endif()
+if(NOT OPENSSL_FOUND)
+  list(APPEND missing libssl-dev)
+endif()
+if(NOT nlohmann_json_FOUND)
+  list(APPEND missing nlohmann-json3-dev)
+endif()
+if(MLPDEPLOY_BUILD_TESTS AND NOT doctest_FOUND)
+  list(APPEND missing doctest-dev)
+endif()
+if(missing)
+  list(JOIN missing " " packages)
+  message(FATAL_ERROR "mlpdeploy needs packages that are not there; on Debian and Ubuntu run: sudo apt install ${packages}")
+endif()
+
+# ONNX Runtime: a folder with include/ and lib/, as get_onnxruntime.py makes one or Microsoft's archives hold, or the system's.
+set(ONNXRUNTIME_ROOT "" CACHE PATH "Folder with ONNX Runtime's include/ and lib/")
+find_path(ONNXRUNTIME_INCLUDE_DIR onnxruntime_c_api.h
+  HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES include include/onnxruntime onnxruntime)
+find_library(ONNXRUNTIME_LIBRARY NAMES onnxruntime HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES lib)
+if(NOT ONNXRUNTIME_INCLUDE_DIR OR NOT ONNXRUNTIME_LIBRARY)
+  message(FATAL_ERROR
+    "ONNX Runtime's C headers and library are not there; run: make cpp, or pass -DONNXRUNTIME_ROOT=<a folder with include/ and lib/>")
+endif()
+add_library(onnxruntime_c UNKNOWN IMPORTED)
+# As a system folder: its headers are not held to our warnings.
+set_target_properties(onnxruntime_c PROPERTIES
+  IMPORTED_LOCATION ${ONNXRUNTIME_LIBRARY}
+  INTERFACE_INCLUDE_DIRECTORIES ${ONNXRUNTIME_INCLUDE_DIR})

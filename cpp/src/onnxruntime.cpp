@@ -1,0 +1,221 @@
+#include "onnxruntime.h"
+
+#include <onnxruntime_c_api.h>
+
+#include <algorithm>
+#include <iterator>
+#include <mutex>
+
+namespace mlpdeploy {
+
+namespace {
+
+const OrtApi& api() {
+  static const OrtApi* const found = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+  if (!found) {
+    throw Error(ErrorKind::backend, "ONNX Runtime " + OnnxModel::version() + " is older than the headers",
+                "interface version " + std::to_string(ORT_API_VERSION), "load a newer libonnxruntime.so.1");
+  }
+  return *found;
+}
+
+// As Python's binding words it.
+const char* code_name(OrtErrorCode code) {
+  constexpr const char* names[] = {"SUCCESS",           "FAIL",
+                                   "INVALID_ARGUMENT",  "NO_SUCHFILE",
+                                   "NO_MODEL",          "ENGINE_ERROR",
+                                   "RUNTIME_EXCEPTION", "INVALID_PROTOBUF",
+                                   "MODEL_LOADED",      "NOT_IMPLEMENTED",
+                                   "INVALID_GRAPH",     "EP_FAIL"};
+  return static_cast<std::size_t>(code) < std::size(names) ? names[code] : "GENERAL ERROR";
+}
+
+// The first line of a failure; frees it.
+std::string taken_message(OrtStatus* status) {
+  const OrtErrorCode code = api().GetErrorCode(status);
+  std::string text = api().GetErrorMessage(status);
+  api().ReleaseStatus(status);
+  text.erase(std::find(text.begin(), text.end(), '\n'), text.end());
+  return "[ONNXRuntimeError] : " + std::to_string(code) + " : " + code_name(code) + " : " + text;
+}
+
+struct RuntimeFailure {
+  std::string message;
+};
+
+void check(OrtStatus* status) {
+  if (status) throw RuntimeFailure{taken_message(status)};
+}
+
+template <typename T, void (*OrtApi::*Release)(T*)>
+struct Releaser {
+  void operator()(T* object) const { (api().*Release)(object); }
+};
+
+template <typename T, void (*OrtApi::*Release)(T*)>
+using Handle = std::unique_ptr<T, Releaser<T, Release>>;
+
+using Environment = Handle<OrtEnv, &OrtApi::ReleaseEnv>;
+using Options = Handle<OrtSessionOptions, &OrtApi::ReleaseSessionOptions>;
+using SessionHandle = Handle<OrtSession, &OrtApi::ReleaseSession>;
+using MemoryInfo = Handle<OrtMemoryInfo, &OrtApi::ReleaseMemoryInfo>;
+using ShapeInfo = Handle<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo>;
+
+// One environment while any model is loaded; it has to outlive them all.
+std::shared_ptr<OrtEnv> environment() {
+  static std::mutex mutex;
+  static std::weak_ptr<OrtEnv> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (auto existing = known.lock()) return existing;
+  OrtEnv* created = nullptr;
+  check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "mlpdeploy", &created));
+  std::shared_ptr<OrtEnv> owner(created, Releaser<OrtEnv, &OrtApi::ReleaseEnv>());
+  known = owner;
+  return owner;
+}
+
+Options session_options(int threads) {
+  OrtSessionOptions* created = nullptr;
+  check(api().CreateSessionOptions(&created));
+  Options options(created);
+  check(api().SetIntraOpNumThreads(created, threads));
+  check(api().SetInterOpNumThreads(created, 1));
+  // Weights outside of the arena, which grows in powers of two.
+  check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
+  check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
+  return options;
+}
+
+ONNXTensorElementDataType element_type(DType dtype) {
+  switch (dtype) {
+    case DType::float32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case DType::float64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    case DType::float16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case DType::int64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case DType::int32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case DType::uint8:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    case DType::int8:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+  }
+  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+}
+
+// ONNX Runtime's handles on the tensors of one run; on the stack, released at its end.
+struct Values {
+  OrtValue* handles[max_tensors] = {};
+  std::size_t count = 0;
+
+  Values() = default;
+  Values(const Values&) = delete;
+  Values& operator=(const Values&) = delete;
+  ~Values() {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (handles[i]) api().ReleaseValue(handles[i]);
+    }
+  }
+
+  void add(const OrtMemoryInfo* memory, const Binding& tensor) {
+    OrtValue*& handle = handles[count++];
+    if (!tensor.data) return;
+    const auto bytes = tensor.row_bytes() * static_cast<std::size_t>(tensor.shape[0]);
+    check(api().CreateTensorWithDataAsOrtValue(memory, tensor.data, bytes, tensor.shape, tensor.rank,
+                                               element_type(tensor.dtype), &handle));
+  }
+};
+
+Binding binding_of(OrtValue* value, DType dtype) {
+  OrtTensorTypeAndShapeInfo* created = nullptr;
+  check(api().GetTensorTypeAndShape(value, &created));
+  const ShapeInfo info(created);
+  Binding result;
+  result.dtype = dtype;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  check(api().GetTensorElementType(created, &type));
+  check(api().GetDimensionsCount(created, &result.rank));
+  if (result.rank < 1 || result.rank > max_rank || type != element_type(dtype)) {
+    throw RuntimeFailure{"an output is not what the manifest says"};
+  }
+  check(api().GetDimensions(created, result.shape, result.rank));
+  check(api().GetTensorMutableData(value, &result.data));
+  return result;
+}
+
+}  // namespace
+
+std::size_t Binding::row_bytes() const noexcept {
+  std::size_t bytes = item_bytes(dtype);
+  for (std::size_t axis = 1; axis < rank; ++axis) bytes *= static_cast<std::size_t>(shape[axis]);
+  return bytes;
+}
+
+Binding Binding::rows(std::int64_t start, std::int64_t stop) const noexcept {
+  Binding part = *this;
+  part.shape[0] = stop - start;
+  if (data) part.data = static_cast<std::byte*>(data) + row_bytes() * static_cast<std::size_t>(start);
+  return part;
+}
+
+struct OnnxModel::Impl {
+  std::shared_ptr<OrtEnv> environment;
+  MemoryInfo memory;
+  SessionHandle session;
+  std::vector<std::string> names;  // of inputs, then outputs; the pointers below point here
+  std::vector<const char*> inputs, outputs;
+  std::vector<DType> output_types;
+};
+
+OnnxModel::OnnxModel(const std::filesystem::path& file, int threads, const std::vector<TensorSpec>& inputs,
+                     const std::vector<TensorSpec>& outputs)
+    : impl_(std::make_unique<Impl>()) {
+  try {
+    impl_->environment = mlpdeploy::environment();
+    const Options options = session_options(threads);
+    OrtMemoryInfo* memory = nullptr;
+    check(api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+    impl_->memory.reset(memory);
+    OrtSession* session = nullptr;
+    check(api().CreateSession(impl_->environment.get(), file.c_str(), options.get(), &session));
+    impl_->session.reset(session);
+  } catch (const RuntimeFailure& failure) {
+    throw Error(ErrorKind::artifact,
+                "ONNX Runtime " + version() + " cannot load " + file.string() + " (" + failure.message + ")", "",
+                "export the model again");
+  }
+  for (const auto* specs : {&inputs, &outputs}) {
+    for (const TensorSpec& spec : *specs) impl_->names.push_back(spec.name);
+  }
+  for (std::size_t i = 0; i < impl_->names.size(); ++i) {
+    (i < inputs.size() ? impl_->inputs : impl_->outputs).push_back(impl_->names[i].c_str());
+  }
+  for (const TensorSpec& spec : outputs) impl_->output_types.push_back(spec.dtype);
+}
+
+OnnxModel::OnnxModel(OnnxModel&&) noexcept = default;
+OnnxModel::~OnnxModel() = default;
+
+void OnnxModel::run(const Binding* inputs, const Binding* outputs, Take take, void* context) const {
+  try {
+    Values feeds, results;
+    for (std::size_t i = 0; i < impl_->inputs.size(); ++i) feeds.add(impl_->memory.get(), inputs[i]);
+    for (std::size_t i = 0; i < impl_->outputs.size(); ++i) results.add(impl_->memory.get(), outputs[i]);
+    // Values that already have memory are written to in place: this is what an I/O binding does, without its objects.
+    check(api().Run(impl_->session.get(), nullptr, impl_->inputs.data(), feeds.handles, feeds.count,
+                    impl_->outputs.data(), results.count, results.handles));
+    for (std::size_t i = 0; i < results.count; ++i) {
+      if (!outputs[i].data && take) take(context, i, binding_of(results.handles[i], impl_->output_types[i]));
+    }
+  } catch (const RuntimeFailure& failure) {
+    throw Error(ErrorKind::backend,
+                "ONNX Runtime " + version() + " cannot compute this batch (" + failure.message + ")");
+  }
+}
+
+std::string OnnxModel::version() { return OrtGetApiBase()->GetVersionString(); }
+
+}  // namespace mlpdeploy

@@ -1,0 +1,175 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "json.h"
+#include "mlpdeploy/session.h"
+#include "resample.h"
+#include "text.h"
+
+namespace mlpdeploy {
+
+namespace {
+
+struct HeightWidth {
+  std::int64_t height, width;
+};
+
+std::string tuple(const std::vector<double>& values) {
+  std::vector<std::string> texts;
+  for (const double value : values) texts.push_back(python_float(value));
+  return "(" + join(texts, ", ") + (texts.size() == 1 ? ",)" : ")");
+}
+
+void check(const Preprocessing& p) {
+  if (p.interpolation != "bicubic" && p.interpolation != "bilinear") {
+    throw Error(ErrorKind::usage, "unknown interpolation " + repr(p.interpolation), "one of bicubic, bilinear");
+  }
+  if (p.color_order != "RGB" && p.color_order != "L") {
+    throw Error(ErrorKind::usage, "unknown color order " + repr(p.color_order), "one of RGB, L");
+  }
+  const auto channels = static_cast<std::size_t>(p.channels());
+  if (p.mean.size() != channels || p.std.size() != channels || std::count(p.std.begin(), p.std.end(), 0.0)) {
+    throw Error(ErrorKind::usage, "mean " + tuple(p.mean) + " and std " + tuple(p.std),
+                std::to_string(channels) + " numbers each, none of std zero");
+  }
+  const int side = std::min(p.height, p.width);
+  if (side < 1 || !(0 < p.crop_pct && p.crop_pct <= side)) {
+    throw Error(ErrorKind::usage,
+                "a crop of (" + std::to_string(p.height) + ", " + std::to_string(p.width) + ") pixels with crop_pct " +
+                    python_float(p.crop_pct),
+                "sides of at least 1 pixel");
+  }
+}
+
+// What the picture is resized to before the crop, rounded as Python does: its round() takes the even neighbour.
+HeightWidth resized(const Preprocessing& p, const ImageView& image) {
+  const double target_height = std::floor(p.height / p.crop_pct), target_width = std::floor(p.width / p.crop_pct);
+  const double height = image.height, width = image.width;
+  const auto whole = [](double value) { return static_cast<std::int64_t>(value); };
+  if (target_height != target_width) {
+    const double ratio = std::min(height / target_height, width / target_width);
+    return {whole(std::nearbyint(height / ratio)), whole(std::nearbyint(width / ratio))};
+  }
+  if (image.width <= image.height) return {whole(target_width * height / width), whole(target_width)};
+  return {whole(target_height), whole(target_height * width / height)};
+}
+
+// The crop's first pixel along one axis, negative where the picture is smaller than the crop.
+int crop_start(int size, int crop) {
+  return crop > size ? -((crop - size) / 2) : static_cast<int>(std::nearbyint((size - crop) / 2.0));
+}
+
+// The pixels of the resized picture that the crop shows, along one axis.
+Span visible(int start, int crop, int size) {
+  const int first = std::max(start, 0);
+  return {first, std::min(start + crop, size) - first};
+}
+
+// ITU-R 601 luma in 16-bit fixed point, as Pillow rounds it.
+std::vector<std::uint8_t> grey(const ImageView& image) {
+  std::vector<std::uint8_t> result;
+  result.reserve(static_cast<std::size_t>(image.height) * static_cast<std::size_t>(image.width));
+  for (int y = 0; y < image.height; ++y) {
+    const std::uint8_t* pixel = image.pixels + y * image.stride_bytes;
+    for (int x = 0; x < image.width; ++x, pixel += 3) {
+      result.push_back(
+          static_cast<std::uint8_t>((19595 * pixel[0] + 38470 * pixel[1] + 7471 * pixel[2] + 32768) >> 16));
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+struct Preprocessor::Impl {
+  Preprocessing preprocessing;
+  std::array<std::array<float, 256>, 3> normalized;  // of each channel's 256 levels, in Python's float32 arithmetic
+
+  explicit Impl(const Preprocessing& p) : preprocessing(p) {
+    for (std::size_t c = 0; c < static_cast<std::size_t>(p.channels()); ++c) {
+      const auto mean = static_cast<float>(p.mean[c]), deviation = static_cast<float>(p.std[c]);
+      for (std::size_t level = 0; level < 256; ++level) {
+        const float scaled = static_cast<float>(level) / 255.0F;
+        normalized[c][level] = (scaled - mean) / deviation;
+      }
+    }
+  }
+
+  // From the visible part of the resized picture, interleaved, to planes of floats; black around it.
+  void write(const std::vector<std::uint8_t>& pixels, Span rows, Span columns, int top, int left, float* out) const {
+    const int channels = preprocessing.channels(), height = preprocessing.height, width = preprocessing.width;
+    for (int c = 0; c < channels; ++c) {
+      const auto& levels = normalized[static_cast<std::size_t>(c)];
+      for (int y = 0; y < height; ++y, out += width) {
+        const int row = y + top - rows.first;
+        if (row < 0 || row >= rows.count || rows.count < 1 || columns.count < 1) {
+          std::fill_n(out, width, levels[0]);
+          continue;
+        }
+        const int before = columns.first - left, after = before + columns.count;
+        const std::uint8_t* pixel = pixels.data() + (std::ptrdiff_t{row} * columns.count) * channels + c;
+        std::fill_n(out, before, levels[0]);
+        for (int x = before; x < after; ++x, pixel += channels) out[x] = levels[*pixel];
+        std::fill_n(out + after, width - after, levels[0]);
+      }
+    }
+  }
+};
+
+Preprocessor::Preprocessor(const Preprocessing& preprocessing) {
+  check(preprocessing);
+  impl_ = std::make_unique<Impl>(preprocessing);
+}
+
+Preprocessor::Preprocessor(Preprocessor&&) noexcept = default;
+Preprocessor::~Preprocessor() = default;
+
+std::size_t Preprocessor::count() const noexcept {
+  const Preprocessing& p = impl_->preprocessing;
+  return static_cast<std::size_t>(p.channels()) * static_cast<std::size_t>(p.height) *
+         static_cast<std::size_t>(p.width);
+}
+
+void Preprocessor::operator()(const ImageView& image, float* out) const {
+  const Preprocessing& p = impl_->preprocessing;
+  if (!image.pixels || image.height < 1 || image.width < 1) {
+    throw Error(ErrorKind::image,
+                "a picture of " + std::to_string(image.width) + " x " + std::to_string(image.height) + " pixels",
+                "at least 1 x 1");
+  }
+  const HeightWidth size = resized(p, image);
+  if (size.height * size.width > max_image_pixels) {
+    throw Error(ErrorKind::image,
+                "a picture of " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+                    " pixels is too elongated: resized it has " + std::to_string(size.width) + " x " +
+                    std::to_string(size.height),
+                "at most 64 megapixels", "crop it");
+  }
+  const int height = static_cast<int>(size.height), width = static_cast<int>(size.width);
+  const int top = crop_start(height, p.height), left = crop_start(width, p.width);
+  const Span rows = visible(top, p.height, height), columns = visible(left, p.width, width);
+  const Filter filter = p.interpolation == "bicubic" ? Filter::bicubic : Filter::bilinear;
+  std::vector<std::uint8_t> plane;
+  Pixels source{image.pixels, image.height, image.width, 3, image.stride_bytes};
+  if (p.channels() == 1) {
+    plane = grey(image);
+    source = {plane.data(), image.height, image.width, 1, image.width};
+  }
+  impl_->write(resample(source, height, width, rows, columns, filter), rows, columns, top, left, out);
+}
+
+void Preprocessor::batch(const Session& session, const std::vector<ImageView>& images, float* out) const {
+  struct Batch {
+    const Preprocessor& prepare;
+    const std::vector<ImageView>& images;
+    float* out;
+  } batch{*this, images, out};
+  const auto work = [](void* context, std::size_t index) {
+    const Batch& b = *static_cast<Batch*>(context);
+    b.prepare(b.images[index], b.out + index * b.prepare.count());
+  };
+  session.parallel(images.size(), work, &batch);
+}
+
+}  // namespace mlpdeploy

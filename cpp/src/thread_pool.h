@@ -1,0 +1,48 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mlpdeploy {
+
+// A fixed number of threads that share the indices of one or several `run` calls. A call allocates nothing: its state
+// is on the caller's stack. The caller waits and does not take part, so that never more than `threads` indices are
+// worked on, however many callers there are.
+class ThreadPool {
+ public:
+  using Work = void (*)(void* context, std::size_t index);
+
+  explicit ThreadPool(int threads);
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool();
+
+  // Calls work(context, i) for i in 0..count-1, and returns when all are done. The first exception is thrown again.
+  void run(std::size_t count, Work work, void* context);
+
+ private:
+  struct Job {
+    Work work;
+    void* context;
+    std::size_t count;
+    std::size_t taken = 0, done = 0;
+    std::exception_ptr error{};
+    std::condition_variable finished{};
+    Job* next = nullptr;
+  };
+
+  std::mutex mutex_;
+  std::condition_variable something_to_do_;
+  Job* first_ = nullptr;  // jobs with indices that nobody has taken, oldest first
+  Job* last_ = nullptr;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+
+  void serve();
+};
+
+}  // namespace mlpdeploy

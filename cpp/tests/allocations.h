@@ -1,0 +1,9 @@
+#pragma once
+
+// Allocations since the program's start: by ONNX Runtime (a frame of it is on the stack), and by everything else.
+struct Allocations {
+  long ours, backend;
+};
+
+Allocations allocations();
+void count_allocations(bool on);  // off at the start: it costs a walk of the stack each

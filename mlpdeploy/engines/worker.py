@@ -1,0 +1,220 @@
+"""The process that TensorRT runs in while it builds: a builder may abort, and that must not take the caller with it.
+
+Run as `python -m mlpdeploy.engines.worker REQUEST.json FD`: it writes one JSON object a line to the file descriptor,
+and the last one is `result` or `error`. When nobody reads any more, the build stops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from mlpdeploy.artifact import disk_errors
+from mlpdeploy.engines.layers import read_engine
+from mlpdeploy.errors import MlpDeployError
+from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, Severity, TensorRt, load_tensorrt
+
+KEPT_WARNINGS = 8
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One build.
+
+    Attributes:
+        target: the flavour of TensorRT.
+        network: the lowered ONNX file.
+        output: where the engine goes.
+        precision: what the artifact says that the graph is.
+        profiles: {input name: (min, opt, max) shapes} for each profile.
+        compute_capabilities: for TensorRT-RTX.
+        flags: the builder's options.
+        plugin_library: to load first; empty for none.
+        timing_cache: the file to begin with, where it is there; empty for no cache.
+        new_timing_cache: the file to write.
+    """
+
+    target: str
+    network: str
+    output: str
+    precision: str
+    profiles: tuple[dict[str, Any], ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    flags: EngineFlags = field(default_factory=EngineFlags)
+    plugin_library: str = ""
+    timing_cache: str = ""
+    new_timing_cache: str = ""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave; see Sidecar for the fields."""
+
+    version: str
+    parse_seconds: float
+    build_seconds: float
+    network_layers: dict[str, int]
+    network_types: dict[str, int]
+    engine_layers: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+class Events:
+    """Writes events as JSON lines; after the reader is gone, `open` is false and nothing is written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.open = stream, True
+
+    def send(self, event: str, **values: Any) -> None:
+        try:
+            self._stream.write(json.dumps({"event": event, **values}) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            self.open = False
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        self.send("start", name=name, parent=parent, steps=steps)
+
+    def step(self, name: str, done: int) -> bool:
+        self.send("step", name=name, done=done)
+        return self.open
+
+    def finish(self, name: str) -> None:
+        self.send("finish", name=name)
+
+
+class Log:
+    """Keeps what TensorRT says: the errors for the message, the first warnings for the sidecar."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def __call__(self, severity: Severity, message: str) -> None:
+        text = " ".join(message.split())
+        if severity == "error":
+            self.errors.append(text)
+        elif severity == "warning" and len(self.warnings) < KEPT_WARNINGS and text not in self.warnings:
+            self.warnings.append(text)
+
+
+def build_engine(request: BuildRequest, events: Events) -> BuildResult:
+    """Parse, build and write one engine in this process.
+
+    Raises:
+        EngineError: TensorRT cannot.
+        ArtifactError: the engine cannot be written.
+    """
+    api, log = load_tensorrt(request.target), Log()
+    logger = api.logger(log)
+    if request.plugin_library:
+        api.load_plugins(Path(request.plugin_library))
+    builder = api.module.Builder(logger)
+    network = api.create_network(builder)
+    began = time.perf_counter()
+    parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
+    parsed = time.perf_counter()
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    kinds = Counter(layer.type.name for layer in layers)
+    types = Counter(layer.get_output(0).dtype.name for layer in layers)
+    asked = {layer.get_output(0).name: layer.get_output(0).dtype.name for layer in layers}
+    plugins = [layer.name for layer in layers if layer.type.name.startswith("PLUGIN")]
+    _check_precision(request.precision, types)
+    events.send("network", layers=network.num_layers)
+    config = builder.create_builder_config()
+    _configure(api, builder, config, request, set(types))
+    cache = _timing_cache(api, config, request)
+    api.watch(config, events)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        reason = log.errors[-1] if log.errors else "it does not say why"
+        raise EngineError(f"{api.name} cannot build the engine: {reason}")
+    built = time.perf_counter()
+    inside = None
+    if not api.is_rtx:  # whose engines cannot be opened without a GPU
+        inside = read_engine(api.engine_information(logger, plan, request.flags.version_compatible), asked, plugins)
+    if cache is not None:
+        Path(request.new_timing_cache).write_bytes(cache.serialize())
+    output = Path(request.output)
+    with disk_errors(output), output.open("wb") as file:
+        file.write(plan)
+        file.flush()
+        os.fsync(file.fileno())
+    del parser
+    return BuildResult(
+        version=api.version,
+        parse_seconds=parsed - began,
+        build_seconds=built - parsed,
+        network_layers=dict(sorted(kinds.items())),
+        network_types=dict(sorted(types.items())),
+        engine_layers=inside,
+        warnings=tuple(log.warnings),
+    )
+
+
+def _timing_cache(api: TensorRt, config: Any, request: BuildRequest) -> Any:
+    """Give the builder its cache of timings and return it, or None without one.
+
+    Raises:
+        EngineError: the file is of another GPU or version.
+    """
+    if not request.timing_cache:
+        return None
+    source = Path(request.timing_cache)
+    cache = config.create_timing_cache(source.read_bytes() if source.exists() else b"")
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise EngineError(
+            f"{api.name} refused the timing cache {source}", "one of this GPU and version", "name another file"
+        )
+    return cache
+
+
+def _check_precision(precision: str, types: dict[str, int]) -> None:
+    """Raise EngineError where the artifact promises a precision of which its graph has no layer."""
+    wanted = {"fp16": "HALF", "bf16": "BF16", "int8": "INT8"}.get(precision)
+    if wanted is not None and wanted not in types:
+        found = ", ".join(f"{count} {name}" for name, count in types.items())
+        raise EngineError(
+            f"the artifact is {precision}, but no layer of the parsed network is {wanted} ({found})",
+            fix="quantize the artifact again",
+        )
+
+
+def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, types: set[str]) -> None:
+    """Set everything that the request decides."""
+    for shapes in request.profiles:
+        profile = builder.create_optimization_profile()
+        for name, (low, middle, high) in shapes.items():
+            profile.set_shape(name, tuple(low), tuple(middle), tuple(high))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"{api.name} refused the profile {shapes}")
+    api.set_options(config, request.flags)
+    api.set_precision(config, types)
+    if api.is_rtx:
+        api.set_compute_capabilities(config, request.compute_capabilities)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one request and return the exit status: 0 when the last event says everything, also about a failure."""
+    path, descriptor = arguments
+    body = json.loads(Path(path).read_text())
+    request = BuildRequest(**{**body, "flags": EngineFlags(**body["flags"])})
+    with os.fdopen(int(descriptor), "w", encoding="utf-8") as stream:
+        events = Events(stream)
+        try:
+            result = build_engine(request, events)
+            events.send("result", **dataclasses.asdict(result))
+        except MlpDeployError as error:
+            events.send("error", got=error.got, wanted=error.wanted, fix=error.fix, exit_code=error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,407 @@
+// The whole arithmetic of the axial shift, for the device and for the host:
+// what one thread of the kernel does is shift_chunk(), and a test calls that
+// same function in a plain loop without a GPU.
+#pragma once
+
+#include <cstdint>
+
+#include "axial_shift_params.h"
+
+#ifdef __CUDACC__
+#define MLPDEPLOY_HD __host__ __device__ __forceinline__
+#else
+#define MLPDEPLOY_HD inline
+#endif
+
+#ifdef __CUDA_ARCH__
+#define MLPDEPLOY_UNROLL _Pragma("unroll")
+#define MLPDEPLOY_NO_UNROLL _Pragma("unroll 1")
+#else
+#define MLPDEPLOY_UNROLL
+#define MLPDEPLOY_NO_UNROLL
+#endif
+
+#ifndef __CUDA_ARCH__
+#include <cassert>
+#include <cstring>
+#endif
+
+namespace mlpdeploy {
+
+/// One direction: `stride` elements lie between neighbours, `size` of them are
+/// in an image.
+template <typename Index>
+struct Axis {
+    Index stride;
+    Index size;
+};
+
+/// AxialShiftParams with everything that does not depend on the element worked
+/// out; in elements, not bytes.
+template <typename Index>
+struct ShiftPlan {
+    Index total;  // with the channels that fill a block up
+    Index channels;
+    Index channel_block;
+    Index blocks;      // channel blocks in one image
+    Index block_size;  // elements in one of them
+    Index group_size;
+    Index half;  // groups that move backwards
+    Index dilation;
+    Axis<Index> along_w;
+    Axis<Index> along_h;
+    Padding padding;
+};
+
+/// Tensors up to here, and moves up to here, are indexed with 32 bits: their
+/// sums stay below 2^31.
+constexpr int64_t kNARROW_LIMIT = int64_t{1} << 30;
+
+constexpr int kCHUNK_BYTES = 16;
+constexpr int kCHUNK_WORDS = 4;
+
+/// 16 bytes in four registers; little-endian on every device that CUDA runs on.
+struct Chunk {
+    uint32_t word[kCHUNK_WORDS];
+};
+
+/// Return the elements of one image of x, with the channels that fill a block
+/// up.
+inline int64_t image_elements(AxialShiftParams const& p) {
+    return (p.c + p.channel_block - 1) / p.channel_block * p.channel_block * p.h * p.w;
+}
+
+/// Return the plan of a shift that refusal() accepts.
+template <typename Index>
+ShiftPlan<Index> plan_of(AxialShiftParams const& p) {
+    int64_t const blocks = (p.c + p.channel_block - 1) / p.channel_block;
+    int64_t const block_size = p.h * p.w * p.channel_block;
+    ShiftPlan<Index> plan{};
+    plan.total = static_cast<Index>(p.n * blocks * block_size);
+    plan.channels = static_cast<Index>(p.c);
+    plan.channel_block = static_cast<Index>(p.channel_block);
+    plan.blocks = static_cast<Index>(blocks);
+    plan.block_size = static_cast<Index>(block_size);
+    plan.group_size = static_cast<Index>((p.c + p.shift_size - 1) / p.shift_size);
+    plan.half = static_cast<Index>(p.shift_size / 2);
+    plan.dilation = static_cast<Index>(p.dilation);
+    plan.along_w = {static_cast<Index>(p.channel_block), static_cast<Index>(p.w)};
+    plan.along_h = {static_cast<Index>(p.w * p.channel_block), static_cast<Index>(p.h)};
+    plan.padding = p.padding;
+    return plan;
+}
+
+/// What continued() and source_of() return for "a zero comes in here".
+template <typename Index>
+MLPDEPLOY_HD constexpr Index outside() {
+    return -1;
+}
+
+/// Return the position inside of [0, size) that stands at `at`, one padding
+/// away at most, or outside().
+template <typename Index>
+MLPDEPLOY_HD Index continued(Index at, Index size, Padding padding) {
+    if (at >= 0 && at < size) {
+        return at;
+    }
+    switch (padding) {
+        case Padding::kCIRCULAR:
+            return at < 0 ? at + size : at - size;
+        case Padding::kREFLECT:
+            return at < 0 ? -at : 2 * (size - 1) - at;
+        case Padding::kREPLICATE:
+            return at < 0 ? 0 : size - 1;
+        case Padding::kZERO:
+        default:  // refusal() lets no other value through
+            return outside<Index>();
+    }
+}
+
+template <typename Index>
+MLPDEPLOY_HD Index channel_of(ShiftPlan<Index> const& plan, Index index) {
+    Index const block = index / plan.block_size % plan.blocks;
+    return plan.channel_block == 1 ? block : block * plan.channel_block + index % plan.channel_block;
+}
+
+/// Return by how many pixels group `group` moves.
+template <typename Index>
+MLPDEPLOY_HD Index move_of(ShiftPlan<Index> const& plan, Index group) {
+    return (group - plan.half) * plan.dilation;
+}
+
+/// Return the index in x of the element that lands at `index`, or outside().
+/// The definition: all else is speed.
+template <typename Index>
+MLPDEPLOY_HD Index source_of(ShiftPlan<Index> const& plan, Axis<Index> axis, Index index) {
+    Index const channel = channel_of(plan, index);
+    if (channel >= plan.channels) {
+        return outside<Index>();
+    }
+    Index const at = index / axis.stride % axis.size;
+    Index const from = continued(at - move_of(plan, channel / plan.group_size), axis.size, plan.padding);
+    return from == outside<Index>() ? from : index + (from - at) * axis.stride;
+}
+
+/// Read 16 bytes; `address` is a multiple of 16.
+MLPDEPLOY_HD Chunk load_chunk(void const* address) {
+#ifdef __CUDA_ARCH__
+    uint4 const words = __ldg(static_cast<uint4 const*>(address));
+    return {{words.x, words.y, words.z, words.w}};
+#else
+    assert(reinterpret_cast<uintptr_t>(address) % kCHUNK_BYTES == 0);
+    Chunk chunk;
+    std::memcpy(&chunk, address, sizeof(chunk));
+    return chunk;
+#endif
+}
+
+/// Write 16 bytes; `address` is a multiple of 16.
+MLPDEPLOY_HD void store_chunk(void* address, Chunk const& chunk) {
+#ifdef __CUDA_ARCH__
+    *static_cast<uint4*>(address) = make_uint4(chunk.word[0], chunk.word[1], chunk.word[2], chunk.word[3]);
+#else
+    assert(reinterpret_cast<uintptr_t>(address) % kCHUNK_BYTES == 0);
+    std::memcpy(address, &chunk, sizeof(chunk));
+#endif
+}
+
+/// Return the low 32 bits of (high:low) >> bits; bits is below 32.
+MLPDEPLOY_HD uint32_t funnel_shift(uint32_t low, uint32_t high, uint32_t bits) {
+#ifdef __CUDA_ARCH__
+    return __funnelshift_r(low, high, bits);
+#else
+    return static_cast<uint32_t>(((static_cast<uint64_t>(high) << 32) | low) >> bits);
+#endif
+}
+
+/// Return the 16 bytes that begin `bytes` (0..15) into two chunks. No register
+/// is indexed by a variable.
+MLPDEPLOY_HD Chunk joined(Chunk const& low, Chunk const& high, uint32_t bytes) {
+    uint32_t word[2 * kCHUNK_WORDS];
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCHUNK_WORDS; ++i) {
+        word[i] = low.word[i];
+        word[i + kCHUNK_WORDS] = high.word[i];
+    }
+    if (bytes & 8) {
+        MLPDEPLOY_UNROLL
+        for (int i = 0; i < 6; ++i) {
+            word[i] = word[i + 2];
+        }
+    }
+    if (bytes & 4) {
+        MLPDEPLOY_UNROLL
+        for (int i = 0; i < 5; ++i) {
+            word[i] = word[i + 1];
+        }
+    }
+    Chunk result;
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCHUNK_WORDS; ++i) {
+        result.word[i] = funnel_shift(word[i], word[i + 1], bytes % 4 * 8);
+    }
+    return result;
+}
+
+/// Replace element `place`, which is a constant once the caller's loop is
+/// unrolled.
+template <typename T>
+MLPDEPLOY_HD void set_element(Chunk& chunk, int place, T value) {
+    int const bit = place * static_cast<int>(sizeof(T)) % 4 * 8;
+    uint32_t const mask = static_cast<uint32_t>(static_cast<T>(~T{0})) << bit;
+    uint32_t& word = chunk.word[place * static_cast<int>(sizeof(T)) / 4];
+    word = (word & ~mask) | (static_cast<uint32_t>(value) << bit);
+}
+
+/// Replace the bytes of `chunk` from `begin` on.
+MLPDEPLOY_HD void replace_from(Chunk& chunk, Chunk const& other, int begin) {
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCHUNK_WORDS; ++i) {
+        int const bytes = begin - 4 * i;  // of this word that stay
+        uint32_t const mask = bytes <= 0 ? ~0u : bytes >= 4 ? 0u : ~0u << (8 * bytes);
+        chunk.word[i] = (chunk.word[i] & ~mask) | (other.word[i] & mask);
+    }
+}
+
+/// Return 16 bytes of an output element by element: right everywhere, and the
+/// slow way, so that it is kept small.
+template <typename T, typename Index>
+MLPDEPLOY_HD Chunk chunk_by_elements(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first) {
+    Chunk chunk{};
+    MLPDEPLOY_NO_UNROLL
+    for (int i = 0; i < kCHUNK_BYTES / static_cast<int>(sizeof(T)); ++i) {
+        Index const source = source_of(plan, axis, first + i);
+        uint32_t const value = source == outside<Index>() ? 0u : static_cast<uint32_t>(x[source]);
+        int const byte = i * static_cast<int>(sizeof(T));
+        MLPDEPLOY_UNROLL
+        for (int word = 0; word < kCHUNK_WORDS; ++word) {
+            chunk.word[word] |= byte / 4 == word ? value << (byte % 4 * 8) : 0u;
+        }
+    }
+    return chunk;
+}
+
+/// Return 16 bytes of an output whose channels lie side by side, all in one
+/// pixel: one aligned load per group.
+template <typename T, typename Index>
+MLPDEPLOY_HD Chunk chunk_of_pixel(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first,
+                                  Index channel) {
+    constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
+    Index const at = first / axis.stride % axis.size;
+    Index const end = channel + kCOUNT < plan.channels ? channel + kCOUNT : plan.channels;
+    Chunk chunk{};
+    for (Index begin = channel; begin < end;) {
+        Index const group = begin / plan.group_size;
+        Index const from = continued(at - move_of(plan, group), axis.size, plan.padding);
+        Chunk piece{};
+        if (from != outside<Index>()) {
+            piece = load_chunk(x + (first + (from - at) * axis.stride));
+        }
+        replace_from(chunk, piece, static_cast<int>((begin - channel) * static_cast<Index>(sizeof(T))));
+        begin = (group + 1) * plan.group_size;
+    }
+    if (end < channel + kCOUNT) {
+        int const used = end > channel ? static_cast<int>((end - channel) * static_cast<Index>(sizeof(T))) : 0;
+        replace_from(chunk, Chunk{}, used);
+    }
+    return chunk;
+}
+
+/// Put 16 bytes of a planar output into `chunk`, whose elements all move by
+/// `move`: they lie side by side in x too, at any alignment, but for those that
+/// come from outside of the image. Return false where x cannot be read in
+/// chunks.
+template <typename T, typename Index>
+MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first, Index move,
+                                 Chunk& chunk) {
+    constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
+    if (move >= axis.size || move <= -axis.size) {
+        return false;  // nothing of the image itself arrives
+    }
+    Index const start = first - move * axis.stride;
+    Index const place = start & (kCOUNT - 1);  // two's complement: right for negative numbers too
+    Index const aligned = start - place;
+    if (aligned < 0 || aligned + (place ? 2 * kCOUNT : kCOUNT) > plan.total) {
+        return false;  // at the very ends of the tensor
+    }
+    chunk = load_chunk(x + aligned);
+    if (place) {
+        chunk = joined(chunk, load_chunk(x + (aligned + kCOUNT)), static_cast<uint32_t>(place * sizeof(T)));
+    }
+    Index column = first % axis.stride;
+    Index at = first / axis.stride % axis.size;
+    // The usual case: the whole chunk lies in one row and stays inside of the
+    // image.
+    Index const last = axis.stride == 1 ? at + (kCOUNT - 1) : at;
+    Index const room = axis.stride == 1 ? axis.size - at : axis.stride - column;
+    if (room >= kCOUNT && at >= move && last < axis.size + move) {
+        return true;
+    }
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCOUNT; ++i) {
+        if (at < move || at >= axis.size + move) {
+            Index const from = continued(at - move, axis.size, plan.padding);
+            T const value = from == outside<Index>() ? T{0} : x[first + i + (from - at) * axis.stride];
+            set_element(chunk, i, value);
+        }
+        if (++column == axis.stride) {
+            column = 0;
+            at = at + 1 == axis.size ? 0 : at + 1;
+        }
+    }
+    return true;
+}
+
+/// Return 16 bytes of one output.
+template <typename T, typename Index>
+MLPDEPLOY_HD Chunk chunk_of(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first) {
+    constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
+    Index const channel = channel_of(plan, first);
+    if (plan.channel_block % kCOUNT == 0) {
+        return chunk_of_pixel(plan, axis, x, first, channel);
+    }
+    Chunk chunk;
+    // A plane holds a chunk at least, so there are two planes in a chunk at most:
+    // first and last speak for all.
+    if (plan.channel_block == 1 && plan.block_size >= kCOUNT) {
+        Index const group = channel / plan.group_size;
+        bool const one_move = channel_of(plan, first + (kCOUNT - 1)) / plan.group_size == group;
+        if (one_move && chunk_of_plane(plan, axis, x, first, move_of(plan, group), chunk)) {
+            return chunk;
+        }
+    }
+    return chunk_by_elements(plan, axis, x, first);
+}
+
+/// Write `kCOUNT` elements of both outputs from `first` on, fewer at the end of
+/// the tensor. kCOUNT is 1, or the elements of 16 bytes; then x, y_w and y_h
+/// are aligned to 16 bytes and `first` is a multiple of kCOUNT.
+template <typename T, int kCOUNT, typename Index>
+MLPDEPLOY_HD void shift_chunk(ShiftPlan<Index> const& plan, T const* x, T* y_w, T* y_h, Index first) {
+    if constexpr (kCOUNT > 1) {
+        if (plan.total - first >= kCOUNT) {
+            Chunk const along_w = chunk_of(plan, plan.along_w, x, first);
+            Chunk const along_h = chunk_of(plan, plan.along_h, x, first);
+            store_chunk(y_w + first, along_w);
+            store_chunk(y_h + first, along_h);
+            return;
+        }
+    }
+    MLPDEPLOY_NO_UNROLL
+    for (Index i = first; i < plan.total && i < first + kCOUNT; ++i) {
+        Index const from_w = source_of(plan, plan.along_w, i);
+        Index const from_h = source_of(plan, plan.along_h, i);
+        y_w[i] = from_w == outside<Index>() ? T{0} : x[from_w];
+        y_h[i] = from_h == outside<Index>() ? T{0} : x[from_h];
+    }
+}
+
+/// One compiled form of the kernel.
+template <typename T, int kCOUNT, typename IndexType>
+struct Variant {
+    using Element = T;
+    using Index = IndexType;
+    static constexpr int kElements = kCOUNT;
+};
+
+/// Return whether all three pointers allow 16-byte accesses.
+template <typename T>
+bool allow_chunks(T const* x, T const* y_w, T const* y_h) {
+    auto const bits =
+        reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y_w) | reinterpret_cast<uintptr_t>(y_h);
+    return bits % kCHUNK_BYTES == 0;
+}
+
+/// Cut a shift into launches whose elements 32 bits can count, along n: images
+/// do not know of each other. Call `launch(Variant, params, x, y_w, y_h)` for
+/// each, until one returns false. Only an image that is too large by itself
+/// takes 64-bit indices: they are several times slower on a GPU.
+///
+/// params: what refusal() accepts. narrow_limit: kNARROW_LIMIT, or less in a
+/// test.
+template <typename T, typename Launch>
+void for_each_launch(AxialShiftParams params, T const* x, T* y_w, T* y_h, int64_t narrow_limit, Launch launch) {
+    int64_t const image = image_elements(params);
+    if (image > narrow_limit || reach_of(params) > narrow_limit) {
+        launch(Variant<T, 1, int64_t>{}, params, x, y_w, y_h);
+        return;
+    }
+    int64_t images = narrow_limit / image;
+    if (images > kCHUNK_BYTES) {
+        images -= images % kCHUNK_BYTES;  // so that each launch begins as well aligned as the first
+    }
+    for (int64_t left = params.n; left > 0; left -= images) {
+        params.n = left < images ? left : images;
+        bool const going = allow_chunks(x, y_w, y_h)
+                               ? launch(Variant<T, kCHUNK_BYTES / sizeof(T), int32_t>{}, params, x, y_w, y_h)
+                               : launch(Variant<T, 1, int32_t>{}, params, x, y_w, y_h);
+        if (!going) {
+            return;
+        }
+        x += params.n * image;
+        y_w += params.n * image;
+        y_h += params.n * image;
+    }
+}
+
+}  // namespace mlpdeploy

@@ -1,0 +1,271 @@
+"""What differs between TensorRT 8.6, 10, 11 and TensorRT-RTX; nothing else in the package asks for a version.
+
+| | 8.6 | 10 | 11 | RTX |
+|---|---|---|---|---|
+| explicit batch | a flag | a flag without effect | always | always |
+| strongly typed network | no: half and INT8 are builder flags | a flag | a flag | a flag |
+| progress monitor | no | yes | yes | yes |
+| name of a parser error's node | no, its index | yes | yes | yes |
+| `STRIP_PLAN`, same compute capability | no | yes | yes | only on a GPU |
+| plugins | V2 | V2, V3 | V3 (V2 deprecated) | none |
+| timing cache | yes | yes | yes | without effect |
+| engine for | this GPU | this GPU | this GPU | the named compute capabilities |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mlpdeploy.env import require
+from mlpdeploy.errors import MissingDependencyError, MlpDeployError, UsageError
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+OLDEST, NEWEST_MAJOR = (8, 6), 11
+Severity = Literal["error", "warning", "info"]
+
+
+class EngineError(MlpDeployError):
+    """TensorRT cannot parse, build, load or run what it was given."""
+
+
+class Monitor(Protocol):
+    """Who is told how far a build is; `step` returns False to stop it."""
+
+    def start(self, name: str, parent: str | None, steps: int) -> None: ...
+    def step(self, name: str, done: int) -> bool: ...
+    def finish(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """The builder's options; None leaves one to TensorRT. See engines/options.py for what they mean."""
+
+    tf32: bool = False
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    strip: bool = False
+    refit: bool = False
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """One installed TensorRT.
+
+    Attributes:
+        module: the Python package.
+        target: `tensorrt` or `tensorrt-rtx`.
+        version: in full, `11.4.0.106`.
+    """
+
+    module: Any
+    target: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        """The name for messages."""
+        return f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {self.version}"
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether it builds for named compute capabilities, without a GPU and without plugins."""
+        return self.target == "tensorrt-rtx"
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether the graph's types are the engine's types; before TensorRT 10 they are builder flags."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    def logger(self, log: Callable[[Severity, str], None]) -> Any:
+        """Return a logger that hands errors, warnings and information to `log`."""
+        trt = self.module
+        severities: dict[Any, Severity] = {
+            trt.ILogger.Severity.INTERNAL_ERROR: "error",
+            trt.ILogger.Severity.ERROR: "error",
+            trt.ILogger.Severity.WARNING: "warning",
+            trt.ILogger.Severity.INFO: "info",
+        }
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in severities:
+                    log(severities[severity], message)
+
+        return Logger()
+
+    def create_network(self, builder: Any) -> Any:
+        """Return an empty network with explicit batch, strongly typed where the version can."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        wanted = 0
+        if hasattr(flags, "EXPLICIT_BATCH"):
+            wanted |= 1 << int(flags.EXPLICIT_BATCH)
+        if self.strongly_typed:
+            wanted |= 1 << int(flags.STRONGLY_TYPED)
+        return builder.create_network(wanted)
+
+    def set_precision(self, config: Any, types: set[str]) -> None:
+        """Allow the types of the graph where a builder flag must do so, and have them obeyed.
+
+        Args:
+            types: names of `DataType` that the graph's tensors have.
+        """
+        if self.strongly_typed:
+            return
+        flags = self.module.BuilderFlag
+        for kind, flag in (("HALF", flags.FP16), ("INT8", flags.INT8)):
+            if kind in types:
+                config.set_flag(flag)
+        if "BF16" in types:
+            raise UsageError(f"a bfloat16 model for {self.name}", "TensorRT 10 or later, or fp16")
+        config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+
+    def set_options(self, config: Any, options: EngineFlags) -> None:
+        """Set the builder's options.
+
+        Raises:
+            UsageError: this version has no such option.
+        """
+        trt = self.module
+        if not options.tf32:  # on unless it is cleared
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if self.is_rtx:
+            return
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
+        if options.strip:
+            if not hasattr(trt.BuilderFlag, "STRIP_PLAN"):
+                raise UsageError(f"--strip with {self.name}", "TensorRT 10 or later")
+            config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+
+    def load_plugins(self, library: Path) -> None:
+        """Load a library of plugins into TensorRT's registry.
+
+        Raises:
+            EngineError: it cannot be loaded.
+        """
+        if self.module.get_plugin_registry().load_library(str(library)) is None:
+            raise EngineError(
+                f"{self.name} cannot load the plugin library {library}", fix="build it again: mlpdeploy plugin build"
+            )
+
+    def engine_information(self, logger: Any, plan: Any, host_code: bool) -> str:
+        """Return the inspector's JSON about a plan that was just built; this needs the GPU it was built for.
+
+        Raises:
+            EngineError: the plan cannot be loaded.
+        """
+        trt = self.module
+        runtime = trt.Runtime(logger)
+        if host_code:  # a version-compatible plan carries a runtime of its own
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{self.name} cannot load the engine that it has just built")
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        return str(text)
+
+    def set_compute_capabilities(self, config: Any, wanted: tuple[str, ...]) -> None:
+        """Tell TensorRT-RTX which GPUs the engine is for.
+
+        Raises:
+            UsageError: one that this version does not know.
+        """
+        known = {
+            f"{digits[:-1]}.{digits[-1]}": value
+            for name, value in self.module.ComputeCapability.__members__.items()
+            if (digits := name.removeprefix("SM")).isdigit()
+        }
+        for capability in wanted:
+            if capability not in known:
+                raise UsageError(f"compute capability {capability} for {self.name}", f"one of {', '.join(known)}")
+        config.num_compute_capabilities = len(wanted)
+        for index, capability in enumerate(wanted):
+            if not config.set_compute_capability(known[capability], index):
+                raise EngineError(f"{self.name} refused the compute capability {capability}")
+
+    def watch(self, config: Any, monitor: Monitor) -> bool:
+        """Have the build tell `monitor` how far it is; return whether the version can."""
+        trt = self.module
+        if not hasattr(trt, "IProgressMonitor"):
+            return False
+
+        class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+                monitor.start(phase_name, parent_phase, num_steps)
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                return monitor.step(phase_name, step + 1)
+
+            def phase_finish(self, phase_name: str) -> None:
+                monitor.finish(phase_name)
+
+        config.progress_monitor = Progress()
+        return True
+
+    def parse(self, network: Any, path: Path, logger: Any) -> Any:
+        """Read an ONNX file into the network and return the parser, which must live as long as the network.
+
+        Raises:
+            EngineError: it cannot; the message names the node, its operator and the reason.
+        """
+        parser = self.module.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(path)):
+            errors = [self._parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise EngineError(
+                f"{self.name} cannot parse {path.name}: {errors[0] if errors else 'it does not say why'}{more}",
+                fix="export the model again, or report this with the model's manifest",
+            )
+        return parser
+
+    def _parser_error(self, error: Any) -> str:
+        reason = " ".join(str(error.desc()).split())
+        if error.node() < 0:
+            return reason
+        if not hasattr(error, "node_name"):
+            return f"node {error.node()}: {reason}"
+        return f"node {error.node_name()!r} ({error.node_operator()}): {reason}"
+
+
+def load_tensorrt(target: str) -> TensorRt:
+    """Return the installed TensorRT of a flavour; this is the only place that imports it.
+
+    Raises:
+        MissingDependencyError: it is not installed, or not whole.
+        UsageError: its version is not one that this package knows.
+    """
+    name = MODULES[target]
+    try:
+        module = require(name)
+    except (ImportError, OSError) as error:  # its libraries or the driver's are missing
+        raise MissingDependencyError(
+            f"the package {name} cannot be loaded ({error})", fix=f"run: pip install --force-reinstall {name}"
+        ) from error
+    found = TensorRt(module, target, str(module.__version__))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found.version)[:2])
+    if not found.is_rtx and not (numbers >= OLDEST and numbers[0] <= NEWEST_MAJOR):
+        raise UsageError(
+            found.name, f"TensorRT 8.6 to {NEWEST_MAJOR}.x", f"run: pip install 'tensorrt<{NEWEST_MAJOR + 1}'"
+        )
+    return found

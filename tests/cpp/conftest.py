@@ -1,0 +1,30 @@
+"""One build of the C++ part, and the artifacts that it is tried on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_asmlp, tiny_vip
+
+from mlpdeploy.export.export import export_model
+
+sys.path.insert(0, str(Path(__file__).parent))  # for native.py
+from native import built
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    """The folder with the library and the programs."""
+    return built()
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> dict[str, Path]:
+    """Both families, a fixed batch, and feature maps of open size; do not change them."""
+    folder = tmp_path_factory.mktemp("cpp")
+    export_model(tiny_vip(), folder / "vip", verify=False)
+    export_model(tiny_asmlp(), folder / "fixed", batch=3, verify=False)
+    export_model(tiny_asmlp(features=True), folder / "features", image_size="dynamic", verify=False)
+    return {"asmlp": exported, **{name: folder / name for name in ("vip", "fixed", "features")}}

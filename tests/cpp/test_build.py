@@ -1,0 +1,157 @@
+"""The C++ tests, the JSON form that checksums are taken of, the installed package and the example in the header."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from artifacts import make
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from native import ROOT
+from PIL import Image
+
+from mlpdeploy.images import sample_photographs
+
+CONSUMER = """
+cmake_minimum_required(VERSION 3.22)
+project(consumer LANGUAGES CXX)
+find_package(mlpdeploy REQUIRED)
+add_executable(consumer main.cpp)
+target_link_libraries(consumer mlpdeploy::mlpdeploy)
+"""
+
+
+def canonical(build: Path, lines: list[str]) -> list[str]:
+    """Return what C++ makes of each line of JSON."""
+    text = "".join(line + "\n" for line in lines)
+    done = subprocess.run([build / "tests" / "canonical_json"], input=text.encode(), capture_output=True, check=True)
+    return done.stdout.decode().split("\n")[:-1]
+
+
+def python_canonical(line: str) -> str:
+    return json.dumps(json.loads(line), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_the_cpp_tests_pass(build: Path, tmp_path: Path) -> None:
+    make(tmp_path)
+    done = subprocess.run(
+        [build / "tests" / "mlpdeploy-tests"],
+        env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_floats_are_written_as_python_writes_them(build: Path) -> None:
+    generator = random.Random(0)
+    bits = (struct.unpack("<d", generator.randbytes(8))[0] for _ in range(100_000))
+    values = [value for value in bits if math.isfinite(value)]
+    values += [sign * 2.0**power for power in range(-1074, 1024) for sign in (1, -1)]
+    values += [math.nextafter(2.0**power, side) for power in range(-1022, 1023) for side in (0, math.inf)]
+    values += [float(f"{digit}e{power}") for power in range(-324, 309) for digit in (1, 1.5, 9.999999999999999)]
+    values += [float(f"{generator.randint(0, 10**17)}e{generator.randint(-30, 5)}") for _ in range(50_000)]
+    lines = [repr(value) for value in values if math.isfinite(value)]
+    assert canonical(build, lines) == [python_canonical(line) for line in lines]
+
+
+DOCUMENTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda children: st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(DOCUMENTS, min_size=1, max_size=30), st.booleans())
+def test_documents_are_written_as_python_writes_them(build: Path, documents: list[object], ascii_only: bool) -> None:
+    lines = [json.dumps(document, ensure_ascii=ascii_only) for document in documents]
+    assert canonical(build, lines) == [python_canonical(line) for line in lines]
+
+
+def test_numbers_and_names_that_json_allows_in_several_ways(build: Path) -> None:
+    lines = ["-0", "-0.0", "1E5", "1e+05", "0.10", "[1e22,1e21,123456789012345678901234567890]", '{"b":1,"a":2,"b":3}']
+    assert canonical(build, lines) == [python_canonical(line) for line in lines]
+
+
+def test_the_example_in_the_header_runs(build: Path, artifacts: dict[str, Path]) -> None:
+    command = [build / "tests" / "header_example", artifacts["asmlp"], *sample_photographs()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "china.jpg" in done.stdout and "class " in done.stdout
+    done = subprocess.run([command[0], "/nowhere"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "/nowhere does not exist; wanted a folder made by mlpdeploy export; see: mlpdeploy export --help",
+    )
+
+
+@pytest.mark.slow
+def test_the_installed_package_is_found_and_runs(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    prefix, source = tmp_path / "prefix", tmp_path / "consumer"
+    subprocess.run(["cmake", "--install", build, "--prefix", prefix], check=True, capture_output=True)
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(CONSUMER)
+    (source / "main.cpp").write_text((build / "tests" / "header_example.cpp").read_text())
+    for command in (
+        ["cmake", "-S", source, "-B", tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["cmake", "--build", tmp_path / "out"],
+        [tmp_path / "out" / "consumer", artifacts["vip"], sample_photographs()[0]],
+        [prefix / "bin" / "mlpdeploy-infer", "--version"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_fuzz_targets_survive_a_short_run(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    manifest = artifacts["asmlp"] / "manifest.json"
+    photograph = tmp_path / "small.png"
+    Image.open(sample_photographs()[0]).resize((20, 13)).save(photograph)
+    frames = tmp_path / "frames"
+    frames.write_bytes(b"".join(struct.pack("<I", len(part)) + part for part in (b"", b"abc", bytes(500))))
+    for target, seed in (("manifest", manifest), ("frames", frames), ("image", photograph)):
+        done = subprocess.run([build / "fuzz" / f"fuzz_{target}", "3000", "1", seed], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["inputs"] == 3000
+
+
+def test_the_public_headers_name_no_third_party_type() -> None:
+    include = ROOT / "cpp" / "include"
+    for header in include.rglob("*.h"):
+        for line in header.read_text().splitlines():
+            if line.startswith("#include"):
+                assert "<" in line and "/" not in line.replace("<mlpdeploy/", "<"), line
+        assert not any(word in header.read_text() for word in ("Ort::", "OrtSession", "nlohmann", "jpeg_", "png_"))
+
+
+def test_both_headers_stand_alone(tmp_path: Path) -> None:
+    include = f"-I{ROOT / 'cpp' / 'include'}"
+    (tmp_path / "c.c").write_text("#include <mlpdeploy.h>\nint main(void) { return 0; }\n")
+    (tmp_path / "cpp.cpp").write_text("#include <mlpdeploy/session.h>\nint main() { return 0; }\n")
+    for command in (
+        ["gcc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", include, tmp_path / "c.c"],
+        ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", include, tmp_path / "cpp.cpp"],
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip(f"no {command[0]}")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_without_headers_is_refused(tmp_path: Path) -> None:
+    script = [sys.executable, ROOT / "cpp" / "get_onnxruntime.py", tmp_path / "out", "--headers", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 1 and "holds no onnxruntime_c_api.h" in done.stderr

@@ -1,0 +1,156 @@
+"""Decoding and preprocessing in C++ against Pillow and mlpdeploy.images: the same values."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native import NativeError, NativeSession, edit
+from PIL import Image
+
+from mlpdeploy.errors import ImageError
+from mlpdeploy.images import preprocess, read_image, sample_photographs
+from mlpdeploy.manifest import Preprocessing
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color_order": "RGB"}
+GREY = {"mean": (0.1307,), "std": (0.3081,), "color_order": "L"}
+SETTINGS = [
+    Preprocessing((32, 32), 0.9, "bicubic", **IMAGENET),
+    Preprocessing((224, 224), 0.875, "bilinear", **IMAGENET),
+    Preprocessing((28, 28), 1.0, "bicubic", **GREY),
+    Preprocessing((33, 71), 0.95, "bicubic", **IMAGENET),
+    Preprocessing((71, 33), 1.0, "bilinear", **GREY),
+    Preprocessing((64, 64), 2.0, "bicubic", **IMAGENET),  # smaller than the crop: black around it
+]
+SIZES = [(1, 1), (1, 9), (7, 1), (31, 32), (32, 31), (35, 35), (36, 36), (129, 64), (224, 225), (427, 640), (500, 33)]
+
+
+@pytest.fixture(params=SETTINGS, ids=lambda p: f"{p.height_width}-{p.interpolation}-{p.color_order}-{p.crop_pct}")
+def prepared(
+    request: pytest.FixtureRequest, build: Path, artifact: Path
+) -> Iterator[tuple[NativeSession, Preprocessing]]:
+    """A session whose manifest has these settings."""
+    edit(artifact, preprocessing=dataclasses.asdict(request.param))
+    session = NativeSession(build, artifact)
+    yield session, request.param
+    session.close()
+
+
+def shape_of(preprocessing: Preprocessing) -> tuple[int, ...]:
+    return (len(preprocessing.mean), *preprocessing.height_width)
+
+
+def noise(height_width: tuple[int, int], seed: int) -> Image.Image:
+    """Hard edges and full range: what makes a filter overshoot."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.choice(np.array([0, 255, 128, 3], np.uint8), (*height_width, 3))
+    return Image.fromarray(pixels)
+
+
+def test_every_value_is_that_of_python(prepared: tuple[NativeSession, Preprocessing]) -> None:
+    session, preprocessing = prepared
+    generator = random.Random(0)
+    sizes = SIZES + [(generator.randint(1, 300), generator.randint(1, 300)) for _ in range(20)]
+    for seed, size in enumerate(sizes):
+        image = noise(size, seed)
+        wanted = preprocess(image, preprocessing)
+        got = session.prepare_pixels(np.asarray(image), shape_of(preprocessing))
+        assert got.tobytes() == wanted.tobytes(), size
+
+
+def test_too_elongated(prepared: tuple[NativeSession, Preprocessing]) -> None:
+    session, preprocessing = prepared
+    image = Image.new("RGB", (3_000_000, 1))
+    with pytest.raises(ImageError) as python:
+        preprocess(image, preprocessing)
+    with pytest.raises(NativeError) as native:
+        session.prepare_pixels(np.asarray(image), shape_of(preprocessing))
+    assert str(native.value) == str(python.value)
+
+
+def save_all(folder: Path) -> list[Path]:
+    """Write a photograph in every form of JPEG and PNG that Pillow writes and we read."""
+    photograph = Image.open(sample_photographs()[1]).resize((97, 61))
+    paths = []
+
+    def save(image: Image.Image, name: str, **options: object) -> None:
+        paths.append(folder / name)
+        image.save(paths[-1], **options)
+
+    for subsampling in (0, 1, 2):
+        save(photograph, f"sub{subsampling}.jpg", quality=87, subsampling=subsampling)
+    save(photograph, "progressive.jpg", progressive=True, optimize=True)
+    save(photograph.convert("L"), "grey.jpg")
+    save(photograph.convert("CMYK"), "cmyk.jpg")
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        save(photograph, f"turned{orientation}.jpg", exif=exif)
+        save(photograph, f"turned{orientation}.png", exif=exif)
+    alpha = Image.fromarray(np.random.default_rng(0).integers(0, 255, (61, 97), np.uint8))
+    rgba = photograph.copy()
+    rgba.putalpha(alpha)
+    save(rgba, "rgba.png")
+    save(photograph.convert("L"), "grey.png")
+    save(photograph.convert("LA"), "grey_alpha.png")
+    save(photograph.convert("1"), "one_bit.png")
+    for colors, bits in ((256, 8), (16, 4), (4, 2), (2, 1)):
+        save(photograph.quantize(colors), f"palette{bits}.png", bits=bits)
+    save(photograph.quantize(64), "palette_transparent.png", transparency=3)
+    deep = np.random.default_rng(1).integers(0, 1 << 16, (61, 97), np.uint16)
+    save(Image.fromarray(deep), "grey16.png")
+    save(photograph, "grey_transparent.png", transparency=(1, 2, 3))
+    return paths
+
+
+def test_every_form_of_picture_decodes_as_in_python(build: Path, artifact: Path, tmp_path: Path) -> None:
+    plain = Preprocessing((61, 61), 1.0, "bilinear", (0.0,) * 3, (1.0,) * 3, "RGB")  # one side is not resized
+    edit(artifact, preprocessing=dataclasses.asdict(plain))
+    session = NativeSession(build, artifact)
+    for path in [*save_all(tmp_path), *sample_photographs()]:
+        wanted = preprocess(read_image(path), plain)
+        got = session.prepare_file(path, shape_of(plain))
+        assert np.abs(got - wanted).max() * 255 <= 1e-3, path.name
+    session.close()
+
+
+def test_pictures_that_cannot_be_used(build: Path, artifact: Path, tmp_path: Path) -> None:
+    session = NativeSession(build, artifact)
+    photograph = sample_photographs()[0].read_bytes()
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "animated.png", save_all=True, append_images=frames[1:])
+    Image.new("L", (9000, 9000)).save(tmp_path / "huge.png")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "cut.jpg").write_bytes(photograph[: len(photograph) // 2])
+    (tmp_path / "no_end.jpg").write_bytes(photograph[:-2])
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("no picture")
+    names = (
+        "animated.png",
+        "huge.png",
+        "empty.jpg",
+        "folder.jpg",
+        "cut.jpg",
+        "no_end.jpg",
+        "cut.png",
+        "text.jpg",
+        "none.jpg",
+    )
+    for name in names:
+        with pytest.raises(ImageError) as python:
+            read_image(tmp_path / name)
+        with pytest.raises(NativeError) as native:
+            session.prepare_file(tmp_path / name, (3, 32, 32))
+        got, wanted = (str(error.value).split(" (")[0] for error in (native, python))
+        if name == "text.jpg":  # C++ reads two formats, and says so
+            wanted, got = wanted.partition(";")[0], got.partition(";")[0]
+        assert got == wanted
+    session.close()
+    shutil.rmtree(tmp_path / "folder.jpg")

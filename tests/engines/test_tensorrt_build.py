@@ -1,0 +1,241 @@
+"""Builds for TensorRT 8.6, 10 and 11 against the recording fake, through the worker's own process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tiny import tiny_vip
+
+import mlpdeploy
+from mlpdeploy.engines import build as build_module
+from mlpdeploy.engines.build import build_artifact
+from mlpdeploy.engines.layers import read_engine
+from mlpdeploy.engines.options import BuildOptions
+from mlpdeploy.engines.process import Phases
+from mlpdeploy.engines.sidecar import engines_of
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
+from mlpdeploy.export.export import export_model
+from mlpdeploy.runtime import gpu as gpu_module
+from mlpdeploy.runtime import tensorrt_api
+from mlpdeploy.runtime.gpu import Gpu
+from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags
+
+TESTS = Path(__file__).parent.parent
+VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")
+GPU = Gpu("NVIDIA L4", "8.9", "580.65.06")
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    use_fake(monkeypatch, request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def newest(monkeypatch: pytest.MonkeyPatch) -> str:
+    use_fake(monkeypatch, VERSIONS[-1])
+    return VERSIONS[-1]
+
+
+def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, library: Path | None = None) -> None:
+    """Let the fake of a version, a GPU and a plugin library be what this machine has."""
+    paths = [TESTS / "fakes" / "site", TESTS, Path(mlpdeploy.__file__).parent.parent]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    monkeypatch.setenv("FAKE_TENSORRT", version)
+    from fakes.fake_tensorrt import make_tensorrt
+
+    monkeypatch.setattr(tensorrt_api, "require", lambda name: make_tensorrt(version))
+    monkeypatch.setattr(build_module, "visible_gpu", lambda: gpu)
+
+    def find(version: str) -> Path:
+        if library is None:
+            raise MissingDependencyError("the plugin is not built", fix="run: mlpdeploy plugin build")
+        return library
+
+    monkeypatch.setattr(build_module, "_find_plugin_library", find)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    path = tmp_path / "libmlpdeploy_plugins.so"
+    path.write_bytes(b"a plugin library")
+    return path
+
+
+def plan_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_bytes()))
+
+
+def test_native_layers(version: str, artifact: Path) -> None:
+    seen: list[float] = []
+    built = build_artifact(
+        artifact, BuildOptions(batches=((1, 2, 4), (5, 8, 16))), progress=lambda done, text: seen.append(done)
+    )
+    mark, plan = built.sidecar.fingerprint, plan_of(built.path)
+    assert (mark.version, mark.gpu, mark.compute_capabilities, mark.shift) == (version, "NVIDIA L4", ("8.9",), "conv")
+    assert built.sidecar.driver == "580.65.06" and built.path.suffix == ".plan"
+    assert [profile["input"][2] for profile in plan["profiles"]] == [[4, 3, 32, 32], [16, 3, 32, 32]]
+    assert plan["detailed"] and "TF32" not in plan["flags"]
+    inside = built.sidecar.engine_layers
+    assert inside is not None and inside["plugins"] == 0 and set(inside["types"]) == {"FLOAT"}
+    assert (max(seen) >= 0.5) == (not version.startswith("8"))  # 8.6 has no progress monitor
+    assert build_artifact(artifact, BuildOptions(batches=((1, 2, 4), (5, 8, 16)))).reused
+
+
+def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = build_artifact(artifact, BuildOptions())
+    assert native.sidecar.warnings == (
+        "the shift is in native layers: the plugin is not built; run: mlpdeploy plugin build",
+    )
+    use_fake(monkeypatch, version, library=library)
+    auto = build_artifact(artifact, BuildOptions())
+    assert auto.sidecar.fingerprint.shift == "plugin" and auto.sidecar.fingerprint.plugin_sha256
+    assert auto.sidecar.engine_layers is not None and auto.sidecar.engine_layers["plugins"] == 2
+    assert build_artifact(artifact, BuildOptions(shift="native")).sidecar == native.sidecar
+    library.write_bytes(b"another one")
+    assert not build_artifact(artifact, BuildOptions(shift="plugin")).reused
+    assert len(engines_of(artifact)) == 3
+
+
+def test_a_plugin_that_is_not_there(
+    version: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingDependencyError, match="is not built; run: mlpdeploy plugin build"):
+        build_artifact(artifact, BuildOptions(shift="plugin"))
+    use_fake(monkeypatch, version, library=library)
+    monkeypatch.setenv("FAKE_PLUGINS", "broken")
+    with pytest.raises(EngineError, match=r"cannot load the plugin library .*mlpdeploy plugin build"):
+        build_artifact(artifact, BuildOptions())
+    assert engines_of(artifact) == []
+
+
+def test_a_vision_permutator_needs_no_plugin(newest: str, tmp_path: Path, library: Path, monkeypatch: Any) -> None:
+    export_model(tiny_vip(), tmp_path / "vip", verify=False)
+    use_fake(monkeypatch, newest, library=library)
+    assert build_artifact(tmp_path / "vip", BuildOptions()).sidecar.fingerprint.shift == ""
+    with pytest.raises(UsageError, match="an AS-MLP"):
+        build_artifact(tmp_path / "vip", BuildOptions(shift="plugin"))
+
+
+def test_every_flag_arrives(version: str, artifact: Path) -> None:
+    flags = EngineFlags(
+        tf32=True, workspace_bytes=1 << 28, optimization_level=5, hardware_compatible=True, version_compatible=True,
+        refit=True, strip=not version.startswith("8"),
+    )  # fmt: skip
+    built = build_artifact(artifact, BuildOptions(flags=flags))
+    wanted = {"TF32", "REFIT", "VERSION_COMPATIBLE"} | (set() if version.startswith("8") else {"STRIP_PLAN"})
+    plan = plan_of(built.path)
+    precision = {"OBEY_PRECISION_CONSTRAINTS"} if version.startswith("8") else set()
+    assert set(plan["flags"]) == wanted | precision
+    assert plan["options"] == {"level": 5, "workspace": 1 << 28, "compatibility": "AMPERE_PLUS"}
+    assert built.sidecar.fingerprint.flags == dataclasses.asdict(flags)
+
+
+def test_stripping_needs_tensorrt_10(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake(monkeypatch, "8.6.1")
+    with pytest.raises(UsageError, match=r"--strip with TensorRT 8\.6\.1"):
+        build_artifact(artifact, BuildOptions(flags=EngineFlags(strip=True)))
+
+
+def test_the_timing_cache_grows_and_is_keyed(newest: str, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_artifact(artifact, BuildOptions())
+    build_artifact(artifact, BuildOptions(batches=((1, 1, 1),)))
+    use_fake(monkeypatch, newest, gpu=Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.65.06"))
+    build_artifact(artifact, BuildOptions())
+    caches = {path.name: path.read_bytes() for path in (artifact / "engines").glob("*.cache")}
+    assert caches == {
+        "timing-11.4.0.106-nvidia-l4-8.9.cache": b"2",
+        "timing-11.4.0.106-nvidia-h100-80gb-hbm3-9.0.cache": b"1",
+    }
+
+
+def test_a_timing_cache_of_another_gpu(newest: str, artifact: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.cache"
+    build_artifact(artifact, BuildOptions(timing_cache=own))
+    assert own.read_bytes() == b"1"
+    own.write_bytes(b"foreign")
+    with pytest.raises(EngineError, match=r"refused the timing cache .*own\.cache.*name another file"):
+        build_artifact(artifact, BuildOptions(timing_cache=own), force=True)
+    assert own.read_bytes() == b"foreign" and len(engines_of(artifact)) == 1
+
+
+def test_without_a_gpu_nothing_is_started(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake(monkeypatch, VERSIONS[-1])
+    monkeypatch.undo()
+    monkeypatch.setattr(tensorrt_api, "require", lambda name: type("trt", (), {"__version__": "11.4.0"}))
+    monkeypatch.setattr(gpu_module, "_LIBRARY", "libnot-there.so.1")
+    with pytest.raises(MissingDependencyError, match=r"no NVIDIA driver on this machine.*--target tensorrt-rtx"):
+        build_artifact(artifact, BuildOptions())
+    assert not (artifact / "engines").exists()
+
+
+def test_a_full_disk_leaves_nothing(newest: str, artifact: Path) -> None:
+    (artifact / "engines").write_text("in the way")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        build_artifact(artifact, BuildOptions())
+
+
+def test_half_that_became_fp32_names_the_layer() -> None:
+    layers = [
+        {
+            "Name": "conv1 + gelu",
+            "LayerType": "CaskConvolution",
+            "Outputs": [tensor("a", "Row major linear FP16 format")],
+        },
+        {"Name": "Reformatting CopyNode for a", "LayerType": "Reformat", "Outputs": [tensor("a'", "Two wide FP16")]},
+        {"Name": "norm", "LayerType": "kgen", "Outputs": [tensor("b", "Row major linear FP32 format")]},
+        {"Name": "shift_0", "LayerType": "PluginV3", "Outputs": [tensor("c", "Row major Int8 format")]},
+    ]
+    text = json.dumps({"Layers": layers})
+    found = read_engine(text, {"a": "HALF", "b": "FLOAT"}, ["shift_0"])
+    assert found == {
+        "layers": {"CaskConvolution": 1, "PluginV3": 1, "Reformat": 1, "kgen": 1},
+        "types": {"HALF": 2, "FLOAT": 1, "INT8": 1},
+        "plugins": 1,
+        "reformats": 1,
+    }
+    with pytest.raises(EngineError, match=r"layer 'norm' gives 'b' as fp32; wanted HALF"):
+        read_engine(text, {"b": "HALF"}, [])
+    with pytest.raises(EngineError, match=r"no plugin layer 'shift_1': 1 of 2"):
+        read_engine(text, {}, ["shift_0", "shift_1"])
+
+
+def tensor(name: str, form: str) -> dict[str, str]:
+    return {"Name": name, "Format/Datatype": form}
+
+
+def test_half_types_set_the_flag_of_8_6(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx import TensorProto, helper
+
+    from mlpdeploy.engines.process import run_build
+    from mlpdeploy.engines.worker import BuildRequest
+
+    use_fake(monkeypatch, "8.6.1")
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 3]) for name in ("input", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["input"], ["y"], name="relu")], "g", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "half.onnx")
+    request = BuildRequest("tensorrt", str(tmp_path / "half.onnx"), str(tmp_path / "plan"), "fp16")
+    result = run_build(request, tmp_path)
+    assert result.engine_layers is not None and result.engine_layers["types"] == {"HALF": 1}
+    assert set(plan_of(tmp_path / "plan")["flags"]) == {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
+
+
+def test_progress_never_falls_and_ends_within_one() -> None:
+    phases, shares = Phases(), []
+    phases.start("build", 2)
+    for outer in range(2):
+        phases.start("inner", 4)
+        for step in range(4):
+            phases.step("inner", step + 1)
+            shares.append(phases.done())
+        assert phases.text() == "inner 4/4"
+        phases.finish("inner")
+        phases.step("build", outer + 1)
+        shares.append(phases.done())
+    assert shares == sorted(shares) and shares[3] == 0.5 and shares[-1] == 1

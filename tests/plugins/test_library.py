@@ -1,0 +1,149 @@
+"""The compiled library: what it shows, that it loads without a GPU, and that every method of both faces is right."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlpdeploy.ops.axial_shift import NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, ShiftSpec, attributes
+from mlpdeploy.plugins.build import ARCHITECTURES, BuildOptions, build_plugin
+from mlpdeploy.plugins.elf import read_symbols
+from mlpdeploy.plugins.find import PluginLibrary
+from mlpdeploy.plugins.toolchain import CSRC, Toolchain, known_architectures
+
+NATIVE = Path(__file__).parent / "native"
+
+# Runs in a process of its own: a registry that fails aborts its process.
+REGISTRY = """
+import json, sys
+import numpy as np
+import tensorrt_dispatch_bindings as trt
+
+library, name, version, namespace, values = sys.argv[1], *sys.argv[2:5], json.loads(sys.argv[5])
+logger = trt.Logger(trt.Logger.WARNING)
+registry = trt.get_plugin_registry()
+handle = registry.load_library(library)
+creator = registry.get_creator(name, version, namespace)
+fields = []
+for key, value in values.items():
+    text = isinstance(value, str)
+    data = np.frombuffer(value.encode(), np.int8) if text else np.array([value], np.int32)
+    fields.append(trt.PluginField(key, data, trt.PluginFieldType.CHAR if text else trt.PluginFieldType.INT32))
+
+def made(fields):
+    try:
+        plugin = creator.create_plugin("node", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD)
+    except Exception:
+        return False
+    return plugin is not None
+
+print(json.dumps({
+    "loaded": handle is not None,
+    "creator": [creator.name, creator.plugin_version, creator.plugin_namespace],
+    "fields": [field.name for field in creator.field_names],
+    "elsewhere": registry.get_creator(name, version, "") is None and registry.get_creator(name, "2", namespace) is None,
+    "made": made(fields),
+    "made without its first field": made(fields[1:]),
+}))
+"""
+
+
+def test_only_the_two_entry_points_are_visible(plugin_library: PluginLibrary) -> None:
+    symbols = read_symbols(plugin_library.path)
+    assert symbols.defined == ("getCreators", "setLoggerFinder")
+    assert not [name for name in symbols.undefined if "nvinfer" in name.lower() or "registry" in name.lower()]
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+def test_our_reading_of_symbols_is_that_of_nm(plugin_library: PluginLibrary) -> None:
+    done = subprocess.run(
+        ["nm", "-D", "--without-symbol-versions", plugin_library.path], capture_output=True, text=True, check=True
+    )
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in done.stdout.splitlines():
+        *_, kind, name = line.split()
+        names[kind not in "Uwv"].add(name)
+    symbols = read_symbols(plugin_library.path)
+    assert (set(symbols.defined), set(symbols.undefined)) == (names[True], names[False])
+
+
+def test_loads_without_toolkit_and_driver(plugin_library: PluginLibrary) -> None:
+    data = plugin_library.path.read_bytes()
+    for name in (b"libcudart.so", b"libcuda.so.1\0libc", b"libnvinfer.so"):
+        assert name not in data
+    library = ctypes.CDLL(str(plugin_library.path))
+    count = ctypes.c_int32()
+    library.getCreators.restype = ctypes.c_void_p
+    assert library.getCreators(ctypes.byref(count))
+    assert count.value == 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_dispatch_bindings") is None,
+    reason="needs tensorrt-dispatch-cu13-bindings and -libs: see tests/plugins/requirements.txt",
+)
+def test_the_real_registry_finds_the_creator_and_makes_the_plugin(plugin_library: PluginLibrary) -> None:
+    node = attributes(ShiftSpec(5, 2, "reflect"), channels=96)
+    values = {key: value for key, value in node.items() if not key.startswith("plugin_")}
+    arguments = [str(plugin_library.path), NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE, json.dumps(values)]
+    done = subprocess.run([sys.executable, "-c", REGISTRY, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "loaded": True,
+        "creator": [NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE],
+        "fields": list(values),
+        "elsewhere": True,
+        "made": True,
+        "made without its first field": False,
+    }
+
+
+def run_harness(source: str, library: Path, tools: Toolchain, folder: Path) -> None:
+    """Compile a harness against headers alone, and let it drive a library."""
+    warnings = "-Wall,-Wextra,-Werror,-Wno-deprecated-declarations"
+    command = [tools.nvcc, "-std=c++17", "-Xcompiler", warnings, "-isystem", tools.tensorrt_include]
+    command += [NATIVE / source, "-ldl", "-o", folder / "harness"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([folder / "harness", library], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "OK\n"), done.stdout + done.stderr
+
+
+def test_every_method_of_the_plugin_for_tensorrt_10_and_newer(
+    plugin_library: PluginLibrary, tools: Toolchain, tmp_path: Path
+) -> None:
+    if int(tools.tensorrt_version.partition(".")[0]) < 10:
+        pytest.skip(f"headers of TensorRT {tools.tensorrt_version} have no IPluginV3")
+    run_harness("harness_v3.cpp", plugin_library.path, tools, tmp_path)
+
+
+def test_every_method_of_the_plugin_for_tensorrt_8(tools: Toolchain, tmp_path: Path) -> None:
+    """The old face, compiled with the headers at hand: TensorRT 10's still declare its interface."""
+    library = tmp_path / "libplugin_v2.so"
+    sources = [CSRC / "exports.cpp", CSRC / "guard.cpp", *(CSRC / "axial_shift").glob("*.c*")]
+    command = [tools.nvcc, "-std=c++17", "-arch=sm_90", "-shared", "-cudart", "static", "-DMLPDEPLOY_PLUGIN_V2=1"]
+    command += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-deprecated-declarations"]
+    command += ["-isystem", tools.tensorrt_include, f"-I{CSRC}", f"-I{CSRC / 'axial_shift'}", *sources, "-o", library]
+    command += ["-Xlinker", f"--version-script={CSRC / 'exports.map'}"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_symbols(library).defined == ("getPluginCreators", "setLoggerFinder")
+    run_harness("harness_v2.cpp", library, tools, tmp_path)
+
+
+@pytest.mark.slow
+def test_compiles_for_every_architecture(tools: Toolchain, cache: Path) -> None:
+    library = build_plugin(BuildOptions())
+    assert library.record is not None
+    wanted = known_architectures(tools.nvcc).intersection(ARCHITECTURES)
+    assert set(library.record.architectures) == wanted
+    # The fat binary names each cubin's and each PTX's architecture in readable compiler options.
+    data = library.path.read_bytes()
+    assert all(f"sm_{name}".encode() in data for name in wanted)

@@ -1,0 +1,158 @@
+"""Every name of TensorRT that the package uses is in the real bindings of 8.6, 10 and 11; none is run here.
+
+The bindings are small packages apart from TensorRT's libraries, which cannot be installed everywhere: `make bindings`
+puts them beside the virtual environment, and stub libraries make them load. What the code uses is what the fake has: it
+refuses every other name. So the fake is compared with the bindings, in both directions for names that a version lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes.fake_tensorrt import FakeError, make_tensorrt
+
+import mlpdeploy
+from mlpdeploy.errors import MissingDependencyError, UsageError
+from mlpdeploy.runtime import tensorrt_api
+from mlpdeploy.runtime.tensorrt_api import TensorRt, load_tensorrt
+
+HERE = Path(__file__).parent
+VERSIONS = {8: "8.6.1", 10: "10.16.1.11", 11: "11.4.0.106"}
+LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin", "nvparsers")
+BINDINGS = Path(os.environ.get("MLPDEPLOY_BINDINGS") or Path(sys.prefix) / "tensorrt-bindings")
+
+
+@cache
+def real(major: int, scratch: Path) -> dict[str, Any]:
+    """Return what probe_tensorrt.py finds in the real bindings of a version."""
+    folder = BINDINGS / str(major)
+    if not (folder / "tensorrt_bindings").is_dir():
+        pytest.skip(f"TensorRT {major}'s bindings are not in {folder}: make bindings")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the stub libraries")
+    place = scratch / str(major)
+    (place / "tensorrt").mkdir(parents=True)
+    text = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
+    (place / "tensorrt" / "__init__.py").write_text(text)
+    for library in LIBRARIES:
+        name = f"lib{library}.so.{major}"
+        command = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", str(HERE / "stub_nvinfer.c")]
+        subprocess.run([*command, "-o", str(place / name)], check=True)
+    paths = [place, folder, Path(mlpdeploy.__file__).parent.parent]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(place), "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "probe_tensorrt.py")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(params=VERSIONS)
+def major(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bindings")
+
+
+def surface(version: str) -> dict[str, set[str]]:
+    """Return {name in the fake module: its public members}."""
+    fake = make_tensorrt(version)
+    classes = {name: value for name, value in vars(fake).items() if not name.startswith("_")}
+    classes |= fake._inner  # classes whose objects are only handed out
+    return {
+        name: {member for member in dir(value) if not member.startswith("_")} if isinstance(value, type) else set()
+        for name, value in classes.items()
+    }
+
+
+def test_what_the_code_uses_is_there(major: int, scratch: Path) -> None:
+    found = real(major, scratch)
+    assert found["version"] == VERSIONS[major]
+    missing = []
+    for name, members in surface(VERSIONS[major]).items():
+        if name not in found["names"]:
+            missing.append(name)
+            continue
+        missing += [f"{name}.{member}" for member in sorted(members - set(found["names"][name]))]
+    assert not missing, f"TensorRT {VERSIONS[major]} has no {', '.join(missing)}"
+
+
+def test_what_a_version_lacks_the_fake_lacks_too(major: int, scratch: Path) -> None:
+    """Otherwise the fake would hide that the code takes the wrong branch."""
+    found, mine = real(major, scratch)["names"], surface(VERSIONS[major])
+    for other in VERSIONS.values():
+        for name, members in surface(other).items():
+            assert (name in mine) == (name in found), name
+            for member in members if name in mine else ():
+                assert (member in mine[name]) == (member in found[name]), f"{name}.{member}"
+
+
+def test_logger_and_monitor_on_the_real_classes(major: int, scratch: Path) -> None:
+    found = real(major, scratch)
+    severities = [["error", "INTERNAL_ERROR"], ["error", "ERROR"], ["warning", "WARNING"], ["info", "INFO"]]
+    assert found["heard"] == severities
+    assert found["watched"] == (major >= 10)
+    if found["watched"]:
+        assert found["steps"] == [["start", "one", None, 2], ["step", "one", 1], ["finish", "one"]]
+    assert found["typed"] == (major >= 10)
+    (flags,) = found["flags"]
+    assert flags > 0
+
+
+def test_precision_flags_where_there_are_no_types() -> None:
+    config = make_tensorrt("8.6.1").Builder(logger("8.6.1")).create_builder_config()
+    api = TensorRt(make_tensorrt("8.6.1"), "tensorrt", "8.6.1")
+    config._trt = api.module
+    api.set_precision(config, {"FLOAT", "HALF", "INT8"})
+    assert {flag.name for flag in config._flags} == {"TF32", "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"}
+    with pytest.raises(UsageError, match="bfloat16"):
+        api.set_precision(config, {"BF16"})
+
+
+def logger(version: str) -> Any:
+    return TensorRt(make_tensorrt(version), "tensorrt", version).logger(lambda severity, text: None)
+
+
+def test_the_fake_refuses_what_is_wrong() -> None:
+    trt = make_tensorrt("11.4.0.106")
+    builder = trt.Builder(logger("11.4.0.106"))
+    with pytest.raises(FakeError, match="strongly typed"):
+        builder.create_network(0)
+    with pytest.raises(FakeError, match="no fp16"):
+        builder.create_builder_config().fp16 = True
+    with pytest.raises(FakeError, match="min <= opt"):
+        builder.create_optimization_profile().set_shape("input", (2,), (1,), (3,))
+    with pytest.raises(FakeError, match="__init__"):
+        trt.Builder(SimpleNamespace())
+
+
+@pytest.mark.parametrize(("version", "fine"), [("8.5.3", False), ("8.6.0", True), ("10.0.1", True), ("12.0.0", False)])
+def test_versions(monkeypatch: pytest.MonkeyPatch, version: str, fine: bool) -> None:
+    monkeypatch.setattr(tensorrt_api, "require", lambda name: SimpleNamespace(__version__=version))
+    if fine:
+        assert load_tensorrt("tensorrt").name == f"TensorRT {version}"
+    else:
+        with pytest.raises(UsageError, match=r"8\.6 to 11"):
+            load_tensorrt("tensorrt")
+
+
+def test_a_package_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("libnvinfer.so.11: cannot open shared object file")
+
+    monkeypatch.setattr(tensorrt_api, "require", fail)
+    with pytest.raises(MissingDependencyError, match=r"cannot be loaded \(libnvinfer"):
+        load_tensorrt("tensorrt")
