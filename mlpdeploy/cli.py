@@ -15,6 +15,8 @@ COMMANDS = (
     "models",
     "export",
     "lower",
+    "quantize",
+    "sensitivity",
     "plugin",
     "build",
     "verify",

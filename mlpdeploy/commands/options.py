@@ -59,3 +59,26 @@ PRECISION = click.option(
     "--precision", metavar="NAME", help="Compute in fp32 or bf16 (openvino).  [default: the artifact's]"
 )
 DEVICE = click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cuda where it is there]")
+
+
+def calibration_options(command: Any) -> Any:
+    """Add the options about calibration images."""
+    for option in reversed(
+        (
+            click.option(
+                "--calibration-data",
+                "images",
+                type=ARTIFACT,
+                help="A folder of pictures, an .npy or .npz file, or a .txt file with one path a line.",
+            ),
+            click.option(
+                "--images", "images_limit", default=512, show_default=True, help="At most so many calibration images."
+            ),
+            click.option(
+                "--cache", type=ARTIFACT, help="Keep the collected ranges in this file, or read them from it."
+            ),
+            click.option("--skip-bad", is_flag=True, help="Name pictures that cannot be read, and go on."),
+        )
+    ):
+        command = option(command)
+    return command

@@ -33,11 +33,6 @@ class Candidate:
     backend: str
     weights: str
 
-    @property
-    def key(self) -> str:
-        """What to call it where names alone are not unique."""
-        return f"{self.name} ({self.backend})"
-
 
 def list_candidates(
     directories: Sequence[str | Path], backends: Sequence[str], torch: bool | None
@@ -90,7 +85,7 @@ def list_candidates(
             source = next((row for row in same if row[2].precision == "fp32"), same[0])
             candidates.append(Candidate(*source, backend=REFERENCE, weights=weights))
         candidates += [Candidate(name, path, manifest, backend, weights) for backend in chosen]
-    return list({candidate.key: candidate for candidate in candidates}.values()), notes
+    return list({(c.name, c.backend): c for c in candidates}.values()), notes
 
 
 def class_count(manifest: Manifest) -> int:

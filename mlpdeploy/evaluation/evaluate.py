@@ -82,7 +82,9 @@ def evaluate_artifacts(
         date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         git_commit=git_commit(),
         machine=machine(),
-        tools=tool_versions(["numpy", "PIL", *(c.backend for c in candidates if c.backend in PACKAGES)]),
+        tools=tool_versions(
+            ["numpy", "PIL", *(item.identity.backend for item in computed if item.identity.backend in PACKAGES)]
+        ),
         data={
             "source": str(data),
             "sha256": identity.sha256,

@@ -42,7 +42,8 @@ class Run:
         Only the reference may be missing, where nobody asked for it (`torch` is None) and no artifact in fp32 gives it:
         one of lower precision need not hold PyTorch's weights.
         """
-        computed, notes = [], []
+        computed: list[Computed] = []
+        notes: list[str] = []
         total = len(candidates) * len(self.images)
         for position, candidate in enumerate(candidates):
             needed = candidate.backend != REFERENCE or torch is True or candidate.manifest.precision == "fp32"
@@ -56,26 +57,29 @@ class Run:
                 notes.append(f"no reference from {candidate.name}: {error}")
                 continue
             with session:
-                computed.append(self._compute(session, candidate, state, position * len(self.images), total))
+                # `auto` may have chosen what is there already.
+                known = [(item.identity.name, item.identity.backend) for item in computed]
+                if (candidate.name, session.backend) not in known:
+                    computed.append(self._compute(session, candidate, state, position * len(self.images), total))
         return computed, notes
 
     def _compute(self, session: Session, candidate: Candidate, state: State, before: int, total: int) -> Computed:
         """Compute the rows that are missing; of `total` rows of all candidates `before` come before these."""
         identity = CandidateIdentity(
             name=candidate.name,
-            backend=candidate.backend,
+            backend=session.backend,
             device=session.device,
             manifest_sha256=sha256_of(candidate.directory / FILE_NAME),
-            versions=tool_versions(name for name in ("PIL", candidate.backend) if name in PACKAGES),
+            versions=tool_versions(name for name in ("PIL", session.backend) if name in PACKAGES),
         )
         rows = state.rows(identity)
         kept = f", {len(rows)} of them there already" if len(rows) else ""
-        self.say(f"{candidate.key}: {len(self.images)} images{kept}")
+        self.say(f"{candidate.name} ({session.backend}): {len(self.images)} images{kept}")
         if missing := len(self.images) - len(rows):
             session.warmup(min(session.max_batch, missing), runs=1)
             self._append(session, candidate, rows, lambda: self.progress(before + len(rows), total))
         self.progress(before + len(self.images), total)
-        return Computed(candidate, identity, rows, session.file)
+        return Computed(candidate, identity, session.precision, rows, session.file)
 
     def _append(self, session: Session, candidate: Candidate, rows: Rows, after_batch: Callable[[], None]) -> None:
         preprocessing = None if self.images.raw else candidate.manifest.preprocessing

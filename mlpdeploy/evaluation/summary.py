@@ -21,10 +21,11 @@ _BINS_OF_A_DECADE = 4  # in the histogram of errors
 
 @dataclass(frozen=True)
 class Computed:
-    """A candidate whose rows are there; `file` is the artifact's file that ran."""
+    """A candidate whose rows are there, the precision it computes in, and the artifact's file that ran."""
 
     candidate: Candidate
     identity: CandidateIdentity
+    precision: str
     rows: Rows
     file: str
 
@@ -41,7 +42,7 @@ def summarize(
         raise ImageError(f"none of the {len(images)} images of {images.source} can be read", "at least one")
     references: dict[str, int] = {}
     for number, item in enumerate(computed):
-        if item.candidate.backend == REFERENCE:
+        if item.identity.backend == REFERENCE:
             references.setdefault(item.candidate.weights, number)
     results: list[Result] = []
     hits: list[np.ndarray] = []
@@ -99,8 +100,8 @@ def _result(
     result = Result(
         name=candidate.name,
         model={key: manifest.model.get(key) for key in ("name", "source", "random_weights")},
-        precision="fp32" if candidate.backend == REFERENCE else manifest.precision,
-        backend=candidate.backend,
+        precision="fp32" if item.identity.backend == REFERENCE else item.precision,
+        backend=item.identity.backend,
         device=item.identity.device,
         manifest_sha256=item.identity.manifest_sha256,
         file=item.file,

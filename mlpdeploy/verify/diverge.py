@@ -10,7 +10,7 @@ import numpy as np
 from mlpdeploy.verify.tolerance import spread
 
 # An error like this, relative to the spread of the value, is no rounding any more: far above a precision's usual ones.
-SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1}
+SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
 
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,10 @@ class Pool:
 
 
 def pools(manifest: Manifest) -> list[Pool]:
-    """Return one pool per image size: the model's own, and a second one where height and width are open."""
+    """Return one pool per image size: the model's own, and a second one where height and width are open.
+
+    What an int8 model takes is cut to the range that it was calibrated for: beyond it, it is wrong by design.
+    """
     spec = manifest.inputs[0]
     channels = int(spec.shape[1])
     height, width = manifest.model["config"]["image_size"]
@@ -37,7 +41,9 @@ def pools(manifest: Manifest) -> list[Pool]:
     if isinstance(symbolic, str):
         step = int(symbolic.partition("*")[0])
         sizes.append((max(step, height // step // 2 * step + step), max(step, width // step // 2 * step)))
-    return [_pool(size, channels, manifest.preprocessing) for size in sizes]
+    found = [_pool(size, channels, manifest.preprocessing) for size in sizes]
+    low, high = (manifest.quantization or {}).get("input_range") or (-np.inf, np.inf)
+    return [dataclasses.replace(pool, images=np.clip(pool.images, low, high)) for pool in found]
 
 
 def _pool(height_width: tuple[int, int], channels: int, preprocessing: Preprocessing | None) -> Pool:
@@ -52,8 +58,6 @@ def _photographs(height_width: tuple[int, int], preprocessing: Preprocessing | N
     """Return the sample photographs and their mirror images, or nothing where they are not installed."""
     if preprocessing is None:
         return []
-    import dataclasses
-
     from mlpdeploy.images import preprocess, read_image, sample_photographs
 
     try:

@@ -26,16 +26,21 @@ class Tolerance:
 #
 # fp16, bf16: what PyTorch loses in the same type, and a little more by chance. The floor is the rounding that nobody
 # can avoid: that of an output of two spreads (a unit roundoff is 2**-11 in fp16, 2**-8 in bf16).
+#
+# int8: PyTorch is no yardstick, the grid is: some hundred roundings to one of 255 levels. Measured: 0.03 to 0.08 for
+# the trained models; a wrong scale, zero point or shift gives 1 and more. What it costs in accuracy, `mlpdeploy eval` says.
 TOLERANCES = {
     "fp32": Tolerance(times_reference=8.0, floor=1e-5),
     "fp16": Tolerance(times_reference=1.2, floor=2.0**-10),
     "bf16": Tolerance(times_reference=1.2, floor=2.0**-7),
+    "int8": Tolerance(times_reference=0.0, floor=0.25),
 }
 
 # Rows computed together against rows computed alone: the same kernel may cut its blocks elsewhere, never more. In half
 # precision the float32 sums inside of a kernel then differ in their last bit, and a few of them round to the other
 # side: no more than the floor above.
-ROW_IDENTITY = {"fp32": 2e-6, "fp16": 2.0**-10, "bf16": 2.0**-7}
+# In int8 such a last bit moves a value to the next level now and then.
+ROW_IDENTITY = {"fp32": 2e-6, "fp16": 2.0**-10, "bf16": 2.0**-7, "int8": 2e-2}
 # OpenVINO cuts a norm's sum over a whole image among the threads that share the image: alone a row has all of them, in
 # a batch one. That is another order of summation, with the bound that other orders have.
 SPLIT_SUMS = ("openvino",)
@@ -52,7 +57,9 @@ def spread(reference: np.ndarray) -> float:
 
 def row_identity(precision: str, backend: str) -> float:
     """Return how far a row in a batch may be from the same row alone, as a part of the spread."""
-    return TOLERANCES[precision].floor if backend in SPLIT_SUMS else ROW_IDENTITY[precision]
+    if precision == "fp32" and backend in SPLIT_SUMS:
+        return TOLERANCES[precision].floor
+    return ROW_IDENTITY[precision]
 
 
 def allowed_error(precision: str, reference: np.ndarray, framework_error: float) -> float:

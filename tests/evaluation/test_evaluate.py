@@ -98,6 +98,14 @@ def test_copies_share_a_reference_and_get_names_that_differ(exported: Path, labe
     assert report.results[3].errors is not None and report.results[3].errors.equal == 60
 
 
+def test_a_backend_that_auto_chooses_stands_there_once(
+    exported: Path, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlpdeploy.runtime.auto.fastest_backend", lambda *_: "onnxruntime")
+    report = evaluate([exported], labelled(0), backends=["auto", "onnxruntime"])
+    assert [(r.backend, r.precision) for r in report.results] == [("torch", "fp32"), ("onnxruntime", "fp32")]
+
+
 def test_a_second_call_computes_nothing_again(
     exported: Path, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,103 @@
+"""`mlpdeploy quantize`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
+from mlpdeploy.console import bar, megabytes, print_json, steps
+
+if TYPE_CHECKING:
+    from mlpdeploy.manifest import Manifest
+    from mlpdeploy.quant.mixed import SensitivityReport
+
+
+@click.command(
+    epilog="Examples: mlpdeploy quantize asmlp_s --precision fp16 -o asmlp_s_fp16; "
+    "mlpdeploy quantize asmlp_s --precision int8 --calibration-data photos/ --max-drop 0.5 -o asmlp_s_int8"
+)
+@click.argument("directory", type=ARTIFACT)
+@click.option("-o", "--output", required=True, type=ARTIFACT, help="The artifact folder to make.")
+@click.option("--precision", required=True, metavar="NAME", help="fp16, bf16 or int8.")
+@calibration_options
+@click.option("--calibrator", metavar="NAME", help="minmax, percentile, entropy or mse.  [default: see the guide]")
+@click.option("--io", default="fp32", show_default=True, metavar="TYPE", help="Type of inputs and outputs: fp32, fp16.")
+@click.option("--keep", multiple=True, metavar="BLOCK", help="Leave this block or node in float32. Repeat for several.")
+@click.option("--max-drop", type=float, help="Search for the blocks to keep: lose at most so many points of top-1.")
+@click.option("--min-sqnr", type=float, help="Search for the blocks to keep: logits with at least so many dB.")
+@click.option(
+    "--data", "labelled", type=ARTIFACT, help="Labelled images for --max-drop.  [default: count changed classes]"
+)
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="[default: those of the float32 artifact]")
+@click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
+@click.option("--force", is_flag=True, help="Replace an artifact that is there.")
+@THREADS
+@JSON
+def quantize(
+    directory: Path,
+    output: Path,
+    precision: Any,
+    images: Path | None,
+    images_limit: int,
+    cache: Path | None,
+    skip_bad: bool,
+    calibrator: Any,
+    io: Any,
+    keep: tuple[str, ...],
+    max_drop: float | None,
+    min_sqnr: float | None,
+    labelled: Path | None,
+    targets: tuple[str, ...],
+    no_verify: bool,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Make an artifact in half precision or INT8, and prove what it costs."""
+    from mlpdeploy.artifact import check_output
+    from mlpdeploy.quant.mixed import analyse
+    from mlpdeploy.quant.quantize import quantize_artifact
+    from mlpdeploy.quant.recipe import Recipe
+    from mlpdeploy.quant.search import Goal
+
+    recipe = Recipe(precision, io, calibrator, images_limit, keep)
+    goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
+    check_output(output, force)
+    say, report = steps(), None
+    with tempfile.TemporaryDirectory() as folder, bar(f"quantizing to {precision}") as count:
+        shared: dict[str, Any] = {"images": images, "threads": threads, "skip_bad": skip_bad}
+        shared |= {"progress": say, "count": count}
+        if goal is not None:
+            cache = cache or Path(folder) / "calibration.json"
+            report = analyse(directory, recipe, cache=cache, labelled=labelled, goal=goal, **shared)
+            assert report.found is not None
+            recipe = dataclasses.replace(recipe, keep=(*keep, *report.found.keep))
+        manifest = quantize_artifact(
+            directory,
+            output,
+            recipe,
+            cache=cache,
+            targets=targets or None,
+            force=force,
+            verify=not no_verify,
+            search=report.to_dict() if report else None,
+            **shared,
+        )
+    say("done")
+    if as_json:
+        print_json(json.loads(manifest.to_json()))
+    else:
+        print_quantized(output, manifest, report)
+
+
+def print_quantized(directory: Path, manifest: Manifest, report: SensitivityReport | None) -> None:
+    """Print what a quantization made."""
+    click.echo(f"{directory}: {manifest.model['name']} in {manifest.precision}, {manifest.model['source']}")
+    for name, entry in manifest.files.items():
+        click.echo(f"  {name:<24} {megabytes(entry.bytes):>9}  {entry.role}")

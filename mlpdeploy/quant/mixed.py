@@ -1,0 +1,136 @@
+"""Mixed precision by evidence: what each block costs in int8, and which of them have to stay in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpdeploy.classification import check_classifier
+from mlpdeploy.errors import ImageError, UsageError
+from mlpdeploy.evaluation.data import read_data
+from mlpdeploy.quant.data import calibration_images
+from mlpdeploy.quant.quantize import Images, calibration_for
+from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.quant.search import BlockCost, Cost, Goal, SearchResult, search, sensitivity
+from mlpdeploy.quant.source import Source, open_source
+from mlpdeploy.quant.variants import Variants
+
+DEFAULT_LIMIT = 256  # images that every variant is measured on
+ROWS = 8  # that run at once
+
+Progress = Callable[[str], None]
+Count = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """What was measured.
+
+    Attributes:
+        model: the registry's name.
+        weights: where they come from.
+        images: how many every variant was measured on.
+        labelled: whether `drop` is accuracy lost; else it is the share of images that changed their class.
+        int8: cost with every block in int8.
+        blocks: every block's part, the most harmful first.
+        found: the answer of the search; None where no goal was given.
+    """
+
+    model: str
+    weights: str
+    images: int
+    labelled: bool
+    int8: Cost
+    blocks: tuple[BlockCost, ...]
+    found: SearchResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
+        return dataclasses.asdict(self)
+
+
+def analyse(
+    directory: str | Path,
+    recipe: Recipe,
+    *,
+    images: Images | None,
+    cache: str | Path | None = None,
+    labelled: str | Path | None = None,
+    goal: Goal | None = None,
+    limit: int = DEFAULT_LIMIT,
+    threads: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+    count: Count | None = None,
+) -> SensitivityReport:
+    """Measure every block of an artifact in int8, and search for what has to stay out of it where a goal is given.
+
+    Args:
+        directory: a float32 artifact of a classifier.
+        recipe: of precision int8; what it keeps stays kept.
+        images: calibration images; None takes the cache's ranges, and needs `labelled`.
+        cache: of the calibration.
+        labelled: a folder with one folder per class, or an .npz file: the drop is then accuracy lost on them. Without
+            it the drop is the share of the calibration images that change their class; no more can be lost on them.
+        goal: what has to be kept.
+        limit: at most so many images are measured on.
+        threads, skip_bad, progress, count: as in `quantize_artifact`.
+
+    Raises:
+        UsageError: the artifact is no classifier, the images are no good, or the goal cannot be reached.
+        ArtifactError: the artifact or the cache is damaged or another model's.
+    """
+    say, tick = progress or (lambda text: None), count or (lambda done, total: None)
+    if recipe.precision != "int8":
+        raise UsageError(f"a sensitivity analysis for {recipe.precision}", "--precision int8")
+    source = open_source(directory)
+    check_classifier(source.manifest, directory)
+    calibration = calibration_for(source, recipe, images, cache, threads, skip_bad, say, count)
+    assert calibration is not None
+    batches, labels = _measured_images(source, images, labelled, limit, skip_bad)
+    variants = Variants(source, recipe, calibration, batches, labels, threads)
+    say(f"measuring {len(variants.macs)} blocks on {sum(map(len, batches))} images")
+    blocks = sensitivity(variants.macs, variants, tick)
+    found = None
+    if goal is not None:
+        say("searching for the blocks that have to stay in float32")
+        found = search(blocks, goal, variants)
+    model = source.manifest.model
+    return SensitivityReport(
+        model["name"],
+        model["source"],
+        sum(map(len, batches)),
+        labels is not None,
+        variants(frozenset()),
+        tuple(blocks),
+        found,
+    )
+
+
+def _measured_images(
+    source: Source, images: Images | None, labelled: str | Path | None, limit: int, skip_bad: bool
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return batches of (n, C, H, W) float32, and the (N,) labels where there are any."""
+    manifest = source.manifest
+    spec, preprocessing = manifest.inputs[0], manifest.preprocessing
+    rows = spec.shape[0] if isinstance(spec.shape[0], int) else ROWS
+    if labelled is None:
+        if images is None:
+            raise UsageError("no images to measure on", "--calibration-data or --data")
+        data = calibration_images(images, preprocessing, spec, limit, skip_bad=skip_bad)
+        return list(data.batches(rows)), None
+    classes = int(manifest.outputs[0].shape[1])
+    chosen = read_data(labelled, manifest.labels, classes).limited(limit)
+    tensors = [chosen.tensor(index, preprocessing) for index in range(len(chosen))]
+    errors = [item for item in tensors if isinstance(item, ImageError)]
+    if errors and not skip_bad:
+        raise errors[0]
+    good = [index for index, item in enumerate(tensors) if not isinstance(item, ImageError)]
+    good = good[: len(good) // rows * rows] if isinstance(spec.shape[0], int) else good
+    stacked = np.stack([np.asarray(tensors[index]) for index in good])
+    return [stacked[start : start + rows] for start in range(0, len(good), rows)], chosen.labels[good]

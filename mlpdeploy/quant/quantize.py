@@ -1,0 +1,211 @@
+"""`quantize_artifact`: from a float32 artifact to a verified one in another precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from mlpdeploy.artifact import check_output, new_artifact, write_manifest
+from mlpdeploy.errors import InternalError, UsageError, VerificationError
+from mlpdeploy.export.export import write_lowered
+from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
+from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
+from mlpdeploy.quant.data import CalibrationData, calibration_images
+from mlpdeploy.quant.half import half_form, half_types, unexpected_float32
+from mlpdeploy.quant.products import quantized_tensors
+from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
+from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.quant.source import Source, open_source
+
+CALIBRATION_FILE = "calibration.json"
+
+Progress = Callable[[str], None]
+Count = Callable[[int, int], None]
+Images = str | Path | Sequence[str | Path]
+
+
+def quantize_artifact(
+    directory: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    images: Images | None = None,
+    cache: str | Path | None = None,
+    targets: Sequence[str] | None = None,
+    threads: int | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    verify: bool = True,
+    search: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    count: Count | None = None,
+) -> Manifest:
+    """Write an artifact folder in the recipe's precision and return its manifest. It appears whole, or not at all.
+
+    Args:
+        directory: a float32 artifact. It is not changed; its canonical model is copied, as what everything is compared
+            with.
+        output: the folder to make.
+        recipe: what to do.
+        images: calibration images, see `calibration_images`: needed for int8 without a cache. For fp16 they show which
+            nodes would overflow; without them none is looked for. bf16 needs none.
+        cache: file with the collected ranges: read where it is there, else written.
+        targets: whom to make files for; None means those that the artifact has files for.
+        threads: of the calibration.
+        skip_bad: leave out calibration pictures that cannot be read.
+        force: replace an artifact that is there.
+        verify: compare the result with PyTorch before the folder appears.
+        search: what a search for `recipe.keep` found, for the manifest.
+        progress: called with a short text at the beginning of each step.
+        count: called with (images done, images) while calibrating.
+
+    Raises:
+        UsageError: an option is impossible, the artifact is quantized already, the images are no good.
+        ArtifactError: the artifact or the cache is damaged or belongs to another model, the folder cannot be written.
+        VerificationError: the result is further from PyTorch than the precision explains.
+    """
+    output, say = Path(output), progress or (lambda text: None)
+    source = open_source(directory, targets)
+    check_output(output, force)
+    if output.resolve() == source.directory.resolve():
+        raise UsageError(f"{output} is the float32 artifact itself", "another folder")
+    check_targets(recipe, source)
+    calibration = calibration_for(source, recipe, images, cache, threads, skip_bad, say, count)
+    manifest = source.manifest
+    with new_artifact(output) as staging:
+        name = manifest.file_for(CANONICAL)
+        shutil.copyfile(source.directory / name, staging / name)
+        files, reports = {name: manifest.files[name]}, []
+        applied: dict[str, dict[str, Any]] = {}
+        for target, shift in source.shifts.items():
+            say(f"writing {recipe.precision} for {target}")
+            model, passes = source.lowered(target, expand_gelu=False if recipe.precision == "int8" else None)
+            applied[target] = apply(model, recipe, target, calibration)
+            files |= write_lowered(model, staging, target, shift if manifest.files[name].shift else "")
+            reports += [{"target": target, **report.to_dict()} for report in passes]
+        if calibration is not None:
+            write_calibration(staging / CALIBRATION_FILE, calibration)
+            files[CALIBRATION_FILE] = file_entry(staging / CALIBRATION_FILE, CALIBRATION)
+        result = dataclasses.replace(
+            manifest,
+            inputs=tuple(_typed(spec, recipe) for spec in manifest.inputs),
+            outputs=tuple(_typed(spec, recipe) for spec in manifest.outputs),
+            precision=recipe.precision,
+            files=files,
+            passes=tuple(reports),
+            verification={},
+            quantization={
+                "recipe": dataclasses.asdict(recipe),
+                "images": calibration.images if calibration else 0,
+                "images_sha256": calibration.data_sha256 if calibration else None,
+                "input_range": _input_range(calibration, recipe, manifest),
+                "targets": applied,
+                "search": search,
+            },
+        )
+        write_manifest(staging, result)
+        if verify:
+            _verify(staging, say)
+    return read_manifest(output)
+
+
+def check_targets(recipe: Recipe, source: Source) -> None:
+    """Raise UsageError unless every target can be given the recipe's precision."""
+    for target in source.shifts:
+        if recipe.precision != "int8":
+            half_form(recipe.precision, target)
+            if recipe.io == "fp16" and half_form(recipe.precision, target) == "hint":
+                raise UsageError(f"inputs and outputs in fp16 for the target {target}", "--io fp32")
+
+
+def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:
+    """Give a lowered model the recipe's precision, in place, and return what was done as JSON data."""
+    if recipe.precision == "int8":
+        assert calibration is not None
+        return insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
+    if half_form(recipe.precision, target) == "hint":
+        return {"by": "the session asks the runtime for it; the file is float32"}
+    magnitudes = calibration.magnitudes() if calibration else None
+    report = half_types(model, recipe, target, magnitudes)
+    if surprises := unexpected_float32(model, report):
+        raise InternalError(f"{surprises[0]} computes in float32 (and {len(surprises) - 1} more)")
+    return report.to_dict()
+
+
+def calibration_for(
+    source: Source,
+    recipe: Recipe,
+    images: Images | None,
+    cache: str | Path | None,
+    threads: int | None,
+    skip_bad: bool,
+    say: Progress,
+    count: Count | None,
+) -> Calibration | None:
+    """Return the ranges that the recipe needs, from the cache or from the images; None where it needs none.
+
+    Raises:
+        UsageError: neither images nor a cache, or both of no use.
+        ArtifactError: the cache is of another model or of other images.
+    """
+    int8 = recipe.precision == "int8"
+    if recipe.precision == "bf16" and (images is not None or cache is not None):
+        raise UsageError("calibration images for bf16", "none: it has float32's range")
+    cached = cache is not None and Path(cache).exists()
+    if images is None and not cached:
+        if int8:
+            raise UsageError("int8 without calibration images", "--calibration-data FOLDER", "some hundred real ones")
+        return None
+    manifest = source.manifest
+    model, _ = source.lowered("cpu")
+    tensors = quantized_tensors(model) if int8 else activations(model)
+    identity = model_identity(manifest)
+    data: CalibrationData | None = None
+    if images is not None:
+        say("checking the calibration images")
+        data = calibration_images(
+            images, manifest.preprocessing, manifest.inputs[0], recipe.images, skip_bad=skip_bad, progress=count
+        )
+        for text in (*data.warnings, *(f"left out: {name}" for name in data.skipped)):
+            say(f"note: {text}")
+    if cached:
+        say(f"reading the ranges from {cache}")
+        return read_calibration(str(cache), identity, data.sha256 if data else None, tensors)
+    assert data is not None
+    say(f"calibrating on {data.count} images")
+    found = calibrate(model, tensors, data, identity, histograms=int8, threads=threads, progress=count)
+    if cache is not None:
+        write_calibration(Path(cache), found)
+    return found
+
+
+def activations(model: ir.Model) -> list[str]:
+    """Return the names of every float32 value that a model computes, and of its inputs."""
+    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    return [str(value.name) for value in values if value.dtype in (None, ir.DataType.FLOAT)]
+
+
+def _input_range(calibration: Calibration | None, recipe: Recipe, manifest: Manifest) -> list[float] | None:
+    """Return (lowest, highest) of what the calibration images give the model; None for half precision."""
+    if calibration is None or recipe.precision != "int8":
+        return None
+    seen = calibration.tensors[manifest.inputs[0].name]
+    return [float(seen.minimum), float(seen.maximum)]
+
+
+def _typed(spec: Any, recipe: Recipe) -> Any:
+    return dataclasses.replace(spec, dtype="float16") if recipe.io == "fp16" else spec
+
+
+def _verify(staging: Path, say: Progress) -> None:
+    from mlpdeploy.verify import verify_artifact
+
+    say("comparing with PyTorch")
+    report = verify_artifact(staging)
+    if not report.passed:
+        raise VerificationError(report.failure(), fix="calibrate on more and typical images, or keep blocks in float32")
