@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +37,10 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
 }
 
+# Import name -> what must not be imported along with it. OpenVINO's import reports itself to a statistics service and
+# leaves files in the home folder; where the package that does so is missing, it takes a stand-in that does nothing.
+_UNWANTED = {"openvino": "openvino_telemetry"}
+
 
 def require(module: str) -> ModuleType:
     """Return the imported module.
@@ -48,7 +54,25 @@ def require(module: str) -> ModuleType:
         raise MissingDependencyError(
             f"the package {distributions[0]} is not installed", fix=f"run: pip install '{target}'"
         )
-    return importlib.import_module(module)
+    with _absent(_UNWANTED.get(module)):
+        return importlib.import_module(module)
+
+
+@contextmanager
+def _absent(module: str | None) -> Iterator[None]:
+    """Within this block a module cannot be imported; nothing happens for None."""
+    if module is None:
+        yield
+        return
+    known = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if known is None:
+            del sys.modules[module]
+        else:
+            sys.modules[module] = known
 
 
 def installed_version(module: str) -> str | None:

@@ -119,9 +119,9 @@ def default_openvino_run(path: Path, threads: int, precision: str) -> Run:
 
     By default it computes in bfloat16 where the processor can, which is no peer of a model in float32.
     """
-    from mlpdeploy.runtime.openvino import HINTS, openvino
+    from mlpdeploy.runtime.openvino import HINTS
 
-    core = openvino().Core()
+    core = require("openvino").Core()
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32")}
     compiled = core.compile_model(str(path), "CPU", options)
     return lambda batch: list(compiled([batch]).values())

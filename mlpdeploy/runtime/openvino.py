@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -105,7 +103,7 @@ class BackendSession(Session):
 
     def _bind(self, request: Any, feeds: Arrays, into: Arrays | None) -> list[Any]:
         """Give a request the caller's memory for its inputs and outputs, or new tensors for the outputs."""
-        ov = openvino()
+        ov = require("openvino")
         for spec in self.inputs:
             request.set_tensor(spec.name, ov.Tensor(feeds[spec.name], shared_memory=True))
         tensors = []
@@ -165,28 +163,9 @@ class _Requests:
             return self.compiled.create_infer_request()
 
 
-def openvino() -> ModuleType:
-    """Return the package openvino, imported without its telemetry.
-
-    Its import reports itself to a statistics service and leaves a file in the home folder. Where the package that does
-    so cannot be imported, openvino takes a stand-in that does nothing.
-    """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    telemetry = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        return require("openvino")
-    finally:
-        if telemetry is None:
-            del sys.modules["openvino_telemetry"]
-        else:
-            sys.modules["openvino_telemetry"] = telemetry
-
-
 @functools.cache
 def _core() -> Any:
-    return openvino().Core()
+    return require("openvino").Core()
 
 
 def native_precisions() -> list[str]:
@@ -235,7 +214,7 @@ def _failures_of(path: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:  # the one class that OpenVINO's errors have
         lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Exception from")]
-        version = openvino().__version__.partition("-")[0]
+        version = require("openvino").__version__.partition("-")[0]
         raise ArtifactError(
             f"OpenVINO {version} cannot load {path} ({next(filter(None, lines), 'no reason given')})",
             fix="export the model again",
