@@ -28,7 +28,9 @@ bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names
 
 $(BINDINGS)/.ready: $(READY)
 	for package in 8:tensorrt-bindings==8.6.1 10:tensorrt-cu13-bindings==10.16.1.11 11:tensorrt-cu13-bindings==11.4.0.106; do \
-	  $(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/$${package%%:*} $${package#*:} || exit 1; done
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/$${package%%:*} $${package#*:} || \
+	  echo "no bindings of TensorRT $${package%%:*} for this platform: the test that compares them will be skipped"; done
+	@mkdir -p $(BINDINGS)
 	touch $@
 
 demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photographs, compare the speed

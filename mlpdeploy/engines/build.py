@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import importlib
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from mlpdeploy.engines.options import BuildOptions, Shapes, profiles_for
 from mlpdeploy.engines.process import Progress, run_build
 from mlpdeploy.engines.sidecar import FOLDER, SUFFIXES, Fingerprint, Sidecar, read_sidecar
 from mlpdeploy.engines.worker import BuildRequest, BuildResult
-from mlpdeploy.errors import ArtifactError, MissingDependencyError, MlpDeployError, UsageError
+from mlpdeploy.errors import ArtifactError, MlpDeployError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest, sha256_of
 from mlpdeploy.runtime.gpu import Gpu, visible_gpu
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
@@ -131,16 +130,11 @@ def _find_plugin_library(version: str) -> Path:
     """Return the plugin's library for a version of TensorRT.
 
     Raises:
-        MlpDeployError: it is not built, or damaged.
+        PluginError: it is not built, or damaged.
     """
-    try:
-        find = importlib.import_module("mlpdeploy.plugins.find")
-    except ModuleNotFoundError:
-        raise MissingDependencyError(
-            "the AxialShift plugin is not in this version of mlpdeploy", fix="use --shift native"
-        ) from None
-    library: Path = find.find_plugin_library(find.face_of(version))
-    return library
+    from mlpdeploy.plugins.find import face_of, find_plugin_library
+
+    return find_plugin_library(face_of(version))
 
 
 def _timing_cache(folder: Path, version: str, gpu: Gpu) -> Path:
