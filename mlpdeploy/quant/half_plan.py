@@ -117,7 +117,11 @@ def _is_affine(node: ir.Node) -> bool:
 
 def _is_classifier(node: ir.Node) -> bool:
     """Return whether a node is the linear layer from the mean over the image to an output."""
-    if node.op_type != "Gemm" or not node.outputs[0].is_graph_output():
+    if node.op_type != "Gemm":
+        return False
+    users = [use.node for use in node.outputs[0].uses()]
+    typed = len(users) == 1 and users[0].op_type == "Cast" and users[0].outputs[0].is_graph_output()
+    if not typed and not node.outputs[0].is_graph_output():
         return False
     producer = _computed_by(node.inputs[0])
     return producer is not None and _is_statistics(producer)

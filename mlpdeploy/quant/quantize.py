@@ -119,8 +119,6 @@ def check_targets(recipe: Recipe, source: Source) -> None:
     for target in source.shifts:
         if recipe.precision != "int8":
             half_form(recipe.precision, target)
-            if recipe.io == "fp16" and half_form(recipe.precision, target) == "hint":
-                raise UsageError(f"inputs and outputs in fp16 for the target {target}", "--io fp32")
 
 
 def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:

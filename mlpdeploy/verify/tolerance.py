@@ -28,12 +28,13 @@ class Tolerance:
 # can avoid: that of an output of two spreads (a unit roundoff is 2**-11 in fp16, 2**-8 in bf16).
 #
 # int8: PyTorch is no yardstick, the grid is: some hundred roundings to one of 255 levels. Measured: 0.03 to 0.08 for
-# the trained models; a wrong scale, zero point or shift gives 1 and more. What that costs, `mlpdeploy eval` says.
+# the trained models, 0.3 for tiny ones with random weights; a wrong scale, zero point or shift gives 1 and more. What
+# the roundings cost in accuracy, `mlpdeploy eval` says.
 TOLERANCES = {
     "fp32": Tolerance(times_reference=8.0, floor=1e-5),
     "fp16": Tolerance(times_reference=1.2, floor=2.0**-10),
     "bf16": Tolerance(times_reference=1.2, floor=2.0**-7),
-    "int8": Tolerance(times_reference=0.0, floor=0.25),
+    "int8": Tolerance(times_reference=0.0, floor=0.5),
 }
 
 # Rows computed together against rows computed alone: the same kernel may cut its blocks elsewhere, never more. In half
