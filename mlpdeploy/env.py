@@ -171,5 +171,6 @@ def closest(name: str, known: Iterable[str]) -> str:
     import difflib
 
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    swapped = [word for word in known if sorted(word) == sorted(name)]  # fb16 is bf16, not fp16
+    near = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"

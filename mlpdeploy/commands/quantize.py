@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
-from mlpdeploy.console import bar, megabytes, print_json, steps
+from mlpdeploy.console import RANDOM_NOTE, bar, megabytes, print_json, steps
 
 if TYPE_CHECKING:
     from mlpdeploy.manifest import Manifest
-    from mlpdeploy.quant.mixed import SensitivityReport
 
 
 @click.command(
@@ -65,6 +64,7 @@ def quantize(
     from mlpdeploy.quant.quantize import quantize_artifact
     from mlpdeploy.quant.recipe import Recipe
     from mlpdeploy.quant.search import Goal
+    from mlpdeploy.quant.speed import quick_speed
 
     recipe = Recipe(precision, io, calibrator, images_limit, keep)
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
@@ -89,15 +89,49 @@ def quantize(
             search=report.to_dict() if report else None,
             **shared,
         )
-    say("done")
     if as_json:
+        say("done")
         print_json(json.loads(manifest.to_json()))
+        return
+    say("comparing the speed")
+    print_quantized(directory, output, manifest, quick_speed(directory, output, threads))
+
+
+def print_quantized(source: Path, directory: Path, manifest: Manifest, speeds: dict[str, float]) -> None:
+    """Print what a quantization made: per target its size, what is in the precision, and the speed seen in passing."""
+    from mlpdeploy.manifest import WEIGHTS, largest_error, read_manifest
+
+    before, model = read_manifest(source), manifest.model
+    assert manifest.quantization is not None
+    click.echo(f"{directory}: {model['name']} in {manifest.precision}, {model['source']}")
+    for name, entry in manifest.models.items():
+        report = manifest.quantization["targets"].get(entry.role)
+        if report is None:
+            continue
+        size = entry.bytes + manifest.files[entry.weights].bytes
+        exact = sum(
+            file.bytes
+            for other, file in before.files.items()
+            if file.role == entry.role or (file.role == WEIGHTS and other == entry.weights)
+        )
+        parts = [megabytes(size) + (f", {100 * size / exact:.0f} % of the float32 file" if exact else "")]
+        share = report.get("int8_share_of_macs", report.get("macs_share"))
+        if share is not None:
+            parts.append(f"{100 * share:.1f} % of the multiply-adds in {manifest.precision.upper()}")
+        if entry.role in speeds:
+            parts.append(f"{speeds[entry.role]:.2f} times as fast at batch 1 here, by a quick look")
+        click.echo(f"  {name}: {'; '.join(parts)}")
+    keep = manifest.quantization["recipe"]["keep"]
+    if keep:
+        click.echo(f"  kept in float32: {', '.join(keep)}")
+    found = (manifest.quantization["search"] or {}).get("found")
+    if found:
+        cost = found["cost"]
+        click.echo(f"  found by {found['tried']} trials: {cost['sqnr_db']:.1f} dB, {cost['drop']:.2f} points lost")
+    if manifest.verification:
+        error = largest_error(manifest.verification)
+        click.echo(f"  largest error {error:.1e} of the outputs' spread; its accuracy: mlpdeploy eval")
     else:
-        print_quantized(output, manifest, report)
-
-
-def print_quantized(directory: Path, manifest: Manifest, report: SensitivityReport | None) -> None:
-    """Print what a quantization made."""
-    click.echo(f"{directory}: {manifest.model['name']} in {manifest.precision}, {manifest.model['source']}")
-    for name, entry in manifest.files.items():
-        click.echo(f"  {name:<24} {megabytes(entry.bytes):>9}  {entry.role}")
+        click.echo("  not verified: run mlpdeploy verify")
+    if model["random_weights"]:
+        click.echo(f"note: {RANDOM_NOTE}", err=True)

@@ -1,0 +1,78 @@
+"""`mlpdeploy quantize` and `mlpdeploy sensitivity`, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibration_inputs import IMAGES
+from click.testing import CliRunner, Result
+
+from mlpdeploy.cli import main
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(path, IMAGES)
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_goal_is_reached_by_keeping_blocks(exported: Path, images: Path, tmp_path: Path) -> None:
+    plain = run("sensitivity", exported, "--calibration-data", images, "--json", "--plot", tmp_path / "blocks.png")
+    assert plain.exit_code == 0, plain.output
+    report = json.loads(plain.stdout)
+    assert (tmp_path / "blocks.png").read_bytes().startswith(b"\x89PNG")
+    harm = [block["alone"]["sqnr_db"] for block in report["blocks"]]
+    assert harm == sorted(harm)
+    assert min(harm) > report["int8"]["sqnr_db"]  # one block alone does less harm than all of them
+    wanted = report["int8"]["sqnr_db"] + 3
+    command = ("quantize", exported, "--precision", "int8", "--calibration-data", images, "-o", tmp_path / "mixed")
+    mixed = run(*command, "--min-sqnr", wanted, "--json")
+    assert mixed.exit_code == 0, mixed.output
+    manifest = json.loads(mixed.stdout)
+    kept = manifest["quantization"]["recipe"]["keep"]
+    assert kept
+    assert kept == manifest["quantization"]["search"]["found"]["keep"]
+    assert manifest["quantization"]["search"]["found"]["cost"]["sqnr_db"] >= wanted
+
+
+def test_the_summary_tells_size_share_and_what_was_kept(exported: Path, images: Path, tmp_path: Path) -> None:
+    done = run("quantize", exported, "--precision", "int8", "--calibration-data", images, "-o", tmp_path / "int8")
+    assert done.exit_code == 0, done.output
+    assert "% of the multiply-adds in INT8" in done.stdout
+    assert "of the float32 file" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "fb16"), "did you mean bf16"),
+        (("--precision", "fp16", "--calibrator", "entropy"), "a calibrator for precision fp16"),
+        (("--precision", "int8", "--io", "fp16"), "inputs and outputs in fp16 for precision int8"),
+        (("--precision", "int8"), "int8 without calibration images"),
+        (("--precision", "int8", "--calibration-data", "nowhere"), "nowhere does not exist"),
+        (("--precision", "fp16", "--max-drop", "1"), "a sensitivity analysis for fp16"),
+        (("--precision", "int8", "--calibration-data", "IMAGES", "--max-drop", "-1"), "max-drop is -1"),
+        (("--precision", "int8", "--calibration-data", "FEW"), "3 calibration images; wanted at least 8"),
+        (("--precision", "int8", "--calibration-data", "CONSTANT"), "constant"),
+        (("--precision", "int8", "--calibration-data", "SMALL"), "wanted"),
+    ],
+)
+def test_wrong_requests(options: tuple[str, ...], message: str, exported: Path, images: Path, tmp_path: Path) -> None:
+    arrays = {"FEW": IMAGES[:3], "CONSTANT": np.zeros_like(IMAGES), "SMALL": IMAGES[:, :, :16, :16]}
+    paths = {"IMAGES": str(images)}
+    for name, array in arrays.items():
+        paths[name] = str(tmp_path / f"{name}.npy")
+        np.save(paths[name], array)
+    done = run("quantize", exported, "-o", tmp_path / "output", *(paths.get(option, option) for option in options))
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "output").exists()
