@@ -10,7 +10,7 @@ import numpy as np
 
 from mlpdeploy.runtime.session import Session
 from mlpdeploy.verify.inputs import Pool
-from mlpdeploy.verify.tolerance import SAME_CLASSES, allowed_error, row_identity, spread
+from mlpdeploy.verify.tolerance import SAME_CLASSES, allowed_error, allowed_rms, rms, row_identity, spread
 
 BATCHES = (1, 2, 3, 8)
 
@@ -24,10 +24,12 @@ class Reference:
     Attributes:
         exact: {output name: float64 array}.
         own_error: {output name: PyTorch's largest absolute error in the artifact's precision, over all images}.
+        own_rms: {output name: the root mean square of those errors}.
     """
 
     exact: Outputs
     own_error: dict[str, float]
+    own_rms: dict[str, float]
 
 
 def value_checks(session: Session, pool: Pool, reference: Reference, precision: str) -> Iterator[dict[str, Any]]:
@@ -48,6 +50,14 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
     for output, result in largest.items():
         array = result.astype(np.float64)
         scale = spread(reference.exact[output])
+        bound = allowed_rms(precision, reference.exact[output], reference.own_rms[output])
+        if bound is not None and array.shape == reference.exact[output].shape:
+            found = rms(array - reference.exact[output])
+            yield {
+                "check": f"root mean square of the errors of {output}, {size}",
+                **_bounded(found / scale, bound / scale),
+                "pytorch": reference.own_rms[output] / scale,
+            }
         limit = row_identity(precision, session.backend)
         apart = max(float(np.abs(array[row] - one[output][0]).max()) for row, one in enumerate(alone)) / scale
         yield {"check": f"row alone equals row in a batch, {output}, {size}", **_bounded(apart, limit)}

@@ -20,6 +20,7 @@ from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools
 from mlpdeploy.verify.interface import interface_failures
+from mlpdeploy.verify.tolerance import rms
 from mlpdeploy.verify.values import Outputs, Reference, value_checks
 
 Progress = Callable[[str], None]
@@ -157,7 +158,7 @@ def _why_skipped(entry: FileEntry, precision: str) -> str:
         return "it is the float32 source of the others"
     if entry.role != CANONICAL and entry.shift == "plugin":
         return "it needs TensorRT and the plugin"
-    if entry.role == "tensorrt" and precision == "bf16":
+    if entry.role in ("tensorrt", "tensorrt-rtx") and precision == "bf16":
         return "only TensorRT computes its bfloat16 operators"
     return ""
 
@@ -199,7 +200,12 @@ def _reference(model: Any, pool: Pool, manifest: Manifest) -> Reference:
 
     exact = run(copy.deepcopy(model).double(), torch.float64)
     framework = run(copy.deepcopy(model).to(own_dtype), own_dtype)
-    return Reference(exact, {name: float(np.abs(framework[name] - exact[name]).max()) for name in names})
+    errors = {name: framework[name] - exact[name] for name in names}
+    return Reference(
+        exact,
+        own_error={name: float(np.abs(error).max()) for name, error in errors.items()},
+        own_rms={name: rms(error) for name, error in errors.items()},
+    )
 
 
 def _check_file(

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from half_models import exact, half_proto, images, lowered, magnitudes_of, pytorch_error, run, simulated
+from half_models import exact, half_proto, images, lowered, magnitudes_of, run, simulated, within_tolerance
 from onnx import TensorProto, numpy_helper
 from tiny import tiny_asmlp, tiny_vip
 
@@ -21,7 +21,6 @@ from mlpdeploy.models.build import Model, random_weights
 from mlpdeploy.quant.half import HALF_FORMS, half_form, half_types, unexpected_float32
 from mlpdeploy.quant.half_plan import FP16_MARGIN, FP16_MAX, MOVEMENT
 from mlpdeploy.quant.recipe import Recipe
-from mlpdeploy.verify.tolerance import allowed_error
 
 FAMILIES: dict[str, Callable[[], Model]] = {"asmlp": tiny_asmlp, "vip": tiny_vip}
 FORMS: list[tuple[str, str, ShiftForm]] = [
@@ -58,22 +57,17 @@ def graph_of(family: str, target: str, shift: ShiftForm = "conv", seed: int = 0)
 @pytest.mark.parametrize(("family", "target", "shift"), RUNS_HERE)
 def test_fp16_errs_no_more_than_pytorch(family: str, target: str, shift: ShiftForm, seed: int) -> None:
     model, image = model_of(family, seed), images(seed=seed)
-    wanted = exact(model, image)
     proto, _ = half_proto(graph_of(family, target, shift, seed), Recipe("fp16"), target)
-    limit = allowed_error("fp16", wanted, pytorch_error(model, image, "fp16"))
     for computed in (run(proto, image), run(proto, image, optimize=False), run(simulated(proto, "fp16"), image)):
-        error = np.abs(computed - wanted).max()
-        assert 0 < error <= limit
+        assert within_tolerance(computed, model, image, "fp16")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bf16_errs_no_more_than_pytorch(family: str, seed: int) -> None:
     model, image = model_of(family, seed), images(seed=seed)
-    wanted = exact(model, image)
     proto, _ = half_proto(graph_of(family, "tensorrt", "conv", seed), Recipe("bf16"), "tensorrt")
-    error = np.abs(run(simulated(proto, "bf16"), image) - wanted).max()
-    assert 0 < error <= allowed_error("bf16", wanted, pytorch_error(model, image, "bf16"))
+    assert within_tolerance(run(simulated(proto, "bf16"), image), model, image, "bf16")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -141,9 +135,7 @@ def test_inputs_and_outputs_may_be_half() -> None:
     assert [value.name for value in (*proto.graph.input, *proto.graph.output)] == ["input", "logits"]
     assert not any("input" in node.input for node in proto.graph.node if node.op_type == "Cast")
     image = images()
-    wanted = exact(model_of("asmlp"), image)
-    limit = allowed_error("fp16", wanted, pytorch_error(model_of("asmlp"), image, "fp16"))
-    assert np.abs(run(proto, image) - wanted).max() <= limit
+    assert within_tolerance(run(proto, image), model_of("asmlp"), image, "fp16")
     wide, _ = half_proto(graph_of("asmlp", "cpu"), Recipe("fp16"), "cpu")
     assert [v.type.tensor_type.elem_type for v in (*wide.graph.input, *wide.graph.output)] == [TensorProto.FLOAT] * 2
     assert report.casts > 0
