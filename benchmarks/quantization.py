@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40, help="per model and batch size")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     for name in options.model or ([] if options.artifact else ["asmlp_t", "vip_s7"]):
         with tempfile.TemporaryDirectory() as scratch:
             write(options.output, name, speed(name, Path(scratch), options.images, options.seconds))

@@ -43,17 +43,15 @@ class CalibrationData:
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yield (size, C, H, W) float32 arrays; the last one is filled up with the first images again."""
         rows: list[np.ndarray] = []
-        missing = -self.count % size
         for image in self._images():
             rows.append(image)
             if len(rows) == size:
                 yield np.stack(rows)
                 rows = []
         for image in self._images() if rows else ():
-            rows.append(image)
-            missing -= 1
-            if missing == 0:
+            if len(rows) == size:
                 break
+            rows.append(image)
         if rows:
             # Fewer images than one batch has rows: repeat them.
             yield np.stack((rows * size)[:size])
