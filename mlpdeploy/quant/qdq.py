@@ -62,6 +62,7 @@ INT8_FORMS = {
     "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True, float_stem=True),
     "openvino": Int8Form("uint8", plain_before_reshape=True),
     "tensorrt": Int8Form("int8", residuals=True),
+    "tensorrt-rtx": Int8Form("int8", residuals=True),
 }
 
 

@@ -1,6 +1,6 @@
-"""OpenVINO in float32 and bfloat16 beside ONNX Runtime and PyTorch, and what its defaults rest on.
+"""Float32, bfloat16 and INT8 on ONNX Runtime and OpenVINO beside PyTorch, and what OpenVINO's defaults rest on.
 
-Writes results/openvino.json. Run with: python benchmarks/openvino_cpu.py
+Writes results/precision.json. Run with: python benchmarks/precision.py
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from mlpdeploy.bench.peers import default_openvino_run, session_run
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import openvino as backend
 
 MODELS = ("asmlp_t", "vip_s7")
 BATCHES = (1, 8)
 BASELINE = "torch eager"
+CALIBRATION_IMAGES = 16  # random ones: the speed does not depend on the ranges
 
 
 def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
@@ -40,6 +43,12 @@ def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
             if precision in ("fp32", "bf16"):
                 session = stack.enter_context(load(directory, "openvino", precision=precision))
                 sessions[f"OpenVINO {precision}"] = session
+        int8 = directory.with_name(f"{directory.name}_int8")
+        images = directory.with_name("images.npy")
+        np.save(images, sessions[BASELINE].random_feeds(CALIBRATION_IMAGES, seed=1)["input"])
+        quantize_artifact(directory, int8, Recipe("int8"), images=images, verify=False)
+        for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
+            sessions[f"{name} int8"] = stack.enter_context(load(int8, runtime, "cpu"))
         candidates = [Candidate(name, session_run(session)) for name, session in sessions.items()]
         return timed(candidates, sessions[BASELINE].random_feeds(max(BATCHES))["input"], seconds, BASELINE)
 
@@ -77,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--seconds", type=float, default=60, help="per comparison and batch size")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "openvino.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "precision.json")
     options = parser.parse_args()
     figures: dict[str, dict[str, Any]] = {}
     for model in options.models:
