@@ -36,7 +36,6 @@ HALF_FORMS: dict[str, dict[str, HalfForm | None]] = {
     "openvino": {"fp16": "typed", "bf16": "hint"},
     "tensorrt": {"fp16": "typed", "bf16": "typed"},
     "tensorrt-rtx": {"fp16": "typed", "bf16": "typed"},
-    "tensorrt-rtx": {"fp16": "typed", "bf16": "typed"},
 }
 WHY_NOT = {("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operators"}
 
