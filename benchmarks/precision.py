@@ -49,6 +49,9 @@ def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
         quantize_artifact(directory, int8, Recipe("int8"), images=images, verify=False)
         for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
             sessions[f"{name} int8"] = stack.enter_context(load(int8, runtime, "cpu"))
+        if "bf16" in backend.native_precisions():
+            session = stack.enter_context(load(int8, "openvino", "cpu", precision="bf16"))
+            sessions["OpenVINO int8, bf16 for the rest"] = session
         candidates = [Candidate(name, session_run(session)) for name, session in sessions.items()]
         return timed(candidates, sessions[BASELINE].random_feeds(max(BATCHES))["input"], seconds, BASELINE)
 
