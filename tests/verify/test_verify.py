@@ -17,7 +17,7 @@ from mlpdeploy.errors import ArtifactError
 from mlpdeploy.manifest import TensorSpec, file_entry, read_manifest
 from mlpdeploy.verify import verify_artifact
 from mlpdeploy.verify.interface import interface_failures
-from mlpdeploy.verify.tolerance import allowed_error
+from mlpdeploy.verify.tolerance import allowed_error, allowed_rms, rms
 
 CPU = "model.cpu.onnx"
 
@@ -135,3 +135,12 @@ def test_the_tolerance_follows_the_frameworks_error_and_has_a_floor() -> None:
     reference = np.array([-1.0, 1.0])
     assert allowed_error("fp32", reference, 1e-3) == pytest.approx(8e-3)
     assert allowed_error("fp32", reference, 0.0) == pytest.approx(1e-5)
+
+
+def test_half_precision_has_a_narrow_bound_on_the_root_mean_square() -> None:
+    reference = np.array([-1.0, 1.0])
+    assert rms(np.array([3.0, -4.0])) == pytest.approx(12.5**0.5)
+    assert allowed_rms("fp32", reference, 1.0) is None
+    assert allowed_rms("fp16", reference, 1e-3) == pytest.approx(1.2e-3)
+    assert allowed_rms("fp16", reference, 0.0) == pytest.approx(2.0**-12)
+    assert allowed_error("fp16", reference, 1e-2) == pytest.approx(2e-2)
