@@ -42,14 +42,12 @@ class Calibration:
         data_sha256: from `CalibrationData`.
         images: how many.
         tensors: {name: histogram}. A tensor of which only the extremes were collected has no counts.
-        sizes: {name: elements of one image}.
     """
 
     model_sha256: str
     data_sha256: str
     images: int
     tensors: dict[str, Histogram] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
 
     def range_of(self, tensor: str, calibrator: Calibrator, *, symmetric: bool) -> tuple[float, float]:
         """Return (low, high), see `value_range`.
@@ -62,16 +60,6 @@ class Calibration:
             what = "does not know" if found is None else "knows only the extremes of"
             raise ArtifactError(f"the calibration {what} the tensor {tensor}", fix="calibrate again")
         return value_range(found, calibrator, symmetric=symmetric)
-
-    def elements(self, tensor: str) -> int:
-        """Return how many elements a tensor has for one image.
-
-        Raises:
-            ArtifactError: the tensor was not observed.
-        """
-        if tensor not in self.sizes:
-            raise ArtifactError(f"the calibration does not know the tensor {tensor}", fix="calibrate again")
-        return self.sizes[tensor]
 
     def magnitudes(self) -> dict[str, float]:
         """Return the largest absolute value of each tensor."""
@@ -86,9 +74,7 @@ class Calibration:
             "model_sha256": self.model_sha256,
             "data_sha256": self.data_sha256,
             "images": self.images,
-            "tensors": {
-                name: {"elements": self.sizes[name], **_to_dict(self.tensors[name])} for name in sorted(self.tensors)
-            },
+            "tensors": {name: _to_dict(self.tensors[name]) for name in sorted(self.tensors)},
         }
         return json.dumps(body, separators=(",", ":")) + "\n"
 
@@ -132,9 +118,7 @@ def calibrate(
         outputs = dict(zip(names, session.run(names, {spec.name: batch}), strict=True)) if names else {}
         outputs[spec.name] = batch
         for name in wanted:
-            values = outputs.pop(name)
-            result.sizes[name] = values.size // rows
-            _observe(result.tensors[name], name, values, histograms)
+            _observe(result.tensors[name], name, outputs.pop(name), histograms)
         if progress:
             progress(min((done + 1) * rows, data.count), data.count)
     return result
@@ -226,8 +210,7 @@ def read_calibration(
             )
     try:
         found = {name: _from_dict(value) for name, value in body["tensors"].items()}
-        sizes = {name: int(value["elements"]) for name, value in body["tensors"].items()}
-        calibration = Calibration(body["model_sha256"], body["data_sha256"], int(body["images"]), found, sizes)
+        calibration = Calibration(body["model_sha256"], body["data_sha256"], int(body["images"]), found)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r})", fix=again) from error
     missing = [name for name in tensors if name not in found]

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, opset_of
 from mlpdeploy.quant.half_plan import NO_NUMBERS, float32_by_design, is_float, is_movement, plan_half
@@ -107,7 +106,7 @@ def half_types(
         raise UsageError(
             f"a typed {recipe.precision} model for {target}", fix="its model stays float32, and the session asks for it"
         )
-    _check_kept_names(model, recipe)
+    recipe.check_names(str(node.name) for node in model.graph)
     _fill_types(model)
     macs = macs_of(model)
     plan = plan_half(model, recipe, magnitudes)
@@ -134,14 +133,6 @@ def unexpected_float32(model: ir.Model, report: PassReport) -> list[str]:
         and any(value.dtype == ir.DataType.FLOAT for value in [*node.inputs, *node.outputs] if value is not None)
         and not (node in by_design or is_movement(node) or str(node.name) in report.refused)
     ]
-
-
-def _check_kept_names(model: ir.Model, recipe: Recipe) -> None:
-    names = [str(node.name) for node in model.graph]
-    for kept in recipe.keep:
-        if not any(Recipe(recipe.precision, keep=(kept,)).keeps(name) for name in names):
-            scopes = {name.rpartition("/")[0] for name in names} | set(names)
-            raise UsageError(f"no node of the model is {kept!r} or below it", fix=closest(kept, sorted(scopes)))
 
 
 def _fill_types(model: ir.Model) -> None:

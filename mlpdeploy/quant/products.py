@@ -51,14 +51,6 @@ class Product:
         """Whether the result itself, without a bias or anything else in between, is reshaped."""
         return any(use.node.op_type == "Reshape" and use.idx == 0 for use in self.node.outputs[0].uses())
 
-    def macs(self, source_elements: int) -> int:
-        """Return the multiply-adds for an input of so many elements (borders of padded convolutions count in full)."""
-        weight = self.weight
-        strides = self.node.attributes.get_ints("strides", (1, 1))
-        taps = int(np.prod(weight.shape[2:])) if self.node.op_type == "Conv" else 1
-        each = weight.shape[self.channel_axis] * taps
-        return source_elements * each // (int(np.prod(strides)) if self.node.op_type == "Conv" else 1)
-
 
 def products_of(model: ir.Model) -> list[Product]:
     """Return the graph's products in order."""

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.rewrite import array_of, constant, remove_unused
 from mlpdeploy.quant.calibration import Calibration
+from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.products import (
     Product,
     is_shift_convolution,
@@ -110,20 +111,20 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
         recipe: its calibrator, and the names that it keeps in float32.
 
     Raises:
-        UsageError: the model is quantized already, or the recipe keeps everything.
+        UsageError: the model is quantized already, or the recipe keeps everything or a name that is no node's.
         ArtifactError: the calibration lacks a tensor.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph):
         raise UsageError("a model that is quantized already", "a float32 model", "quantize the original artifact")
+    recipe.check_names(str(node.name) for node in model.graph)
     report = QdqReport(bytes_before=_constant_bytes(model))
-    chosen = []
+    macs, chosen = macs_of(model), []
     for product in products_of(model):
-        macs = product.macs(calibration.elements(str(origin_of(product.source).name)))
-        reason = _why_not(product, form, recipe, calibration)
+        reason = _why_not(product, form, recipe, macs[product.name])
         if reason:
-            report.kept[product.name], report.reasons[product.name] = macs, reason
+            report.kept[product.name], report.reasons[product.name] = macs[product.name], reason
         else:
-            report.quantized[product.name] = macs
+            report.quantized[product.name] = macs[product.name]
             chosen.append(product)
     if not chosen:
         raise UsageError("a recipe that keeps every product in float32", "at least one in int8", "keep fewer blocks")
@@ -141,15 +142,13 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
     return report
 
 
-def _why_not(product: Product, form: Int8Form, recipe: Recipe, calibration: Calibration) -> str:
+def _why_not(product: Product, form: Int8Form, recipe: Recipe, macs: int) -> str:
     """Return why a product stays in float32, or an empty string."""
     if recipe.keeps(product.name):
         return "the recipe keeps it"
     if form.float_stem and product.node.op_type == "Conv" and origin_of(product.source).is_graph_input():
         return "it reads the image and writes the residual stream"
-    reduced = product.weight.size // product.weight.shape[product.channel_axis]
-    elements = calibration.elements(str(origin_of(product.source).name))
-    if elements == reduced and not product.node.outputs[0].is_graph_output():
+    if macs == product.weight.size and not product.node.outputs[0].is_graph_output():
         return "one row an image: a gate, small and sensitive"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -56,4 +57,17 @@ class Recipe:
 
     def keeps(self, node: str) -> bool:
         """Return whether a node's name lies under one of the kept names."""
-        return any(node == name or node.startswith((f"{name}.", f"{name}/", f"{name}:")) for name in self.keep)
+        return any(_covers(name, node) for name in self.keep)
+
+    def check_names(self, nodes: Iterable[str]) -> None:
+        """Raise UsageError unless every kept name is a node's or covers one."""
+        known = list(nodes)
+        for name in self.keep:
+            if not any(_covers(name, node) for node in known):
+                paths = [node.partition("/")[0].split(".") for node in known]
+                scopes = {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+                raise UsageError(f"no node of the model is {name!r} or below it", fix=closest(name, scopes))
+
+
+def _covers(name: str, node: str) -> bool:
+    return node == name or node.startswith((f"{name}.", f"{name}/", f"{name}:"))
