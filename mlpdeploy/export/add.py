@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlpdeploy.artifact import new_artifact, write_manifest
-from mlpdeploy.errors import UsageError, VerificationError
+from mlpdeploy.errors import UsageError
 from mlpdeploy.export.export import Progress, lowered_files
 from mlpdeploy.export.lower import TARGETS, Shift, resolve_targets
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest
@@ -70,12 +70,10 @@ def lower_artifact(
         )
         write_manifest(staging, result)
         if verify:
-            from mlpdeploy.verify import verify_artifact
+            from mlpdeploy.verify import verify_or_raise
 
             say("comparing with PyTorch")
-            report = verify_artifact(staging)
-            if not report.passed:
-                raise VerificationError(report.failure(), fix="this is a bug of mlpdeploy: please report it")
+            verify_or_raise(staging, "this is a bug of mlpdeploy: please report it")
     return read_manifest(directory)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mlpdeploy.artifact import check_output, new_artifact, write_manifest
 from mlpdeploy.env import tool_versions
-from mlpdeploy.errors import InternalError, UsageError, VerificationError
+from mlpdeploy.errors import InternalError, UsageError
 from mlpdeploy.export.labels import labels_for
 from mlpdeploy.export.lower import Shift, Target, lower, resolve_targets
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
@@ -132,12 +132,10 @@ def export_model(
         )
         write_manifest(staging, manifest)
         if verify:
-            from mlpdeploy.verify import verify_artifact
+            from mlpdeploy.verify import verify_or_raise
 
             say("comparing with PyTorch")
-            report = verify_artifact(staging)
-            if not report.passed:
-                raise VerificationError(report.failure(), fix="this is a bug of mlpdeploy: please report it")
+            verify_or_raise(staging, "this is a bug of mlpdeploy: please report it")
     return read_manifest(directory)
 
 

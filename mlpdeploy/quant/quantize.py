@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from mlpdeploy.artifact import check_output, new_artifact, write_manifest
-from mlpdeploy.errors import InternalError, UsageError, VerificationError
+from mlpdeploy.errors import InternalError, UsageError
 from mlpdeploy.export.export import write_lowered
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
 from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
@@ -110,15 +110,24 @@ def quantize_artifact(
         )
         write_manifest(staging, result)
         if verify:
-            _verify(staging, say)
+            from mlpdeploy.verify import verify_or_raise
+
+            say("comparing with PyTorch")
+            verify_or_raise(staging, "calibrate on more and typical images, or keep blocks in float32")
     return read_manifest(output)
 
 
 def check_targets(recipe: Recipe, source: Source) -> None:
     """Raise UsageError unless every target can be given the recipe's precision."""
+    if recipe.precision == "int8":
+        return
     for target in source.shifts:
-        if recipe.precision != "int8":
-            half_form(recipe.precision, target)
+        if half_form(recipe.precision, target) == "hint" and recipe.keep:
+            raise UsageError(
+                f"blocks to keep in float32 in {recipe.precision} for {target}",
+                "none: the runtime decides there",
+                "take fp16 or int8, or leave --keep out",
+            )
 
 
 def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:
@@ -198,12 +207,3 @@ def _input_range(calibration: Calibration | None, recipe: Recipe, manifest: Mani
 
 def _typed(spec: Any, recipe: Recipe) -> Any:
     return dataclasses.replace(spec, dtype="float16") if recipe.io == "fp16" else spec
-
-
-def _verify(staging: Path, say: Progress) -> None:
-    from mlpdeploy.verify import verify_artifact
-
-    say("comparing with PyTorch")
-    report = verify_artifact(staging)
-    if not report.passed:
-        raise VerificationError(report.failure(), fix="calibrate on more and typical images, or keep blocks in float32")

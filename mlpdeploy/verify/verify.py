@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.env import installed_version, require
-from mlpdeploy.errors import ArtifactError, MlpDeployError
+from mlpdeploy.errors import ArtifactError, MlpDeployError, VerificationError
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest, state_dict_sha256
 from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, load
 from mlpdeploy.runtime.torch import reference_model
@@ -150,6 +150,17 @@ def verify_artifact(
     if record:
         write_manifest(directory, dataclasses.replace(manifest, verification=report.to_dict()))
     return report
+
+
+def verify_or_raise(directory: str | Path, fix: str) -> None:
+    """Compare an artifact with PyTorch and record the report in it.
+
+    Raises:
+        VerificationError: it does not compute what PyTorch computes; `fix` says what to do about it.
+    """
+    report = verify_artifact(directory)
+    if not report.passed:
+        raise VerificationError(report.failure(), fix=fix)
 
 
 def _why_skipped(entry: FileEntry, precision: str) -> str:
