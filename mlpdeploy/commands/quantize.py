@@ -12,6 +12,7 @@ import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
 from mlpdeploy.console import RANDOM_NOTE, bar, megabytes, print_json, steps
+from mlpdeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mlpdeploy.manifest import Manifest
@@ -68,6 +69,8 @@ def quantize(
 
     recipe = Recipe(precision, io, calibrator, images_limit, keep)
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
+    if goal is None and labelled is not None:
+        raise UsageError("--data without --max-drop or --min-sqnr", fix="labelled images serve the search only")
     check_output(output, force)
     say, report = steps(), None
     with tempfile.TemporaryDirectory() as folder, bar(f"quantizing to {precision}") as count:

@@ -132,5 +132,7 @@ def _measured_images(
         raise errors[0]
     good = [index for index, item in enumerate(tensors) if not isinstance(item, ImageError)]
     good = good[: len(good) // rows * rows] if isinstance(spec.shape[0], int) else good
+    if not good:
+        raise UsageError(f"no usable batch of {rows} images in {labelled}", "more images that can be read")
     stacked = np.stack([np.asarray(tensors[index]) for index in good])
     return [stacked[start : start + rows] for start in range(0, len(good), rows)], chosen.labels[good]

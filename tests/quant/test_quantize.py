@@ -187,3 +187,13 @@ def test_what_the_manifest_keeps_is_json(in_int8: Path) -> None:
     assert body["quantization"]["recipe"]["precision"] == "int8"
     low, high = body["quantization"]["input_range"]
     assert (low, high) == (float(IMAGES.min()), float(IMAGES.max()))
+
+
+def test_a_quantized_artifact_has_no_form_for_cuda(
+    in_int8: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(UsageError, match="an artifact in int8 on cuda"):
+        mlpdeploy.load(in_int8, device="cuda")
+    with mlpdeploy.load(in_int8) as session:
+        assert session.device == "cpu"
