@@ -138,6 +138,7 @@ def read_manifest(directory: str | Path) -> Manifest:
     again = "export the model again"
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(body, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is no text
     except FileNotFoundError:
         what = "has no manifest.json" if path.parent.is_dir() else "does not exist"
         raise ArtifactError(
@@ -145,7 +146,7 @@ def read_manifest(directory: str | Path) -> Manifest:
         ) from None
     except NotADirectoryError:
         raise ArtifactError(f"{path.parent} is a file", "a folder made by mlpdeploy export") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read ({error})", "JSON", again) from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ArtifactError(f"{path} is no mlpdeploy manifest", f"format {FORMAT}", again)
@@ -220,6 +221,14 @@ def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
     Raises:
         ArtifactError: it is missing, truncated or changed.
     """
+    path = _checked(directory, manifest, name)
+    weights = manifest.files[name].weights
+    if weights:
+        _checked(directory, manifest, weights)
+    return path
+
+
+def _checked(directory: Path, manifest: Manifest, name: str) -> Path:
     if name not in manifest.files or Path(name).name != name:
         raise ArtifactError(f"the manifest has no file {name} in the artifact", fix="export the model again")
     entry, path = manifest.files[name], directory / name
@@ -236,6 +245,4 @@ def checked_file(directory: Path, manifest: Manifest, name: str) -> Path:
             f"{path} was changed after the export: its SHA-256 differs from the manifest's",
             fix="copy it again, or export the model again",
         )
-    if entry.weights:
-        checked_file(directory, manifest, entry.weights)
     return path

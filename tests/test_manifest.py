@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,11 @@ def test_another_version_is_refused_by_number(artifact: Path) -> None:
         read_manifest(artifact)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\x00\x01"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format": "other"}', "\x00\x01", '{"format": "\\ud800"}', "[" * 100_000],
+    ids=lambda text: text[:9],
+)
 def test_other_texts_are_refused(artifact: Path, text: str) -> None:
     (artifact / FILE_NAME).write_text(text)
     with pytest.raises(ArtifactError, match="manifest"):
@@ -63,3 +68,10 @@ def test_a_changed_a_truncated_and_a_missing_file(artifact: Path, name: str, fli
     path.unlink()
     with pytest.raises(ArtifactError, match="is missing"):
         checked_file(artifact, manifest, name)
+
+
+def test_a_file_that_names_itself_as_its_weights_is_checked_once(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    entry = dataclasses.replace(manifest.files["model.cpu.onnx"], weights="model.cpu.onnx")
+    circular = dataclasses.replace(manifest, files={**manifest.files, "model.cpu.onnx": entry})
+    assert checked_file(artifact, circular, "model.cpu.onnx").name == "model.cpu.onnx"

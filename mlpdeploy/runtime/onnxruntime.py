@@ -50,7 +50,9 @@ class BackendSession(Session):
                 f"device {device}, but this ONNX Runtime has no CUDA provider",
                 fix="run: pip uninstall onnxruntime && pip install 'mlpdeploy[gpu]', or use --device cpu",
             )
-        use_cuda = has_cuda if device is None else device.startswith("cuda")
+        if device is not None and device.startswith("cuda") and manifest.precision != "fp32":
+            raise UsageError(f"an artifact in {manifest.precision} on {device}", "a float32 artifact, or --device cpu")
+        use_cuda = has_cuda and manifest.precision == "fp32" if device is None else device.startswith("cuda")
         role = options.role or ("cuda" if use_cuda else "cpu")
         self.file = manifest.file_for(role)
         self._path = checked_file(directory, manifest, self.file)
