@@ -119,6 +119,17 @@ def quantize_artifact(
 
 def check_targets(recipe: Recipe, source: Source) -> None:
     """Raise UsageError unless every target can be given the recipe's precision."""
+    for target in source.shifts if recipe.rest != "fp32" else ():
+        if not INT8_FORMS[target].typed_rest:
+            able = [name for name, form in INT8_FORMS.items() if form.typed_rest]
+            raise UsageError(
+                f"{recipe.rest} beside int8 for the target {target}",
+                f"--target {' or '.join(able)}",
+                "OpenVINO computes an int8 artifact's rest in bf16 where the session asks: --backend openvino "
+                "--precision bf16"
+                if target == "openvino"
+                else "",
+            )
     if recipe.precision == "int8":
         return
     for target in source.shifts:
@@ -134,9 +145,16 @@ def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration
     """Give a lowered model the recipe's precision, in place, and return what was done as JSON data."""
     if recipe.precision == "int8":
         assert calibration is not None
-        return insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
+        report = insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
+        if recipe.rest == "fp32":
+            return report
+        return {**report, "rest": _to_half(model, Recipe(recipe.rest), target, calibration)}
     if half_form(recipe.precision, target) == "hint":
         return {"by": "the session asks the runtime for it; the file is float32"}
+    return _to_half(model, recipe, target, calibration)
+
+
+def _to_half(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:
     magnitudes = calibration.magnitudes() if calibration else None
     report = half_types(model, recipe, target, magnitudes)
     if surprises := unexpected_float32(model, report):
@@ -170,7 +188,8 @@ def calibration_for(
         return None
     manifest = source.manifest
     model, _ = source.lowered("cpu")
-    tensors = quantized_tensors(model) if int8 else activations(model)
+    counted = quantized_tensors(model) if int8 else []
+    tensors = counted if recipe.rest == "fp32" and int8 else activations(model)
     identity = model_identity(manifest)
     data: CalibrationData | None = None
     if images is not None:
@@ -185,7 +204,7 @@ def calibration_for(
         return read_calibration(str(cache), identity, data.sha256 if data else None, tensors)
     assert data is not None
     say(f"calibrating on {data.count} images")
-    found = calibrate(model, tensors, data, identity, histograms=int8, threads=threads, progress=count)
+    found = calibrate(model, tensors, data, identity, histograms=counted, threads=threads, progress=count)
     if cache is not None:
         write_calibration(Path(cache), found)
     return found
