@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from calibration_inputs import run, sqnr_db
+from calibration_inputs import IMAGES, SPEC, run, sqnr_db
+from tiny import tiny_asmlp
 from trt_rtx import build, require_trt_rtx
 
+from mlpdeploy.export.lower import TARGETS, lower
 from mlpdeploy.export.passes.rewrite import array_of
-from mlpdeploy.quant.calibration import Calibration
+from mlpdeploy.export.trace import ExportShape, onnx_from_model
+from mlpdeploy.quant.calibration import Calibration, calibrate
+from mlpdeploy.quant.data import calibration_images
 from mlpdeploy.quant.half import half_types, unexpected_float32
-from mlpdeploy.quant.products import products_of
+from mlpdeploy.quant.products import products_of, quantized_tensors
 from mlpdeploy.quant.qdq import INT8_FORMS, as_scale, insert_qdq
 from mlpdeploy.quant.recipe import Recipe, Rest
 
@@ -116,6 +120,19 @@ def test_steps_that_a_type_does_not_have() -> None:
     steps = np.array([0.0, 1e-12, 1 / 3], np.float64)
     np.testing.assert_array_equal(as_scale(steps, np.dtype(np.float32)), np.float32([1, 1e-12, 1 / 3]))
     np.testing.assert_array_equal(as_scale(steps, np.dtype(np.float16)), np.float32([1, 2.0**-24, np.float16(1 / 3)]))
+
+
+def test_scales_in_half_precision_need_opset_19(saved: Callable[[str, np.ndarray], Path]) -> None:
+    model = onnx_from_model(tiny_asmlp(), ExportShape(), 18)
+    lower(model, TARGETS["tensorrt"], "slice")
+    data = calibration_images(saved("images.npy", IMAGES), None, SPEC, 512)
+    calibration = calibrate(model, quantized_tensors(model), data, "model", threads=1)
+    wanted = run(model.clone())
+    insert_qdq(model, INT8_FORMS["tensorrt"], calibration, Recipe("int8", rest="fp16"))
+    half_types(model, Recipe("fp16"), "tensorrt")
+    assert model.graph.opset_imports[""] == 19
+    onnx.checker.check_model(ir.to_proto(model))
+    assert sqnr_db(wanted, run(model)) > 20
 
 
 @pytest.mark.slow

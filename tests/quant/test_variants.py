@@ -14,8 +14,8 @@ from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.source import open_source
 from mlpdeploy.quant.variants import Variants
 
-LOGITS = np.eye(4)  # four images, each of its own class
-AFTER = np.eye(4)[[0, 1, 3, 2]]  # the last two change theirs
+LOGITS = np.eye(5)  # five images, each of its own class
+AFTER = np.eye(5)[[0, 1, 2, 4, 3]]  # the last two change theirs
 NOTHING = frozenset[str]()
 
 
@@ -34,27 +34,27 @@ def known(exported: Path, tmp_path: Path, recipe: Recipe, labels: np.ndarray | N
     np.save(path, IMAGES)
     calibration = calibration_for(source, recipe, path, None, 1, False, lambda text: None, None)
     assert calibration is not None
-    return Known(source, recipe, calibration, [IMAGES[:4]], labels, threads=1)
+    return Known(source, recipe, calibration, [IMAGES[:5]], labels, threads=1)
 
 
 @pytest.mark.parametrize(
     ("labels", "drop"),
     [
-        (None, 50.0),  # two of four change their class
-        ([0, 1, 2, 3], 50.0),  # all were right, two are left
-        ([0, 1, 3, 2], -50.0),  # two were right, all are now
-        ([0, 1, 2, 2], 0.0),  # one is lost, another won
-        ([1, 0, 2, 0], 25.0),
+        (None, 40),  # two of five change their class
+        ([0, 1, 2, 3, 4], 40),  # all were right, three are left
+        ([0, 1, 2, 4, 3], -40),  # three were right, all are now
+        ([0, 1, 2, 3, 3], 0),  # one is lost, another won
+        ([1, 0, 2, 3, 0], 20),
     ],
 )
-def test_the_drop(labels: list[int] | None, drop: float, exported: Path, tmp_path: Path) -> None:
+def test_the_drop(labels: list[int] | None, drop: int, exported: Path, tmp_path: Path) -> None:
     variants = known(exported, tmp_path, Recipe("int8"), None if labels is None else np.array(labels))
-    assert variants(NOTHING).drop == drop
+    assert variants(NOTHING).drop == pytest.approx(drop)
 
 
 def test_the_noise(exported: Path, tmp_path: Path) -> None:
-    # The signal's power is 4/16, the noise's 4/16.
-    assert known(exported, tmp_path, Recipe("int8"))(NOTHING).sqnr_db == pytest.approx(0)
+    # The signal's power is 5/25, the noise's 4/25.
+    assert known(exported, tmp_path, Recipe("int8"))(NOTHING).sqnr_db == pytest.approx(10 * np.log10(5 / 4))
 
 
 def test_what_the_recipe_keeps_stays_kept(exported: Path, tmp_path: Path) -> None:
