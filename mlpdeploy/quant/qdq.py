@@ -51,7 +51,7 @@ class Int8Form:
         plain_before_reshape: whether a product whose result is reshaped has one scale for its whole weight, and
             symmetric int8 activations. OpenVINO 2026.4 moves scales of channels, and what corrects for a zero point,
             behind the Reshape, where the channels are no longer the last axis: its results are wrong.
-        typed_rest: whether what is not in 8 bits may have a half type in the file. A CPU's runtime would cast it.
+        typed_rest: whether what is not in 8 bits may have a half type in the file. On a CPU that would only add casts.
     """
 
     activations: Literal["uint8", "int8"]
@@ -179,7 +179,7 @@ class _Writer:
     def __init__(self, model: ir.Model, form: Int8Form, calibration: Calibration, recipe: Recipe) -> None:
         self.model, self.form = model, form
         self.calibration, self.calibrator = calibration, recipe.calibrator or DEFAULT_CALIBRATOR
-        self.rest = RESTS[recipe.rest]
+        self.rest = RESTS[recipe.rest if form.typed_rest else "fp32"]
         self.plain: dict[ir.Node, ir.Value] = {}  # product with one weight scale -> its input, which is symmetric
         self.scales: dict[ir.Value, _Scale] = {}  # of computed tensors
         self.bytes: dict[ir.Value, ir.Value] = {}  # float32 tensor -> its 8-bit form

@@ -18,6 +18,7 @@ from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import CANONICAL, read_manifest
 from mlpdeploy.quant.quantize import CALIBRATION_FILE, quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.runtime.openvino import native_precisions
 from mlpdeploy.verify import tolerance
 
 INT8 = Recipe("int8")
@@ -181,6 +182,28 @@ def test_an_artifact_that_is_there_is_not_replaced(exported: Path, in_int8: Path
     with pytest.raises(UsageError, match="already holds an artifact"):
         quantize_artifact(exported, in_int8, INT8, images=images)
     assert (in_int8 / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_int8_with_the_rest_in_bf16(target: str, exported_for_all: Path, images: Path, tmp_path: Path) -> None:
+    recipe = Recipe("int8", rest="bf16")
+    if target == "openvino" and "bf16" not in native_precisions():
+        pytest.skip("no bfloat16 in this processor")
+    manifest = quantize_artifact(exported_for_all, tmp_path / "mixed", recipe, images=images, targets=[target])
+    assert manifest.float_precision == "bf16"
+    file = onnx.load(tmp_path / "mixed" / f"model.{target}.onnx", load_external_data=False)
+    types = {item.data_type for item in file.graph.initializer if item.name.endswith("/scale")}
+    if target == "tensorrt":  # which alone computes them: the values are not compared
+        assert types == {onnx.TensorProto.BFLOAT16}
+        return
+    assert types == {onnx.TensorProto.FLOAT}
+    feeds = {"input": IMAGES[:2]}
+    with mlpdeploy.load(tmp_path / "mixed", "openvino") as session:
+        by_itself = session.run(feeds)["logits"]
+    with mlpdeploy.load(tmp_path / "mixed", "openvino", precision="fp32") as session:
+        assert (session.run(feeds)["logits"] != by_itself).any()
+    with mlpdeploy.load(tmp_path / "mixed", "openvino", precision="bf16") as session:
+        np.testing.assert_array_equal(session.run(feeds)["logits"], by_itself)
 
 
 def test_int8_with_the_rest_in_fp16(exported: Path, images: Path, tmp_path: Path) -> None:
