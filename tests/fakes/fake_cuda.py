@@ -1,8 +1,8 @@
 """One simulated GPU, and under it the driver as `cuda-python` and as `pycuda` show it.
 
-Streams are lazy: what is put into one runs when somebody waits for it, so memory that is freed or overwritten too early,
-and an order that nobody asked for, change results or raise. A wrong call raises FakeError, which no code under test
-catches. What CUDA itself would answer with an error is answered so.
+Streams are lazy: what is put into one runs when somebody waits for it, so memory that is freed or overwritten too
+early, and an order that nobody asked for, change results or raise. A wrong call raises FakeError, which no code under
+test catches. What CUDA itself would answer with an error is answered so.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Device:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.log: list[str] = []
         self.allocations = 0
+        self.scratch_users: dict[int, int] = {}
         self._handles = itertools.count(0x1000)
         self._next = 0x7F0000000000
         self._stacks = threading.local()

@@ -12,7 +12,6 @@ import numpy as np
 from mlpdeploy.errors import UsageError
 from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, Cuda
 
-_CUDA_DEVICE = 2  # kDLCUDA of dlpack.h
 _NO_WAIT = -1  # asks a producer for its tensor without ordering any stream
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode -> numpy's kind
 
@@ -75,13 +74,6 @@ class DeviceArray:
             self.producer.__dlpack__(stream=cuda.handle(stream))
         elif self.stream is not None:
             cuda.wait_for_producer(stream, self.stream)
-
-
-def is_on_gpu(value: Any) -> bool:
-    """Return whether an object is an array on a GPU, as it says itself."""
-    if hasattr(value, "__dlpack_device__"):
-        return int(value.__dlpack_device__()[0]) == _CUDA_DEVICE
-    return hasattr(value, "__cuda_array_interface__")
 
 
 def device_array(value: Any, name: str, index: int) -> DeviceArray:

@@ -1,0 +1,175 @@
+"""The TensorRT backend: an engine of the artifact, on TensorRT 8.6, 10, 11 or TensorRT-RTX. Never run on a GPU yet.
+
+Who does what: `engine_choice` compares engines with the machine, `loaded_engine` deserializes, `profiles` splits a batch,
+`pool` lends lanes to threads, a `lane` has a stream and moves rows, a `slot` has a context and buffers for one set of
+shapes, `graphs` captures its work, `cuda/` is CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.engines.sidecar import FOLDER, Sidecar, engines_of
+from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import Manifest, TensorSpec
+from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
+from mlpdeploy.runtime.cuda.interface import CudaError, open_cuda
+from mlpdeploy.runtime.engine_choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
+from mlpdeploy.runtime.gpu import visible_gpu
+from mlpdeploy.runtime.graphs import CAPTURED
+from mlpdeploy.runtime.lane import Part
+from mlpdeploy.runtime.loaded_engine import LoadedEngine, deserialize
+from mlpdeploy.runtime.pool import LanePool
+from mlpdeploy.runtime.profiles import Chunk, split
+from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
+from mlpdeploy.runtime.tensorrt_api import load_tensorrt
+
+TARGETS = ("tensorrt", "tensorrt-rtx")
+
+
+class BackendSession(Session):
+    """A Session on an engine.
+
+    Inputs and outputs may be on the GPU; they are bound without a copy where their address is a multiple of 256 and no row
+    has to be added. `run` returns when the results are there.
+
+    Attributes:
+        sidecar: what the engine is.
+    """
+
+    backend = "tensorrt"
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, options: LoadOptions, sidecar: Sidecar | None = None
+    ) -> None:
+        index = _gpu_index(options.device)
+        if options.threads is not None:
+            raise UsageError("threads on the backend tensorrt", fix="leave the number of threads out")
+        self.sidecar, engine = _open(directory, manifest, options, index, sidecar)
+        if options.max_batch is not None and options.max_batch > engine.most_rows:
+            raise UsageError(
+                f"max_batch is {options.max_batch}", f"at most {engine.most_rows}, as the engine was built",
+                "build one with --max-batch",
+            )  # fmt: skip
+        super().__init__(manifest, f"cuda:{index}", options.max_batch)
+        self.file = f"{FOLDER}/{self.sidecar.file}"
+        self.max_batch = options.max_batch or engine.most_rows
+        self._limit = options.max_batch
+        self._index, self._engine = index, engine
+        self._pool = LanePool(engine)
+        self._told: set[str] = set()
+        # Also when nobody closes the session; at the end of the process a thread may be holding a lane for good.
+        self._finalizer = weakref.finalize(self, _close_quietly, self._pool)
+
+    def _on_gpu(self, value: Any, name: str) -> DeviceArray:
+        return device_array(value, name, self._index)
+
+    def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
+        results: dict[str, Any] = dict(into or {})
+        chunks = self._chunks(arrays, rows)
+        with self._engine.cuda.current(), self._pool.lend(len(chunks)) as lanes:
+            for number, chunk in enumerate(chunks):
+                lane = lanes[number % len(lanes)]
+                lane.finish()
+                lane.start(Part(chunk, rows, arrays, results))
+            for lane in lanes:
+                lane.finish()
+        self._tell_what_has_no_graph()
+        return into if into is not None else {spec.name: results[spec.name] for spec in self.outputs}
+
+    def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
+        return self._run_batch(feeds, into, len(next(iter(feeds.values()))))
+
+    def _chunks(self, arrays: Arrays, rows: int) -> list[Chunk]:
+        sizes = {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+        return split(self._engine.profiles, rows, sizes, self._limit)
+
+    def warmup(self, batch: int = 1, runs: int = 3) -> None:
+        """Run random inputs a few times on every stream, so that later runs find buffers and graphs."""
+        feeds = self.random_feeds(batch)
+        with self._engine.cuda.current(), self._pool.lend(1, all_of_them=True) as lanes:
+            for lane in lanes:
+                for _ in range(runs):
+                    for chunk in self._chunks(feeds, batch):
+                        lane.start(Part(chunk, batch, feeds, {}))
+                        lane.finish()
+        self._tell_what_has_no_graph()
+
+    def gpu_ms(self, batch: int = 1, runs: int = 20) -> list[float]:
+        """Return the GPU's own times of some runs on random inputs, without copies, after a warm-up.
+
+        Raises:
+            UsageError: the batch does not go through at once.
+        """
+        feeds = self.random_feeds(batch)
+        chunks = self._chunks(feeds, batch)
+        if len(chunks) > 1:
+            raise UsageError(f"a batch of {batch} in one run", f"at most {self.max_batch}")
+        with self._engine.cuda.current(), self._pool.lend(1) as lanes:
+            return lanes[0].gpu_ms(Part(chunks[0], batch, feeds, {}), runs + 3)[3:]
+
+    def graphs(self) -> dict[str, str]:
+        """Return {input shapes that were run: `CUDA graph`, or why there is none}."""
+        return self._pool.notes()
+
+    def _tell_what_has_no_graph(self) -> None:
+        for shapes, note in self._pool.notes().items():
+            if note != CAPTURED and note.startswith("no CUDA graph") and shapes not in self._told:
+                self._told.add(shapes)
+                sys.stderr.write(f"mlpdeploy: {shapes} runs with {note}\n")
+
+    def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        specs = {
+            name: TensorSpec(name, tuple("?" if size < 0 else size for size in tensor.shape), tensor.dtype, "")
+            for name, tensor in self._engine.tensors.items()
+        }
+        return [specs[name] for name in self._engine.inputs], [specs[name] for name in self._engine.outputs]
+
+    def _release(self) -> None:
+        self._finalizer.detach()
+        self._pool.close()
+        self._engine.drop()
+
+
+def _open(
+    directory: Path, manifest: Manifest, options: LoadOptions, index: int, sidecar: Sidecar | None
+) -> tuple[Sidecar, LoadedEngine]:
+    """Return the engine that fits, and what it is; everything that can be compared is, before it is loaded."""
+    target = options.role or _target(directory)
+    api = load_tensorrt(target)
+    machine = Machine(target, api.version, visible_gpu(index))
+    check_driver(machine)
+    sidecar = sidecar or choose_engine(directory, manifest, machine)
+    library = plugin_for(sidecar)
+    plan = read_engine_file(directory, sidecar)
+    cuda = open_cuda(index)
+    with cuda.current():
+        if library is not None:
+            api.load_plugins(library)
+        host_code = bool(sidecar.fingerprint.flags.get("version_compatible"))
+        return sidecar, deserialize(api, cuda, directory / FOLDER / sidecar.file, plan, host_code)
+
+
+def _target(directory: Path) -> str:
+    """Return the flavour of TensorRT to run: the one that the artifact has engines for, TensorRT before TensorRT-RTX."""
+    found = {sidecar.fingerprint.target for sidecar in engines_of(directory)}
+    return next((target for target in TARGETS if target in found), TARGETS[0])
+
+
+def _gpu_index(device: str | None) -> int:
+    """Return the GPU of `cuda` or `cuda:1`; None is the first."""
+    kind, _, number = (device or "cuda").partition(":")
+    if kind != "cuda":
+        raise UsageError(f"device {device} on the backend tensorrt", "cuda", "leave the device out")
+    if number and not number.isdigit():
+        raise UsageError(f"device {device!r}", "cuda, or cuda:1 for the second GPU")
+    return int(number or 0)
+
+
+def _close_quietly(pool: LanePool) -> None:
+    with contextlib.suppress(CudaError):
+        pool.close(wait=False)
