@@ -14,9 +14,9 @@ CAPTURED = "CUDA graph"
 class Launcher:
     """Puts the work of one context into one stream.
 
-    The first launch runs directly: TensorRT finishes its preparations for the shapes in it. The second is captured, if it
-    is wanted; all later ones launch the graph. Shapes, addresses and scratch memory of the context must not change once a
-    graph is wanted: they are part of it.
+    The first launch runs directly: TensorRT finishes its preparations for the shapes in it. The second is captured, if
+    it is wanted; all later ones launch the graph. Shapes, addresses and scratch memory of the context must not change
+    once a graph is wanted: they are part of it.
 
     Attributes:
         note: CAPTURED, or why there is no graph.

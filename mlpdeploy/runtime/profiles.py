@@ -49,8 +49,8 @@ class Chunk:
 def split(profiles: tuple[Profile, ...], rows: int, sizes: dict[str, Shape], limit: int | None = None) -> list[Chunk]:
     """Return how a batch is computed: as few and as large chunks as the profiles allow.
 
-    A chunk is computed by the profile whose optimum is nearest to its rows. Rows are only added where no profile takes so
-    few.
+    A chunk is computed by the profile whose optimum is nearest to its rows. Rows are only added where no profile takes
+    so few.
 
     Args:
         profiles: of the engine.

@@ -100,8 +100,8 @@ class Session(ABC):
         """Return {output name: array} for {input name: array}.
 
         Args:
-            feeds: one array per input, with the input's dtype; numpy, or anything on the CPU with `__dlpack__`. The backend
-                `tensorrt` also takes arrays on the GPU, by `__dlpack__` or `__cuda_array_interface__`.
+            feeds: one array per input, with the input's dtype; numpy, or anything on the CPU with `__dlpack__`. The
+                backend `tensorrt` also takes arrays on the GPU, by `__dlpack__` or `__cuda_array_interface__`.
             outputs: contiguous arrays to write the results to, one per output; they are bound, not copied to. The
                 caller must not share them between threads. With `tensorrt` they may be on the GPU. Without them results
                 are numpy arrays.

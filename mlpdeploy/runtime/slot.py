@@ -79,9 +79,8 @@ class Slot:
             for name, shape in layout.shapes:
                 self._accepted(self._context.set_input_shape(name, shape), name)
             api.give_scratch(self._context, scratch, engine.scratch_bytes)
-            self.shapes: dict[str, Shape] = {
-                name: tuple(self._context.get_tensor_shape(name)) for name in engine.tensors
-            }
+            shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in engine.tensors}
+            self.shapes: dict[str, Shape] = shapes
             for name in engine.tensors:
                 if name not in layout.bound:
                     self.buffers[name] = Buffer(cuda, self.shapes[name], engine.dtype(name))

@@ -1,8 +1,8 @@
 """The TensorRT backend: an engine of the artifact, on TensorRT 8.6, 10, 11 or TensorRT-RTX. Never run on a GPU yet.
 
-Who does what: `engine_choice` compares engines with the machine, `loaded_engine` deserializes, `profiles` splits a batch,
-`pool` lends lanes to threads, a `lane` has a stream and moves rows, a `slot` has a context and buffers for one set of
-shapes, `graphs` captures its work, `cuda/` is CUDA.
+Who does what: `engine_choice` compares engines with the machine, `loaded_engine` deserializes, `profiles` splits a
+batch, `pool` lends lanes to threads, a `lane` has a stream and moves rows, a `slot` has a context and buffers for one set
+of shapes, `graphs` captures its work, `cuda/` is CUDA.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ TARGETS = ("tensorrt", "tensorrt-rtx")
 class BackendSession(Session):
     """A Session on an engine.
 
-    Inputs and outputs may be on the GPU; they are bound without a copy where their address is a multiple of 256 and no row
-    has to be added. `run` returns when the results are there.
+    Inputs and outputs may be on the GPU; they are bound without a copy where their address is a multiple of 256 and no
+    row has to be added. `run` returns when the results are there.
 
     Attributes:
         sidecar: what the engine is.
@@ -155,7 +155,7 @@ def _open(
 
 
 def _target(directory: Path) -> str:
-    """Return the flavour of TensorRT to run: the one that the artifact has engines for, TensorRT before TensorRT-RTX."""
+    """Return the flavour of TensorRT to run: that of the artifact's engines, TensorRT before TensorRT-RTX."""
     found = {sidecar.fingerprint.target for sidecar in engines_of(directory)}
     return next((target for target in TARGETS if target in found), TARGETS[0])
 

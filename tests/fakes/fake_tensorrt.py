@@ -428,6 +428,7 @@ class _NewEngine:
         self._values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
         self._profile_users: dict[int, weakref.ref[Any]] = {}
         self._session: Any = None
+        self._known_shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
 
     @property
     def num_io_tensors(self) -> int:
@@ -461,6 +462,13 @@ class _NewEngine:
 
     def create_engine_inspector(self) -> Any:
         return EngineInspector(self._model, self._plan)
+
+    def _shapes_of(self, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple[int, ...]]:
+        """Return the outputs' shapes for those of the inputs, by computing zeros: symbols may say nothing."""
+        if inputs not in self._known_shapes:
+            results = self._run({name: np.zeros(shape, np.float32) for name, shape in inputs})
+            self._known_shapes[inputs] = {name: array.shape for name, array in results.items()}
+        return self._known_shapes[inputs]
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute row by row, so that a row's bits do not depend on its neighbours."""
@@ -575,15 +583,10 @@ class IExecutionContext:
         require(set(inputs) <= set(self._shapes), "the shape of an output before those of the inputs")
         dims = self._engine._values[name].type.tensor_type.shape.dim
         value = next(iter(self._engine._model.graph.input))
-        known = {}
-        for dim, size in zip(value.type.tensor_type.shape.dim, self._shapes[inputs[0]], strict=True):
-            factor, _, symbol = dim.dim_param.rpartition("*")  # 32*height
-            known[symbol] = size // int(factor or 1)
-        sizes = []
-        for dim in dims:
-            factor, _, symbol = dim.dim_param.rpartition("*")
-            sizes.append(dim.dim_value if dim.HasField("dim_value") else int(factor or 1) * known[symbol])
-        return tuple(sizes)
+        known = dict(zip([d.dim_param for d in value.type.tensor_type.shape.dim], self._shapes[inputs[0]], strict=True))
+        if all(dim.HasField("dim_value") or dim.dim_param in known for dim in dims):
+            return tuple(dim.dim_value if dim.HasField("dim_value") else known[dim.dim_param] for dim in dims)
+        return self._engine._shapes_of(tuple(self._shapes.items()))[name]
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         with self._alone():

@@ -253,7 +253,7 @@ class TestArraysOnTheGpu:
         with load(built, backend="tensorrt") as session:
             with pytest.raises(UsageError, match=r"input 'input' is float16"):
                 session.run({"input": DeviceTensor(device, images[:2].astype(np.float16))})
-            with pytest.raises(UsageError, match="output array .logits."):
+            with pytest.raises(UsageError, match=r"output array .logits."):
                 session.run({"input": images[:2]}, {"logits": DeviceTensor(device, np.zeros((3, 7), np.float32))})
 
     def test_other_backends_refuse(self, machine: Machine, exported: Path, images: Any) -> None:

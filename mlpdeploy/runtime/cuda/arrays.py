@@ -26,7 +26,7 @@ class DeviceArray:
         dtype: numpy's.
         owner: keeps the memory.
         producer: by `__dlpack__`, the tensor that orders our stream after its own; else None.
-        stream: the handle of the stream that writes it, where the producer tells; None where nothing has to be waited for.
+        stream: the handle of the stream that writes it; None where nothing has to be waited for.
         writable: whether results may be written to it.
     """
 
@@ -79,8 +79,8 @@ class DeviceArray:
 def device_array(value: Any, name: str, index: int) -> DeviceArray:
     """Return another library's array on the GPU as ours.
 
-    DLPack is asked first: its producer orders our stream after its own. By `__cuda_array_interface__` a producer that does
-    not tell its stream is taken to use CUDA's default stream, as PyTorch does.
+    DLPack is asked first: its producer orders our stream after its own. By `__cuda_array_interface__` a producer that
+    does not tell its stream is taken to use CUDA's default stream, as PyTorch does.
 
     Args:
         name: of the input or output, for the errors.

@@ -1,8 +1,8 @@
 """What the runtime needs of CUDA, and which package provides it on this machine.
 
-Two packages do: `cuda-python` (wheels; the default) and `pycuda` (compiled on the user's machine). Both are driven through
-the driver's interface and share the GPU's primary context, which is the one that PyTorch, CuPy and TensorRT use too: so a
-pointer of theirs is a pointer of ours. docs/adr/0013 says why there are two.
+Two packages do: `cuda-python` (wheels; the default) and `pycuda` (compiled on the user's machine). Both use the driver's
+interface and share the GPU's primary context, which is the one that PyTorch, CuPy and TensorRT use too: so a pointer of
+theirs is a pointer of ours. docs/adr/0013-cuda-providers.md says why there are two.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Cuda(ABC):
 
     @abstractmethod
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
-        """Return page-locked host memory: (size_bytes,) uint8. It must be freed by `free_pinned`, as the same object."""
+        """Return page-locked host memory: (size_bytes,) uint8. `free_pinned` takes this very object."""
 
     @abstractmethod
     def free_pinned(self, array: np.ndarray) -> None:

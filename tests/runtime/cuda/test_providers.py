@@ -141,7 +141,7 @@ def test_the_simulated_gpu_refuses_what_is_wrong(cuda: Cuda) -> None:
     stream, pointer = cuda.create_stream(), cuda.allocate(8)
     with pytest.raises(FakeError, match="not pinned"):
         cuda.copy_in(pointer, np.zeros(8, np.uint8), stream)
-    with pytest.raises(FakeError, match="not .* allocated"):
+    with pytest.raises(FakeError, match=r"not .* allocated"):
         cuda.copy_in(pointer + 4, cuda.allocate_pinned(8), stream)
     if cuda.has_graphs:
         cuda.begin_capture(stream)
@@ -193,8 +193,9 @@ def names_used(module: ModuleType) -> set[str]:
     return names | {
         node.args[0].value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._call" and isinstance(node.args[0], ast.Constant)
-    }  # fmt: skip
+        if isinstance(node, ast.Call)
+        if ast.unparse(node.func) == "self._call" and isinstance(node.args[0], ast.Constant)
+    }
 
 
 def test_every_name_is_in_the_real_cuda_python() -> None:
