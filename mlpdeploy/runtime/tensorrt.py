@@ -1,8 +1,8 @@
 """The TensorRT backend: an engine of the artifact, on TensorRT 8.6, 10, 11 or TensorRT-RTX. Never run on a GPU yet.
 
-Who does what: `engine_choice` compares engines with the machine, `loaded_engine` deserializes, `profiles` splits a
-batch, `pool` lends lanes to threads, a `lane` has a stream and moves rows, a `slot` has a context and buffers for one set
-of shapes, `graphs` captures its work, `cuda/` is CUDA.
+Who does what in `trt/`: `choice` compares engines with the machine, `engine` deserializes one, `profiles` splits a
+batch, `pool` lends lanes to threads, a `lane` has a stream and moves rows, a `slot` has a context and buffers for one
+set of shapes, `graphs` captures its work. CUDA itself is in `cuda/`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
 from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
 from mlpdeploy.runtime.cuda.interface import CudaError, open_cuda
-from mlpdeploy.runtime.engine_choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
 from mlpdeploy.runtime.gpu import visible_gpu
-from mlpdeploy.runtime.graphs import CAPTURED
-from mlpdeploy.runtime.lane import Part
-from mlpdeploy.runtime.loaded_engine import LoadedEngine, deserialize
-from mlpdeploy.runtime.pool import LanePool
-from mlpdeploy.runtime.profiles import Chunk, split
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
+from mlpdeploy.runtime.trt.choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
+from mlpdeploy.runtime.trt.engine import LoadedEngine, deserialize
+from mlpdeploy.runtime.trt.graphs import CAPTURED
+from mlpdeploy.runtime.trt.lane import Part
+from mlpdeploy.runtime.trt.pool import LanePool
+from mlpdeploy.runtime.trt.profiles import Chunk, split
 
 TARGETS = ("tensorrt", "tensorrt-rtx")
 

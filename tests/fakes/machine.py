@@ -18,9 +18,10 @@ from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.errors import PluginError
 from mlpdeploy.plugins import find as find_module
-from mlpdeploy.runtime import engine_choice, gpu, tensorrt, tensorrt_api
+from mlpdeploy.runtime import gpu, tensorrt, tensorrt_api
 from mlpdeploy.runtime.cuda import cuda_python, interface, pycuda
 from mlpdeploy.runtime.gpu import Gpu
+from mlpdeploy.runtime.trt import choice
 
 TESTS = Path(__file__).parent.parent
 VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")
@@ -48,7 +49,7 @@ class Machine:
         monkeypatch.setattr(build_module, "_find_plugin_library", lambda version: self._library())
         self.use(NEWEST)
         self.use_gpu(L4)
-        monkeypatch.setattr(engine_choice, "cuda_major", lambda target: 13)
+        monkeypatch.setattr(choice, "cuda_major", lambda target: 13)
 
     def use(self, version: str, plugins: bool = True) -> None:
         """Have this version of TensorRT; with `plugins` false it loads no library."""

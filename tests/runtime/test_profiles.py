@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.runtime.profiles import Chunk, Profile, split
+from mlpdeploy.runtime.trt.profiles import Chunk, Profile, split
 
 SIZES = {"input": (3, 32, 32)}
 

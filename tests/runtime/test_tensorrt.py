@@ -21,12 +21,12 @@ from mlpdeploy.errors import ArtifactError, PluginError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.runtime.cuda.interface import CudaError
-from mlpdeploy.runtime.engine_choice import Machine as Target
-from mlpdeploy.runtime.engine_choice import differences_of
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.lane import KEPT_SLOTS
 from mlpdeploy.runtime.session import load
 from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.trt.choice import Machine as Target
+from mlpdeploy.runtime.trt.choice import differences_of
+from mlpdeploy.runtime.trt.lane import KEPT_SLOTS
 
 PROFILES = BuildOptions(batches=((1, 1, 1), (2, 4, 8)))
 

@@ -1,8 +1,8 @@
 """What the runtime needs of CUDA, and which package provides it on this machine.
 
-Two packages do: `cuda-python` (wheels; the default) and `pycuda` (compiled on the user's machine). Both use the driver's
-interface and share the GPU's primary context, which is the one that PyTorch, CuPy and TensorRT use too: so a pointer of
-theirs is a pointer of ours. docs/adr/0013-cuda-providers.md says why there are two.
+Two packages do: `cuda-python` (wheels; the default) and `pycuda` (compiled on the user's machine). Both use the
+driver's interface and share the GPU's primary context, which is the one that PyTorch, CuPy and TensorRT use too: so a
+pointer of theirs is a pointer of ours. docs/adr/0013-cuda-providers.md says why there are two.
 """
 
 from __future__ import annotations

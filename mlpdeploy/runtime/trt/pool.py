@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.runtime.lane import Lane
-from mlpdeploy.runtime.loaded_engine import LoadedEngine
+from mlpdeploy.runtime.trt.engine import LoadedEngine
+from mlpdeploy.runtime.trt.lane import Lane
 
 # Two lanes fill a GPU with copies and work; each costs the engine's scratch memory. Not measured yet.
 LANES = 2

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.runtime.cuda.interface import Cuda
-from mlpdeploy.runtime.graphs import Launcher
-from mlpdeploy.runtime.loaded_engine import LoadedEngine
-from mlpdeploy.runtime.profiles import Shape
 from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.trt.engine import LoadedEngine
+from mlpdeploy.runtime.trt.graphs import Launcher
+from mlpdeploy.runtime.trt.profiles import Shape
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.runtime.cuda.interface import Cuda
-from mlpdeploy.runtime.profiles import Profile
 from mlpdeploy.runtime.tensorrt_api import EngineError, EngineTensor, Severity, TensorRt
+from mlpdeploy.runtime.trt.profiles import Profile
 
 
 class Complaints:

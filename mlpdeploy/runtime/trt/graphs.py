@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mlpdeploy.runtime.cuda.interface import CudaError
-from mlpdeploy.runtime.loaded_engine import LoadedEngine
 from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.trt.engine import LoadedEngine
 
 CAPTURED = "CUDA graph"
 

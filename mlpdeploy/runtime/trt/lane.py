@@ -16,9 +16,9 @@ import numpy as np
 from mlpdeploy.errors import UsageError
 from mlpdeploy.runtime.cuda.arrays import DeviceArray
 from mlpdeploy.runtime.cuda.interface import CudaError
-from mlpdeploy.runtime.loaded_engine import LoadedEngine
-from mlpdeploy.runtime.profiles import Chunk
-from mlpdeploy.runtime.slot import Buffer, Layout, Slot
+from mlpdeploy.runtime.trt.engine import LoadedEngine
+from mlpdeploy.runtime.trt.profiles import Chunk
+from mlpdeploy.runtime.trt.slot import Buffer, Layout, Slot
 
 # Shapes that a lane keeps ready; the one that was not used for the longest time makes room for another.
 KEPT_SLOTS = 8
