@@ -27,6 +27,7 @@ BACKENDS = {
 }
 DEFAULT_BACKEND = "onnxruntime"
 AUTO = "auto"
+GPU_BACKENDS = ("tensorrt",)  # run on a GPU or not at all
 # Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only, and
 # TensorRT the engine that was built of it.
 ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
@@ -332,11 +333,13 @@ def load(
 
     Args:
         directory: made by `mlpdeploy export`.
-        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), or `auto`: the fastest of those that
-            are installed and that the artifact has a file for, measured once on each machine.
+        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), `tensorrt` (an engine that
+            `mlpdeploy build` made for this machine), or `auto`: the fastest of those that are installed and that the
+            artifact has a file or an engine for, measured once on each machine.
         device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
-        threads: of one run; None takes every processor that this process may use.
-        max_batch: rows that go through the backend at once; None means 32. A larger batch is split.
+        threads: of one run; None takes every processor that this process may use. `tensorrt` has none.
+        max_batch: rows that go through the backend at once; None means 32, or what an engine was built for. A larger
+            batch is split.
         role: which of the artifact's models: `canonical` or a target's name; None takes the one lowered for the
             backend, or the canonical one where there is none (OpenVINO needs one of its own).
         precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO

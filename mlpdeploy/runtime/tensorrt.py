@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.engines.sidecar import FOLDER, Sidecar, engines_of
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
 from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
 from mlpdeploy.runtime.cuda.interface import CudaError, open_cuda
@@ -50,15 +50,10 @@ class BackendSession(Session):
         if options.threads is not None:
             raise UsageError("threads on the backend tensorrt", fix="leave the number of threads out")
         self.sidecar, engine = _open(directory, manifest, options, index, sidecar)
-        if options.max_batch is not None and options.max_batch > engine.most_rows:
-            raise UsageError(
-                f"max_batch is {options.max_batch}", f"at most {engine.most_rows}, as the engine was built",
-                "build one with --max-batch",
-            )  # fmt: skip
         super().__init__(manifest, f"cuda:{index}", options.max_batch)
         self.file = f"{FOLDER}/{self.sidecar.file}"
-        self.max_batch = options.max_batch or engine.most_rows
-        self._limit = options.max_batch
+        least = min(profile.rows[0] for profile in engine.profiles)
+        self.max_batch = max(least, min(engine.most_rows, options.max_batch or engine.most_rows))
         self._index, self._engine = index, engine
         self._pool = LanePool(engine)
         self._told: set[str] = set()
@@ -86,7 +81,7 @@ class BackendSession(Session):
 
     def _chunks(self, arrays: Arrays, rows: int) -> list[Chunk]:
         sizes = {name: tuple(array.shape[1:]) for name, array in arrays.items()}
-        return split(self._engine.profiles, rows, sizes, self._limit)
+        return split(self._engine.profiles, rows, sizes, self.max_batch)
 
     def warmup(self, batch: int = 1, runs: int = 3) -> None:
         """Run random inputs a few times on every stream, so that later runs find buffers and graphs."""
@@ -140,10 +135,8 @@ def _open(
 ) -> tuple[Sidecar, LoadedEngine]:
     """Return the engine that fits, and what it is; everything that can be compared is, before it is loaded."""
     target = options.role or _target(directory)
+    sidecar = sidecar or choose_engine(directory, manifest, _machine(target, index))
     api = load_tensorrt(target)
-    machine = Machine(target, api.version, visible_gpu(index))
-    check_driver(machine)
-    sidecar = sidecar or choose_engine(directory, manifest, machine)
     library = plugin_for(sidecar)
     plan = read_engine_file(directory, sidecar)
     cuda = open_cuda(index)
@@ -152,6 +145,22 @@ def _open(
             api.load_plugins(library)
         host_code = bool(sidecar.fingerprint.flags.get("version_compatible"))
         return sidecar, deserialize(api, cuda, directory / FOLDER / sidecar.file, plan, host_code)
+
+
+def fitting_engine(directory: Path, manifest: Manifest, options: LoadOptions) -> Sidecar | None:
+    """Return the engine that a session would run here, or None where there is none, no GPU or no TensorRT."""
+    with contextlib.suppress(MlpDeployError):
+        if engines_of(directory):
+            machine = _machine(options.role or _target(directory), _gpu_index(options.device))
+            return choose_engine(directory, manifest, machine)
+    return None
+
+
+def _machine(target: str, index: int) -> Machine:
+    """Return what is here, after asking whether its parts fit together."""
+    machine = Machine(target, load_tensorrt(target).version, visible_gpu(index))
+    check_driver(machine)
+    return machine
 
 
 def _target(directory: Path) -> str:

@@ -398,11 +398,16 @@ class TestErrors:
             ({"device": "cpu"}, "device cpu on the backend tensorrt; wanted cuda"),
             ({"device": "cuda:x"}, "cuda:1 for the second GPU"),
             ({"threads": 2}, "threads on the backend tensorrt"),
-            ({"max_batch": 64}, "max_batch is 64; wanted at most 8, as the engine was built"),
         ):
             with pytest.raises(UsageError, match=text):
                 load(own, backend="tensorrt", **options)  # type: ignore[arg-type]
         assert len(engines_of(own)) == 1 and L4.name == engines_of(own)[0].fingerprint.gpu
+
+    def test_max_batch_is_a_limit(self, machine: Machine, own: Path, images: Any, wanted: Any) -> None:
+        for asked, used in ((64, 8), (3, 3)):
+            with load(own, backend="tensorrt", max_batch=asked) as session:
+                assert session.max_batch == used
+                assert close(session.run({"input": images[:10]})["logits"], wanted[:10])
 
     def test_no_memory_left(self, machine: Machine, own: Path, images: Any) -> None:
         machine.device.total_bytes = 8000

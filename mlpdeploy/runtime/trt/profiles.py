@@ -56,20 +56,18 @@ def split(profiles: tuple[Profile, ...], rows: int, sizes: dict[str, Shape], lim
         profiles: of the engine.
         rows: of the batch.
         sizes: {input name: shape without the batch}.
-        limit: rows that go through at once; None for what the profiles take.
+        limit: rows that go through at once, unless all profiles take more; None for what the profiles take.
 
     Raises:
-        UsageError: no profile takes these sizes, or so few rows as the limit.
+        UsageError: no profile takes these sizes.
     """
     fitting = [profile for profile in profiles if profile.takes(sizes)]
     if not fitting:
         asked = ", ".join("x".join(map(str, size)) for size in sizes.values())
         known = " or ".join(sorted({_range(profile) for profile in profiles}))
         raise UsageError(f"inputs of {asked}", f"{known}, as the engine was built", "build one with --image-size")
-    most = min(max(profile.rows[2] for profile in fitting), limit or rows)
-    if not any(profile.rows[0] <= most for profile in fitting) and limit is not None:
-        least = min(profile.rows[0] for profile in fitting)
-        raise UsageError(f"max_batch is {limit}, and the engine takes no fewer than {least} rows", f"at least {least}")
+    least, most = min(profile.rows[0] for profile in fitting), max(profile.rows[2] for profile in fitting)
+    most = max(least, min(most, limit or most))
     chunks = []
     for start in range(0, rows, most):
         stop = min(start + most, rows)
