@@ -28,6 +28,7 @@ from mlpdeploy.runtime.trt.lane import Part
 from mlpdeploy.runtime.trt.pool import LanePool
 from mlpdeploy.runtime.trt.profiles import Chunk, split
 
+_WARM_UP_RUNS = 3  # directly, captured, as a graph
 TARGETS = ("tensorrt", "tensorrt-rtx")
 
 
@@ -83,7 +84,7 @@ class BackendSession(Session):
         sizes = {name: tuple(array.shape[1:]) for name, array in arrays.items()}
         return split(self._engine.profiles, rows, sizes, self.max_batch)
 
-    def warmup(self, batch: int = 1, runs: int = 3) -> None:
+    def warmup(self, batch: int = 1, runs: int = _WARM_UP_RUNS) -> None:
         """Run random inputs a few times on every stream, so that later runs find buffers and graphs."""
         feeds = self.random_feeds(batch)
         with self._engine.cuda.current(), self._pool.lend(1, all_of_them=True) as lanes:
@@ -94,18 +95,18 @@ class BackendSession(Session):
                         lane.finish()
         self._tell_what_has_no_graph()
 
-    def gpu_ms(self, batch: int = 1, runs: int = 20) -> list[float]:
+    def gpu_ms(self, batch: int, runs: int, height_width: tuple[int, int] | None = None) -> list[float]:
         """Return the GPU's own times of some runs on random inputs, without copies, after a warm-up.
 
         Raises:
             UsageError: the batch does not go through at once.
         """
-        feeds = self.random_feeds(batch)
+        feeds = self.random_feeds(batch, height_width=height_width)
         chunks = self._chunks(feeds, batch)
         if len(chunks) > 1:
             raise UsageError(f"a batch of {batch} in one run", f"at most {self.max_batch}")
         with self._engine.cuda.current(), self._pool.lend(1) as lanes:
-            return lanes[0].gpu_ms(Part(chunks[0], batch, feeds, {}), runs + 3)[3:]
+            return lanes[0].gpu_ms(Part(chunks[0], batch, feeds, {}), runs + _WARM_UP_RUNS)[_WARM_UP_RUNS:]
 
     def graphs(self) -> dict[str, str]:
         """Return {input shapes that were run: `CUDA graph`, or why there is none}."""
