@@ -28,10 +28,10 @@ Times = dict[str, dict[str, float]]
 def build_fastest(
     directory: Path, manifest: Manifest, options: BuildOptions, *, force: bool, progress: Progress | None
 ) -> Built:
-    """Return the faster one of two engines; its sidecar says how fast both were. The slower one is removed, unless it was
-    there before.
+    """Return the faster one of two engines; its sidecar says how fast both were.
 
-    Where nothing reaches CUDA from Python, neither can be run: then the one with the plugin stays, with a warning.
+    The slower one is removed, unless it was there before. Where nothing reaches CUDA from Python, neither can be run:
+    then the one with the plugin stays, with a warning.
 
     Raises:
         As `build_artifact`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from mlpdeploy.runtime import auto, gpu, tensorrt_api
 from mlpdeploy.runtime.gpu import Gpu
 from mlpdeploy.runtime.session import load
 from mlpdeploy.verify.verify import verify_artifact
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,18 @@ def test_doctor_tells_of_the_driver(machine: Machine, monkeypatch: pytest.Monkey
     assert (doctor._driver().status, doctor._driver().fix) == ("warning", "update the driver")
     monkeypatch.setattr(doctor, "installed_version", lambda package: None)
     assert doctor._cuda().fix == "pip install 'mlpdeploy[cuda]'"
+
+
+def test_the_script_for_a_real_gpu_runs_on_a_simulated_one(machine: Machine, built: Path, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("gpu_runtime", ROOT / "benchmarks" / "gpu" / "runtime.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.RUNS = 3
+    found = script.examine(built, ("1:2:4",), runs=3)
+    assert found["failed"] == [] and found["parity"]["passed"]
+    assert set(found["times"]) == {"1", "4", "5", "8"} and found["times"]["8"]["gpu_ms"] is None
+    assert set(found["graphs"].values()) == {"CUDA graph"}
+    machine.device.can_capture = False
+    assert script.main([str(built), "--profile", "1:2:4", "-o", str(tmp_path / "out.json")]) == 1
+    assert '"failed": [\n  "graphs"\n ]' in (tmp_path / "out.json").read_text()
