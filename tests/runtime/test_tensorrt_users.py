@@ -114,7 +114,7 @@ def test_the_commands(machine: Machine, built: Path, tmp_path: Path) -> None:
     ):
         done = CliRunner().invoke(main, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-    assert "tensorrt 11.4.0.106 for NVIDIA L4, fp32, shift as conv" in done.output
+    assert "tensorrt 11.4.0.106 for NVIDIA L4; fp32, shift as conv" in done.output
     assert inspect_artifact(built)["engines"][0]["fingerprint"]["gpu"] == "NVIDIA L4"
 
 
