@@ -1,8 +1,8 @@
 """Where an error comes from: a model's values at the end of each block, against those of the float32 canonical file.
 
-The values are made outputs of both files. On a CPU both run in ONNX Runtime. For `tensorrt` an engine is built of the same
-file with these outputs, and thrown away afterwards. A value that is an output is not fused away, so that engine rounds a
-little otherwise than the one that ships; and its shift is in native layers, whose types are known without TensorRT.
+The values are made outputs of both files. On a CPU both run in ONNX Runtime. For `tensorrt` an engine is built of the
+same file with these outputs, and thrown away afterwards. A value that is an output is not fused away, so that engine
+rounds a little otherwise than the one that ships; and its shift is in native layers, whose types are known before.
 """
 
 from __future__ import annotations

@@ -484,6 +484,8 @@ class DeviceTensor:
         return self._device.bytes_at(self.pointer, int(np.prod(self.shape)) * self.dtype.itemsize)
 
     def numpy(self) -> np.ndarray:
+        for stream in self._device.streams.values():
+            self._device.run(stream)
         return self._bytes().view(self.dtype).reshape(self.shape).copy()
 
     @property

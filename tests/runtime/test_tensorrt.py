@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fakes.fake_cuda import DeviceTensor, DlpackTensor, FakeError
 from fakes.machine import L4, NEWEST, PROVIDERS, VERSIONS, Machine
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny_asmlp
 
 from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.options import BuildOptions
@@ -100,6 +100,22 @@ def test_padding_never_shows(machine: Machine, exported: Path, tmp_path: Path, i
             assert close(session.run({"input": images[:rows]})["logits"], wanted[:rows])
 
 
+def test_rows_that_are_added_are_zero(
+    machine: Machine, exported: Path, tmp_path: Path, images: Any, monkeypatch: Any
+) -> None:
+    """Not the rows of an earlier caller."""
+    directory = machine.built(exported, tmp_path / "a", BuildOptions(batches=((4, 4, 4),)))
+    seen: list[np.ndarray] = []
+    kind = machine.module._inner["ICudaEngine"]
+    run = kind._run
+    monkeypatch.setattr(kind, "_run", lambda self, feeds: seen.append(feeds["input"]) or run(self, feeds))
+    with load(directory, backend="tensorrt") as session:
+        session.run({"input": images[:4]})
+        session.run({"input": images[:3]})
+        session.run({"input": DeviceTensor(machine.device, images[:3])})
+    assert [bool(feed[3].any()) for feed in seen] == [True, False, False]
+
+
 def test_a_fixed_batch(machine: Machine, tmp_path: Path, images: Any) -> None:
     export_model(tiny_asmlp(), tmp_path / "fixed", batch=4, verify=False)
     build_artifact(tmp_path / "fixed", BuildOptions())
@@ -152,6 +168,7 @@ def test_shapes_that_are_kept(machine: Machine, exported: Path, tmp_path: Path, 
             for rows in range(1, KEPT_SLOTS + 4):
                 assert close(session.run({"input": images[:rows]})["logits"], wanted[:rows])
         assert len(session.graphs()) == KEPT_SLOTS  # type: ignore[attr-defined]
+    assert machine.nothing_is_left()
 
 
 def test_many_threads_one_session(machine: Machine, built: Path, images: Any, wanted: Any) -> None:
@@ -272,14 +289,11 @@ def test_a_plugin_engine(machine: Machine, exported: Path, tmp_path: Path, image
             assert close(session.run({"input": images[:9]})["logits"], wanted[:9])
 
 
-def test_a_vision_permutator(machine: Machine, tmp_path: Path, images: Any) -> None:
-    export_model(tiny_vip(), tmp_path / "vip", verify=False)
-    build_artifact(tmp_path / "vip", BuildOptions())
-    with load(tmp_path / "vip", device="cpu") as session:
-        wanted = session.run({"input": images[:5]})["logits"]
-    with load(tmp_path / "vip", backend="tensorrt") as session:
-        assert close(session.run({"input": images[:5]})["logits"], wanted)
+def test_the_time_of_the_gpu_alone(machine: Machine, built: Path) -> None:
+    with load(built, backend="tensorrt") as session:
         assert len(session.gpu_ms(5, runs=4)) == 4  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match="a batch of 9 in one run; wanted at most 8"):
+            session.gpu_ms(9, runs=1)  # type: ignore[attr-defined]
 
 
 class TestErrors:
