@@ -116,7 +116,8 @@ class Session(ABC):
         arrays = check_feeds(self.inputs, feeds, self._on_gpu)
         rows = len(next(iter(arrays.values())))
         into = None if outputs is None else check_outputs(self.outputs, outputs, rows, self._on_gpu)
-        return self._run_batch(arrays, into, rows)
+        results = self._run_batch(arrays, into, rows)
+        return results if outputs is None else {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def run_async(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Future[Arrays]:
         """Return at once what `run` will return, as a Future; at most ASYNC_RUNS compute at the same time.

@@ -8,10 +8,11 @@ set of shapes, `graphs` captures its work. CUDA itself is in `cuda/`.
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlpdeploy.engines.sidecar import FOLDER, Sidecar, engines_of
 from mlpdeploy.errors import MlpDeployError, UsageError
@@ -23,10 +24,10 @@ from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 from mlpdeploy.runtime.trt.choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
 from mlpdeploy.runtime.trt.engine import LoadedEngine, deserialize
-from mlpdeploy.runtime.trt.graphs import CAPTURED
 from mlpdeploy.runtime.trt.lane import Part
 from mlpdeploy.runtime.trt.pool import LanePool
 from mlpdeploy.runtime.trt.profiles import Chunk, split
+from mlpdeploy.runtime.trt.ring import OutputRing
 
 _WARM_UP_RUNS = 3  # directly, captured, as a graph
 TARGETS = ("tensorrt", "tensorrt-rtx")
@@ -57,7 +58,6 @@ class BackendSession(Session):
         self.max_batch = max(least, min(engine.most_rows, options.max_batch or engine.most_rows))
         self._index, self._engine = index, engine
         self._pool = LanePool(engine)
-        self._told: set[str] = set()
         # Also when nobody closes the session; at the end of the process a thread may be holding a lane for good.
         self._finalizer = weakref.finalize(self, _close_quietly, self._pool)
 
@@ -74,7 +74,6 @@ class BackendSession(Session):
                 lane.start(Part(chunk, rows, arrays, results))
             for lane in lanes:
                 lane.finish()
-        self._tell_what_has_no_graph()
         return into if into is not None else {spec.name: results[spec.name] for spec in self.outputs}
 
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
@@ -93,7 +92,6 @@ class BackendSession(Session):
                     for chunk in self._chunks(feeds, batch):
                         lane.start(Part(chunk, batch, feeds, {}))
                         lane.finish()
-        self._tell_what_has_no_graph()
 
     def gpu_ms(self, batch: int, runs: int, height_width: tuple[int, int] | None = None) -> list[float]:
         """Return the GPU's own times of some runs on random inputs, without copies, after a warm-up.
@@ -108,15 +106,23 @@ class BackendSession(Session):
         with self._engine.cuda.current(), self._pool.lend(1) as lanes:
             return lanes[0].gpu_ms(Part(chunks[0], batch, feeds, {}), runs + _WARM_UP_RUNS)[_WARM_UP_RUNS:]
 
+    def output_ring(self, rows: int, sets: int = 3) -> OutputRing:
+        """Return places on the GPU for the results of batches of `rows`, used in turns: `run(feeds, ring.next())`.
+
+        Raises:
+            UsageError: an output has an open size besides the batch.
+        """
+        shapes = {}
+        for spec in self.outputs:
+            sizes = tuple(size for size in spec.shape[1:] if isinstance(size, int))
+            if len(sizes) < len(spec.shape) - 1:
+                raise UsageError(f"a ring for {spec.name!r} {spec.shape}", "outputs of a fixed size", "give your own")
+            shapes[spec.name] = ((rows, *sizes), np.dtype(spec.dtype))
+        return OutputRing(self._engine.cuda, shapes, sets)
+
     def graphs(self) -> dict[str, str]:
         """Return {input shapes that were run: `CUDA graph`, or why there is none}."""
-        return self._pool.notes()
-
-    def _tell_what_has_no_graph(self) -> None:
-        for shapes, note in self._pool.notes().items():
-            if note != CAPTURED and note.startswith("no CUDA graph") and shapes not in self._told:
-                self._told.add(shapes)
-                sys.stderr.write(f"mlpdeploy: {shapes} runs with {note}\n")
+        return dict(self._engine.notes)
 
     def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
         specs = {

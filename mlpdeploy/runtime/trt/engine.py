@@ -42,6 +42,7 @@ class LoadedEngine:
         profiles: what batches and sizes it takes.
         scratch_bytes: device memory that a context needs while it runs.
         making: held while a context is made.
+        notes: {input shapes that were run: whether as a CUDA graph, or why not}.
     """
 
     api: TensorRt
@@ -52,6 +53,7 @@ class LoadedEngine:
     profiles: tuple[Profile, ...]
     scratch_bytes: int
     making: Any = field(default_factory=threading.Lock)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from mlpdeploy.runtime.cuda.interface import CudaError
@@ -17,17 +18,23 @@ class Launcher:
     The first launch runs directly: TensorRT finishes its preparations for the shapes in it. The second is captured, if
     it is wanted; all later ones launch the graph. Shapes, addresses and scratch memory of the context must not change
     once a graph is wanted: they are part of it.
-
-    Attributes:
-        note: CAPTURED, or why there is no graph.
     """
 
-    def __init__(self, engine: LoadedEngine, context: Any, stream: Any, why_no_graph: str = "") -> None:
-        self._engine, self._context, self._stream = engine, context, stream
+    def __init__(self, engine: LoadedEngine, context: Any, stream: Any, label: str, why_no_graph: str = "") -> None:
+        """Begin without a graph.
+
+        Args:
+            engine: whose `notes` are kept.
+            context: with everything set.
+            stream: where the work goes.
+            label: the shapes, for the note.
+            why_no_graph: not empty where none is wanted.
+        """
+        self._engine, self._context, self._stream, self._label = engine, context, stream, label
         self._handle = engine.cuda.handle(stream)
         self._graph: Any = None
         self._wants_graph, self._ran = not why_no_graph, False
-        self.note = why_no_graph or "runs directly the first time"
+        engine.notes[label] = why_no_graph or "runs directly the first time"
 
     def launch(self) -> None:
         """Enqueue the work once.
@@ -55,13 +62,19 @@ class Launcher:
             finally:
                 graph = cuda.end_capture(self._stream)
         except CudaError as error:
-            self.note = f"no CUDA graph: {error}"
+            self._say(f"no CUDA graph: {error}")
             return
         if not enqueued:
             cuda.destroy_graph(graph)
-            self.note = f"no CUDA graph: {self._engine.complaints.last()}"
+            self._say(f"no CUDA graph: {self._engine.complaints.last()}")
             return
-        self._graph, self.note = graph, CAPTURED
+        self._graph, self._engine.notes[self._label] = graph, CAPTURED
+
+    def _say(self, note: str) -> None:
+        """Keep why there is no graph, and tell it once for these shapes."""
+        if self._engine.notes.get(self._label) != note:
+            sys.stderr.write(f"mlpdeploy: {self._label} runs with {note}\n")
+        self._engine.notes[self._label] = note
 
     def close(self) -> None:
         """Destroy the graph."""

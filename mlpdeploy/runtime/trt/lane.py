@@ -6,7 +6,6 @@ While one lane computes, the other copies: that is the double buffering of a bat
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +61,11 @@ class Lane:
         self._slots: OrderedDict[Layout, Slot] = OrderedDict()
         self._pending: tuple[Part, Slot] | None = None
         self._stream = self._cuda.create_stream()
-        self._scratch = self._cuda.allocate(max(engine.scratch_bytes, _LEAST_BYTES))
+        try:
+            self._scratch = self._cuda.allocate(max(engine.scratch_bytes, _LEAST_BYTES))
+        except BaseException:
+            self._cuda.destroy_stream(self._stream)
+            raise
 
     def start(self, part: Part) -> None:
         """Enqueue copies in, work and copies out of one part; `finish` waits for them."""
@@ -113,11 +116,6 @@ class Lane:
                 self._cuda.destroy_event(event)
         return times
 
-    def notes(self) -> Iterator[tuple[str, str]]:
-        """Yield (input shapes, whether they run as a CUDA graph or why not) of every slot."""
-        for layout, slot in list(self._slots.items()):
-            yield ", ".join("x".join(map(str, shape)) for _, shape in layout.shapes), slot.launcher.note
-
     def close(self) -> None:
         """Free everything."""
         for slot in self._slots.values():
@@ -145,7 +143,9 @@ class Lane:
                 self._copy_in(slot.buffers[name], rows)
         for name in self._engine.outputs:
             shape = (part.total, *slot.shapes[name][1:])
-            target = part.into.setdefault(name, np.empty(shape, self._engine.dtype(name)))
+            if name not in part.into:
+                part.into[name] = np.empty(shape, self._engine.dtype(name))
+            target = part.into[name]
             if tuple(target.shape) != shape:
                 raise UsageError(f"output array {name!r} has the shape {tuple(target.shape)}", f"{shape}")
             if isinstance(target, DeviceArray):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlpdeploy.errors import UsageError
+from mlpdeploy.runtime.cuda.interface import CudaError
 from mlpdeploy.runtime.trt.engine import LoadedEngine
 from mlpdeploy.runtime.trt.lane import Lane
 
@@ -57,16 +58,17 @@ class LanePool:
             if self._closed:
                 raise UsageError("this session is closed", fix="load the artifact again")
             while len(self._free) < wanted and len(self._lanes) < LANES:
-                lane = Lane(self._engine)
+                try:
+                    lane = Lane(self._engine)
+                except CudaError:  # no memory for another one: slower, but it runs
+                    if not self._free:
+                        raise
+                    break
                 self._lanes.append(lane)
                 self._free.append(lane)
             taken = self._free[-wanted:]
             del self._free[-wanted:]
             return taken
-
-    def notes(self) -> dict[str, str]:
-        """Return {input shapes: whether they run as a CUDA graph, or why not}."""
-        return dict(note for lane in list(self._lanes) for note in lane.notes())
 
     def close(self, wait: bool = True) -> None:
         """Free the lanes, and refuse to lend more; those that are lent are waited for, or left to the end."""

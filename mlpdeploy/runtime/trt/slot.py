@@ -91,7 +91,8 @@ class Slot:
         why = "the caller's own device memory is bound" if layout.bound else ""
         if not cuda.has_graphs:
             why = f"{cuda.provider} has no CUDA graphs: pip install 'mlpdeploy[cuda]'"
-        self.launcher = Launcher(engine, self._context, stream, why)
+        label = ", ".join("x".join(map(str, shape)) for _, shape in layout.shapes)
+        self.launcher = Launcher(engine, self._context, stream, label, why)
 
     def bind(self, name: str, pointer: int) -> None:
         """Have a tensor at this address."""
