@@ -210,14 +210,16 @@ class TensorRt:
         Raises:
             EngineError: the plan cannot be loaded.
         """
-        engine = self.open_engine(logger, plan, host_code)
-        if engine is None:
+        runtime, engine = self.open_engine(logger, plan, host_code)
+        if runtime is None or engine is None:
             raise EngineError(f"{self.name} cannot load the engine that it has just built")
         form = self.module.LayerInformationFormat.JSON
         return str(engine.create_engine_inspector().get_engine_information(form))
 
-    def open_engine(self, logger: Any, plan: Any, host_code: bool) -> Any:
-        """Return the engine of a plan, or None where TensorRT refuses it and has told the logger why.
+    def open_engine(self, logger: Any, plan: Any, host_code: bool) -> tuple[Any, Any]:
+        """Return (runtime, engine) of a plan, the latter None where TensorRT refuses it and has told the logger why.
+
+        The runtime and the logger must live as long as the engine.
 
         Args:
             host_code: whether the plan is version-compatible, and so carries a runtime of its own.
@@ -225,10 +227,10 @@ class TensorRt:
         try:
             runtime = self.module.Runtime(logger)
         except TypeError:  # how the bindings say that there is none: CUDA does not work
-            return None
+            return None, None
         if host_code:
             runtime.engine_host_code_allowed = True
-        return runtime.deserialize_cuda_engine(plan)
+        return runtime, runtime.deserialize_cuda_engine(plan)
 
     def tensors(self, engine: Any) -> list[EngineTensor]:
         """Return the engine's inputs and outputs in its own order."""

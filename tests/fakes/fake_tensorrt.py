@@ -424,7 +424,7 @@ class _NewEngine:
     _context_class: Any
 
     def __init__(self, runtime: _Runtime, model: Any, plan: dict[str, Any]) -> None:
-        self._runtime, self._model, self._plan = runtime, model, plan
+        self._runtime, self._model, self._plan = weakref.ref(runtime), model, plan
         self._values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
         self._profile_users: dict[int, weakref.ref[Any]] = {}
         self._session: Any = None
@@ -524,6 +524,7 @@ class IExecutionContext:
     def __init__(self, engine: _NewEngine) -> None:
         require(engine._device is not None and engine._device.stack, "a context without a current CUDA context")
         self._engine, self._device = engine, engine._device
+        require(engine._runtime() is not None, "an engine that outlives its runtime")
         self._busy = threading.Lock()
         self._profile: int | None = None
         self._open = any(-1 in engine.get_tensor_shape(value.name) for value in engine._model.graph.input)

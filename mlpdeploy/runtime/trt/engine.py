@@ -41,6 +41,7 @@ class LoadedEngine:
         tensors: inputs and outputs by name.
         profiles: what batches and sizes it takes.
         scratch_bytes: device memory that a context needs while it runs.
+        alive: what must live as long as the engine.
         making: held while a context is made.
         notes: {input shapes that were run: whether as a CUDA graph, or why not}.
     """
@@ -52,6 +53,7 @@ class LoadedEngine:
     tensors: dict[str, EngineTensor]
     profiles: tuple[Profile, ...]
     scratch_bytes: int
+    alive: Any
     making: Any = field(default_factory=threading.Lock)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -79,6 +81,7 @@ class LoadedEngine:
         """Free the engine's memory; nobody may use it afterwards."""
         with self.cuda.current():
             self.engine = None
+            self.alive = None
 
     def dtype(self, name: str) -> np.dtype:
         """Return a tensor's numpy dtype."""
@@ -96,7 +99,8 @@ def deserialize(api: TensorRt, cuda: Cuda, path: Path, plan: bytes, host_code: b
         EngineError: TensorRT refuses it.
     """
     complaints = Complaints()
-    engine = api.open_engine(api.logger(complaints), plan, host_code)
+    logger = api.logger(complaints)
+    runtime, engine = api.open_engine(logger, plan, host_code)
     if engine is None:
         raise EngineError(
             f"{api.name} cannot load {path}: {complaints.last()}",
@@ -105,7 +109,8 @@ def deserialize(api: TensorRt, cuda: Cuda, path: Path, plan: bytes, host_code: b
     tensors = {tensor.name: tensor for tensor in api.tensors(engine)}
     inputs = [tensor for tensor in tensors.values() if tensor.is_input]
     profiles = _profiles(engine, inputs)
-    return LoadedEngine(api, engine, cuda, complaints, tensors, profiles, api.scratch_bytes(engine))
+    scratch_bytes = api.scratch_bytes(engine)
+    return LoadedEngine(api, engine, cuda, complaints, tensors, profiles, scratch_bytes, (runtime, logger))
 
 
 def _profiles(engine: Any, inputs: list[EngineTensor]) -> tuple[Profile, ...]:
