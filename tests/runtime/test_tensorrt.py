@@ -461,6 +461,26 @@ class TestErrors:
             monkeypatch.undo()
             assert len(session.run({"input": images[:40]})["logits"]) == 40
 
+    def test_a_failure_in_the_middle_of_a_batch(
+        self, machine: Machine, own: Path, images: Any, monkeypatch: Any
+    ) -> None:
+        """What is still under way must not be written to the caller's arrays afterwards."""
+        context = machine.module._inner["IExecutionContext"]
+        execute, calls = context.execute_async_v3, []
+        monkeypatch.setattr(
+            context,
+            "execute_async_v3",
+            lambda self, handle: len(calls) < 2 and (calls.append(1) or execute(self, handle)),
+        )
+        into = np.zeros((40, 7), np.float32)
+        with load(own, backend="tensorrt") as session:
+            with pytest.raises(EngineError, match="could not run the engine"):
+                session.run({"input": images[:40]}, {"logits": into})
+            monkeypatch.setattr(context, "execute_async_v3", execute)
+            into[:] = 7
+            assert len(session.run({"input": images[:40]})["logits"]) == 40
+            assert (into == 7).all()
+
     def test_closed(self, machine: Machine, own: Path, images: Any) -> None:
         session = load(own, backend="tensorrt")
         session.run({"input": images[:1]})
