@@ -25,7 +25,8 @@ LOG = logging.getLogger("mlpdeploy.serving")
 _LONGEST_FACTOR = 4  # a batch may take so many times the longest yet before it counts as hanging
 _START_SECONDS = 600.0
 _CHECK_SECONDS = 0.25
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 30.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_PATIENCE = 3  # so often a worker may die while it loads before the model counts as down
 
 RowShapes = Sequence[tuple[int, ...]]
 
@@ -142,7 +143,7 @@ class Pool:
 
     @property
     def down(self) -> MlpDeployError | None:
-        """Why no worker is there and none is starting; None where one is."""
+        """Why no worker is there and none is starting; None where one is, or is expected to be soon."""
         if self.ready or any(instance.process for instance in self._instances):
             return None
         return next((instance.error for instance in self._instances if instance.error), None)
@@ -284,7 +285,8 @@ class Pool:
             return
         ended = instance.process.end_text() if instance.process else "could not be started"
         LOG.warning("worker of %s %s", self._order["directory"], instance.error or ended)
-        if not instance.ready and instance.error is None:
+        once_more = self._warm.done() and instance.deaths < _PATIENCE
+        if not instance.ready and instance.error is None and not once_more:
             instance.error = UnavailableError(f"the worker process {ended} while it loaded {self._order['directory']}")
         instance.process, instance.ready, instance.held = None, False, None
         if not self._warm.done():

@@ -278,6 +278,26 @@ def test_an_artifact_that_was_replaced_meanwhile_is_not_loaded_by_a_new_worker(s
     serve(small, use)
 
 
+def test_requests_wait_for_a_worker_that_dies_while_it_loads_but_not_for_ever(small: Path) -> None:
+    async def use(model: ServedModel) -> None:
+        for _ in range(3):
+            os.kill(model.pids[0], signal.SIGKILL)
+            await until(lambda: not model.ready and model.pids)
+        check(rows(1), await model.infer({"x": rows(1)}))
+        before = model.stats.restarts
+        with pytest.raises(UnavailableError, match="was ended by SIGKILL while it loaded"):
+            asking = asyncio.ensure_future(model.infer({"x": rows(1)}))
+            while not asking.done():
+                for pid in model.pids:
+                    os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.01)
+            await asking
+        assert model.stats.restarts >= before + 3
+        await until(lambda: model.ready)
+
+    serve(small, use)
+
+
 def test_an_artifact_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "broken", broken=True)
     with pytest.raises(ArtifactError, match="is broken; mend it"):
