@@ -199,6 +199,8 @@ class ServedModel:
 
     def _pump(self) -> None:
         """Hand out what can be handed out now, and wake up when more can."""
+        if not self._batcher.waiting:
+            return
         while idle := self._pool.idle:
             batch = self._batcher.take(self._loop.time(), idle, self._pool.idle_since)
             if not batch:

@@ -113,8 +113,10 @@ def test_open_sizes_share_batches_by_shape_and_outputs_grow(tmp_path: Path) -> N
             check(x, await model.infer({"x": x}))
 
         await asyncio.gather(*map(ask, range(60)))
-        huge = np.ones((3, 2, 600, 700), np.float32)  # each larger than a batch of common photographs
+        huge = np.ones((3, 2, 600, 700), np.float32)  # a row of it is larger than a batch of common photographs
+        before = model.stats.batches[1]
         check(huge, await model.infer({"x": huge}))
+        assert model.stats.batches[1] == before + 3
         assert max(model.stats.batches) == 8
 
     serve(write_model(tmp_path / "open", open_sizes=True), use, queue_limit=10_000)
