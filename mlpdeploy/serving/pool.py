@@ -275,8 +275,10 @@ class Pool:
                 (spec.dtype, (running.rows, *row)) for spec, row in zip(self._outputs, message["outputs"], strict=True)
             ]
             outputs, _ = instance.process.slots[running.slot].arrays(wanted, running.place)
-        self._owner.done(running.batch, outputs, failed, message["seconds"])
-        instance.held = None
+        try:
+            self._owner.done(running.batch, outputs, failed, message["seconds"])
+        finally:
+            instance.held = None
         self._owner.changed()
 
     def _lost(self, instance: _Instance) -> None:
@@ -284,13 +286,12 @@ class Pool:
         if self._closed:
             return
         ended = instance.process.end_text() if instance.process else "could not be started"
-        LOG.warning("worker of %s %s", self._order["directory"], instance.error or ended)
-        once_more = self._warm.done() and instance.deaths < _PATIENCE
-        if not instance.ready and instance.error is None and not once_more:
-            instance.error = UnavailableError(f"the worker process {ended} while it loaded {self._order['directory']}")
+        directory, starting = self._order["directory"], not self._warm.done()
+        LOG.warning("worker of %s: %s", directory, instance.error or ended)
+        if instance.error is None and (starting or (not instance.ready and instance.deaths >= _PATIENCE)):
+            instance.error = UnavailableError(f"the worker process {ended} while {directory} was loaded")
         instance.process, instance.ready, instance.held = None, False, None
-        if not self._warm.done():
-            assert instance.error is not None
+        if starting and instance.error is not None:
             self._warm.set_exception(instance.error)
             return
         batches, instance.batches = list(instance.batches.values()), {}

@@ -287,7 +287,7 @@ def test_requests_wait_for_a_worker_that_dies_while_it_loads_but_not_for_ever(sm
             await until(lambda: not model.ready and model.pids)
         check(rows(1), await model.infer({"x": rows(1)}))
         before = model.stats.restarts
-        with pytest.raises(UnavailableError, match="was ended by SIGKILL while it loaded"):
+        with pytest.raises(UnavailableError, match=r"was ended by SIGKILL while .* was loaded"):
             asking = asyncio.ensure_future(model.infer({"x": rows(1)}))
             while not asking.done():
                 for pid in model.pids:
@@ -304,6 +304,23 @@ def test_an_artifact_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "broken", broken=True)
     with pytest.raises(ArtifactError, match="is broken; mend it"):
         serve(directory, lambda model: asyncio.sleep(0), instances=2)
+
+
+def test_a_start_that_is_disturbed_says_so_and_leaves_nothing(small: Path) -> None:
+    async def run() -> None:
+        options = ServeOptions(instances=2)
+        model = ServedModel("small", "1", small, read_manifest(small), options, workers())
+        starting = asyncio.ensure_future(model._pool.start())
+        await until(lambda: model.ready or starting.done())
+        pids = model.pids
+        if not starting.done():  # one is warm, the other still loads
+            os.kill(pids[[one.ready for one in model._pool._instances].index(True)], signal.SIGKILL)
+            with pytest.raises(UnavailableError, match="was ended by SIGKILL"):
+                await starting
+        await model.close()
+        assert not any(map(running, pids))
+
+    asyncio.run(run())
 
 
 def test_closing_answers_what_was_accepted_and_refuses_the_rest(tmp_path: Path) -> None:
