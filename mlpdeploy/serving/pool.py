@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -171,7 +172,7 @@ class Pool:
         """Whether a worker computes for so long that it may hang."""
         limit = max(self._workers.hang_seconds, _LONGEST_FACTOR * self.longest)
         computed = instance.computed
-        return computed is not None and self._loop.time() - computed.started > limit
+        return computed is not None and time.monotonic() - computed.started > limit
 
     @property
     def rows(self) -> int:
@@ -198,7 +199,7 @@ class Pool:
         arrays, place = instance.process.slots[slot].arrays(wanted)
         self._owner.fill(batch, arrays)
         number = next(self._numbers)
-        instance.batches[number] = _Running(batch, rows, slot, place, self._loop.time())
+        instance.batches[number] = _Running(batch, rows, slot, place, time.monotonic())
         instance.process.send({"number": number, "slot": slot, "rows": counts, "inputs": inputs})
 
     def give_up(self) -> None:
@@ -232,7 +233,7 @@ class Pool:
         self._timers.add(timer)
 
     def _spawn(self, instance: _Instance) -> None:
-        instance.error, instance.spawned = None, self._loop.time()
+        instance.error, instance.spawned = None, time.monotonic()
         try:
             process = WorkerProcess(
                 self._workers.command, lambda message: self._hear(instance, message), lambda: self._lost(instance)
@@ -250,7 +251,7 @@ class Pool:
         if message["kind"] == "error":
             instance.error = error_of(message)  # type: ignore[assignment]
         elif message["kind"] == "ready":
-            instance.ready, instance.free_since = True, self._loop.time()
+            instance.ready, instance.free_since = True, time.monotonic()
             (_, one), (rows, many) = message["seconds"][0], message["seconds"][-1]
             self.longest = max(self.longest, many)
             self.fixed_seconds = max(0.0, (rows * one - many) / (rows - 1)) if rows > 1 else 0.0
@@ -263,11 +264,11 @@ class Pool:
     def _done(self, instance: _Instance, message: dict[str, Any]) -> None:
         assert instance.process is not None
         running = instance.batches.pop(message["number"])
-        instance.deaths, instance.held, instance.free_since = 0, running.slot, self._loop.time()
+        instance.deaths, instance.held, instance.free_since = 0, running.slot, time.monotonic()
         self.longest = max(self.longest, message["seconds"])
         following = instance.computed
         if following is not None:
-            following.started = self._loop.time()
+            following.started = time.monotonic()
         failed = {int(index): error_of(told) for index, told in message["failed"].items()}
         outputs: list[np.ndarray] = []
         if message["outputs"]:
@@ -308,7 +309,7 @@ class Pool:
 
     def _check(self) -> None:
         """Kill workers that hang."""
-        now = self._loop.time()
+        now = time.monotonic()
         for instance in self._instances:
             if instance.process is None:
                 continue
