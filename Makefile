@@ -37,7 +37,7 @@ demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photogr
 	$(BIN)/python examples/demo.py
 
 test: setup bindings  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .
