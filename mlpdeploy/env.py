@@ -33,6 +33,12 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "sklearn": (("scikit-learn",), "demo"),
     "mlxtend": (("mlxtend",), "demo"),
     "matplotlib": (("matplotlib",), "bench"),
+    "uvicorn": (("uvicorn",), "serve"),
+    "httptools": (("httptools",), "serve"),
+    "grpc": (("grpcio",), "serve"),
+    "google": (("protobuf",), "serve"),
+    "prometheus_client": (("prometheus-client",), "serve"),
+    "python_multipart": (("python-multipart",), "serve"),
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
 }

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.serving.failures import UnavailableError
@@ -39,7 +38,11 @@ _PAGE_HEADERS = [
     ("referrer-policy", "no-referrer"),
     ("cache-control", "no-cache"),
 ]
-_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
 
 
 @dataclass(frozen=True)

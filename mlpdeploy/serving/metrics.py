@@ -140,6 +140,11 @@ class Recent:
                 continue
             p50, p99 = 1000 * np.percentile(samples, (50, 99))
             found.append(
-                {"age": now - second, "requests": count[0], "p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
+                {
+                    "age": now - second,
+                    "requests": count[0],
+                    "p50_ms": round(float(p50), 3),
+                    "p99_ms": round(float(p99), 3),
+                }
             )
         return found

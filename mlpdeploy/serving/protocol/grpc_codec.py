@@ -100,14 +100,14 @@ def _outputs(outputs: Any) -> tuple[RequestedOutput, ...] | None:
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return {name: value} of a map of InferParameter."""
-    return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in parameters.items()}
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in parameters.items()
+    }
 
 
 def message_from_answers(model: ServedModel, request_id: str, answers: list[Answer]) -> Any:
     """Return the ModelInferResponse."""
-    message = message_classes()["ModelInferResponse"](
-        model_name=model.name, model_version=model.version, id=request_id
-    )
+    message = message_classes()["ModelInferResponse"](model_name=model.name, model_version=model.version, id=request_id)
     for answer in answers:
         message.outputs.add(name=answer.name, datatype=answer.datatype, shape=answer.shape)
         values = answer.values

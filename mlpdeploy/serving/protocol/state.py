@@ -77,7 +77,7 @@ class ServerState:
     name: str = "mlpdeploy"
     version: str = field(default_factory=package_version)
     _prefix: str = field(default_factory=lambda: secrets.token_hex(4))
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
     def ready_to_answer(self) -> bool:
