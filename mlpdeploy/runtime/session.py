@@ -216,26 +216,30 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
 
 def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> None:
     """Raise UsageError unless dtype and shape fit; equal symbolic axes of all inputs must agree (in `sizes`)."""
-    wanted = f"{spec.dtype} {spec.layout} ({', '.join(map(str, spec.shape))})"
-    came = f"input {spec.name!r} is {array.dtype} {array.shape}"
+
+    def refused(wanted: str = "", fix: str = "") -> UsageError:
+        shape = ", ".join(map(str, spec.shape))
+        wanted = wanted or f"{spec.dtype} {spec.layout} ({shape})"
+        return UsageError(f"input {spec.name!r} is {array.dtype} {array.shape}", wanted, fix)
+
     if array.dtype != np.dtype(spec.dtype):
-        raise UsageError(came, wanted, f"convert it: x.astype('{spec.dtype}')")
+        raise refused(fix=f"convert it: x.astype('{spec.dtype}')")
     if array.ndim != len(spec.shape):
         one_missing = array.ndim == len(spec.shape) - 1
-        raise UsageError(came, wanted, "add the batch axis: x[None]" if one_missing else "")
+        raise refused(fix="add the batch axis: x[None]" if one_missing else "")
     for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(expected, int):
             # A fixed batch is no limit: the session splits and pads.
             if axis and size != expected:
-                raise UsageError(came, wanted)
+                raise refused()
             continue
         factor, _, _ = expected.rpartition("*")
         if size < 1 or (factor and size % int(factor)):
-            raise UsageError(came, wanted, f"axis {axis} must be a multiple of {factor or 1}, at least {factor or 1}")
+            raise refused(fix=f"axis {axis} must be a multiple of {factor or 1}, at least {factor or 1}")
         if sizes.setdefault(expected, size) != size:
-            raise UsageError(came, f"{sizes[expected]} on axis {axis}, as another input has")
+            raise refused(f"{sizes[expected]} on axis {axis}, as another input has")
     if array.shape[0] < 1:
-        raise UsageError(came, "at least one row")
+        raise refused("at least one row")
 
 
 def rows_of(arrays: Arrays, start: int, stop: int) -> Arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,7 @@ from mlpdeploy.runtime.session import Arrays, check_feeds
 from mlpdeploy.serving.batcher import Batch, Batcher, Ticket
 from mlpdeploy.serving.failures import DeadlineError, UnavailableError
 from mlpdeploy.serving.options import ServeOptions
-from mlpdeploy.serving.pool import HANG_SECONDS, Pool
-from mlpdeploy.serving.process import WORKER
+from mlpdeploy.serving.pool import Pool, Workers
 from mlpdeploy.serving.stats import ModelStats
 from mlpdeploy.serving.worker import fingerprint
 
@@ -57,8 +55,7 @@ class ServedModel:
         directory: Path,
         manifest: Manifest,
         options: ServeOptions,
-        command: Sequence[str] = WORKER,
-        hang_seconds: float = HANG_SECONDS,
+        workers: Workers,
     ) -> None:
         """Prepare; see `start`."""
         self.name, self.version, self.manifest, self.options = name, version, manifest, options
@@ -84,9 +81,8 @@ class ServedModel:
             self,
             order,
             manifest.outputs,
-            instances=options.instances,
-            command=command,
-            hang_seconds=hang_seconds,
+            options.instances,
+            workers,
         )
         self._wake: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -100,14 +96,14 @@ class ServedModel:
         directory: Path,
         manifest: Manifest,
         options: ServeOptions,
-        **worker: Any,
+        workers: Workers | None = None,
     ) -> ServedModel:
         """Return the model when all of its workers are warm.
 
         Raises:
             MlpDeployError: the artifact cannot be loaded.
         """
-        model = cls(name, version, directory, manifest, options, **worker)
+        model = cls(name, version, directory, manifest, options, workers or Workers())
         try:
             await model._pool.start()
         except BaseException:

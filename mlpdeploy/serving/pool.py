@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,13 +22,25 @@ from mlpdeploy.serving.slots import Wanted
 
 LOG = logging.getLogger("mlpdeploy.serving")
 
-HANG_SECONDS = 5.0
 _LONGEST_FACTOR = 4  # a batch may take so many times the longest yet before it counts as hanging
 _START_SECONDS = 600.0
 _CHECK_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 30.0
 
 RowShapes = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What processes a model is computed by.
+
+    Attributes:
+        command: of one process; the descriptors that `worker` takes are appended.
+        hang_seconds: a process is killed when nobody wants the answer any more that it computes for so long.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-m", "mlpdeploy.serving.worker")
+    hang_seconds: float = 5.0
 
 
 class Owner(Protocol):
@@ -82,16 +95,14 @@ class Pool:
         owner: Owner,
         order: dict[str, Any],
         outputs: tuple[TensorSpec, ...],
-        *,
         instances: int,
-        command: Sequence[str],
-        hang_seconds: float = HANG_SECONDS,
+        workers: Workers,
     ) -> None:
         """Keep what is needed to start; `order` is each worker's first message."""
         self.restarts = 0
         self.longest = 0.0
         self._owner, self._order, self._outputs = owner, order, outputs
-        self._command, self._hang_seconds = command, hang_seconds
+        self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._instances = [_Instance() for _ in range(instances)]
         self._numbers = itertools.count(1)
@@ -192,7 +203,7 @@ class Pool:
         instance.error, instance.spawned = None, self._loop.time()
         try:
             process = WorkerProcess(
-                self._command, lambda message: self._hear(instance, message), lambda: self._lost(instance)
+                self._workers.command, lambda message: self._hear(instance, message), lambda: self._lost(instance)
             )
         except OSError as error:  # no memory, or too many processes
             instance.error = UnavailableError(f"a worker process cannot be started ({error})")
@@ -268,7 +279,7 @@ class Pool:
             if not instance.ready:
                 hangs = now - instance.spawned > _START_SECONDS
             else:
-                limit = max(self._hang_seconds, _LONGEST_FACTOR * self.longest)
+                limit = max(self._workers.hang_seconds, _LONGEST_FACTOR * self.longest)
                 hangs = (
                     running is not None
                     and now - running.started > limit

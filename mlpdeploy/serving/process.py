@@ -7,13 +7,11 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlpdeploy.serving.slots import Slot
 
-WORKER = (sys.executable, "-m", "mlpdeploy.serving.worker")
 SLOTS = 2  # one that is computed, one that is filled meanwhile
 _READ_BYTES = 1 << 16
 _POLL_SECONDS = 0.01

@@ -15,6 +15,7 @@ from mlpdeploy.manifest import FILE_NAME, Manifest, read_manifest
 from mlpdeploy.serving.failures import UnknownModelError
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
+from mlpdeploy.serving.pool import Workers
 
 # A model that was replaced closes after so long without a request: who looked it up just before still gets an answer.
 LINGER_SECONDS = 2.0
@@ -58,7 +59,9 @@ class Reloaded:
 class ModelRepository:
     """All models of a server, by name. `async with` loads and warms them, and closes them in the end."""
 
-    def __init__(self, folders: Sequence[str | Path], options: ServeOptions | None = None) -> None:
+    def __init__(
+        self, folders: Sequence[str | Path], options: ServeOptions | None = None, workers: Workers | None = None
+    ) -> None:
         """Take `DIR` or `NAME=DIR` each; without a name, the manifest's model name is taken.
 
         Raises:
@@ -66,6 +69,7 @@ class ModelRepository:
             ArtifactError: a folder is no artifact.
         """
         self.options = options or ServeOptions()
+        self._workers = workers or Workers()
         self._places: dict[str, Place] = {}
         for folder in folders:
             place = _place(folder)
@@ -106,7 +110,8 @@ class ModelRepository:
 
     async def _load(self, place: Place) -> ServedModel:
         version, directory = place.newest()
-        return await ServedModel.start(place.name, version, directory, read_manifest(directory), self.options)
+        manifest = read_manifest(directory)
+        return await ServedModel.start(place.name, version, directory, manifest, self.options, self._workers)
 
     def get(self, name: str, version: str = "") -> ServedModel:
         """Return the model that serves under a name; ask again for each request, just before `infer`.
