@@ -111,8 +111,11 @@ class Batcher(Generic[T]):
         self._peaks[-1] = max(self._peaks[-1], len(self.open))
 
     def end(self, ticket: T) -> None:
-        """Forget a request that was answered, failed or cancelled; what it has in the queue leaves it."""
-        if ticket.ended:
+        """Forget a request that was answered, failed or cancelled; what it has in the queue leaves it.
+
+        One that was refused or has ended already is no matter.
+        """
+        if ticket not in self.open:
             return
         ticket.ended = True
         del self.open[ticket]
