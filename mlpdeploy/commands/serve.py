@@ -68,8 +68,8 @@ def serve(
 ) -> None:
     """Serve artifacts by REST and gRPC (Open Inference Protocol v2), pictures too, with dynamic batching.
 
-    DIR is an artifact folder, or a folder of version folders 1, 2, ...; NAME=DIR gives it another name. SIGHUP loads what is
-    new, SIGTERM answers what is open and stops.
+    DIR is an artifact folder, or a folder of version folders 1, 2, ...; NAME=DIR gives it another name. SIGHUP loads
+    what is new, SIGTERM answers what is open and stops.
     """
     from mlpdeploy.errors import UsageError
     from mlpdeploy.serving.options import ServeOptions

@@ -263,16 +263,12 @@ def failed(error: Exception, request_id: str) -> Answer:
 
 
 A = Application
-_MEMORY = {
-    f"v2/{kind}sharedmemory/{rest}": methods
-    for kind in ("system", "cuda")
-    for rest, methods in {
-        "status": {"GET": A.nothing},
-        "region/*/status": {"GET": A.nothing},
-        "region/*/register": {"POST": A.refused},
-        "region/*/unregister": {"POST": A.nothing},
-        "unregister": {"POST": A.nothing},
-    }.items()
+_REGIONS: dict[str, dict[str, Handler]] = {
+    "status": {"GET": A.nothing},
+    "region/*/status": {"GET": A.nothing},
+    "region/*/register": {"POST": A.refused},
+    "region/*/unregister": {"POST": A.nothing},
+    "unregister": {"POST": A.nothing},
 }
 # Address -> method -> handler; `*` is the name of a model or of a region. `versions/V` behind a model is left out.
 ROUTES: dict[str, dict[str, Handler]] = {
@@ -300,7 +296,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "v2/repository/index": {"POST": A.index},
     "v2/repository/models/*/load": {"POST": A.refused},
     "v2/repository/models/*/unload": {"POST": A.refused},
-    **_MEMORY,
+    **{f"v2/{kind}sharedmemory/{rest}": calls for kind in ("system", "cuda") for rest, calls in _REGIONS.items()},
 }
 # Answered without a key: health, and what holds no secret.
 OPEN = {("v2", "health"), ("",), ("page.js",), ("page.css",), ("docs",), ("docs.js",), ("openapi.json",)}

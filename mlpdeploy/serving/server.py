@@ -31,7 +31,7 @@ class Addresses:
 
 
 class Server:
-    """REST and gRPC over a repository of models. `run` returns when the server has been told to stop, and has drained."""
+    """REST and gRPC over a repository of models; `run` returns when it has been told to stop, and has drained."""
 
     def __init__(
         self, folders: Sequence[str | Path], options: ServeOptions, access_log: Any = None, watch_seconds: float = 0.0

@@ -1,8 +1,8 @@
 """One HTTP connection: uvicorn's protocol, with limits on slow and endless clients, and large bodies read in place.
 
-uvicorn hands a body on in pieces of at most 64 KiB, and pauses the socket between them. A tensor of 600 kB took more
-than half of its round trip so. Here the bytes of a large body with a known length go from the socket into one buffer of that
-length, and the application gets the buffer itself.
+uvicorn hands a body on in pieces of at most 64 KiB, and pauses the socket between them. For a tensor of
+600 kB that was more than half of the round trip. Here the bytes of a large body with a known length go from the
+socket into one buffer of that length, and the application gets the buffer itself.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
         """Start the answer; a large body is read in place if there is room for it."""
         self._in_headers, self._header_bytes = False, 0
         self._stop_timer()
-        self.scope["state"][CONNECTION] = self  # type: ignore[typeddict-item]
+        self.scope["state"][CONNECTION] = self
         super().on_headers_complete()
         size = _content_length(self.headers)
         fits = LARGE_BYTES < size <= MAX_BODY_BYTES and not self.expect_100_continue and not self.pipeline
@@ -179,7 +179,7 @@ class Connection(HttpToolsProtocol):
             return
         reader = LargeBody(self, size, cycle.body)
         cycle.body = bytearray()
-        cycle.scope["state"][READER] = reader  # type: ignore[typeddict-item]
+        cycle.scope["state"][READER] = reader
         self.transport.set_protocol(reader)
         self.flow.resume_reading()
 

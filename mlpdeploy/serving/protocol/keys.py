@@ -24,7 +24,7 @@ class Keys:
             self.check(headers.get("authorization"), headers.get("x-api-key"))
 
     def check(self, authorization: str | None, api_key: str | None) -> None:
-        """Raise RefusedError unless one of the two headers holds a key: `Authorization: Bearer KEY`, `X-API-Key: KEY`."""
+        """Raise RefusedError unless `Authorization: Bearer KEY` or `X-API-Key: KEY` holds a key."""
         scheme, _, token = (authorization or "").partition(" ")
         shown = [(api_key or "").encode(), token.strip().encode() if scheme.lower() == "bearer" else b""]
         # Every pair is compared, whatever the others gave: the time tells nothing.

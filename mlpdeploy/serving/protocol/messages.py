@@ -14,8 +14,8 @@ from typing import Any
 PACKAGE = "inference"
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 
-# Message -> fields: `name type number`, with `*` behind the type of a repeated field, `{}` behind that of the values of a
-# map from strings, and `|` behind that of the members of one oneof.
+# Message -> fields: `name type number`, with `*` behind the type of a repeated field, `{}` behind that of the values of
+# a map from strings, and `|` behind that of the members of one oneof.
 _MESSAGES = {
     "Empty": "",
     "Settings": "settings bytes* 1",
@@ -63,8 +63,10 @@ _MESSAGES = {
 }
 _FIELD = re.compile(r"(\w+) (\w+)(\*|\{\}|\||) (\d+)")
 # Enumerations are written as their numbers, which is what the wire has.
-DATA_TYPES = ("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16")
-DATA_TYPES = (*DATA_TYPES, "FP32", "FP64", "STRING", "BF16")
+DATA_TYPES = (
+    *("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "STRING", "BF16"),
+)
 
 
 @functools.cache

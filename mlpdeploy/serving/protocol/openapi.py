@@ -82,8 +82,8 @@ def _model_paths() -> dict[str, Any]:
         names = ["model", "version"] if versions else ["model"]
         shared = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
         for suffix, (method, name, summary, schema, more) in calls.items():
-            result, errors = _json(_ref(schema)), (401, 404, 503)
-            own: list[Any] = []
+            result, own = _json(_ref(schema)), list[Any]()
+            errors: tuple[int, ...] = (401, 404, 503)
             if name == "Infer":
                 result, errors, own = {**result, "application/octet-stream": {}}, tuple(_ERRORS), [header]
             operation = _operation(f"model{name}{'Version' if versions else ''}", summary, result, errors, **more)

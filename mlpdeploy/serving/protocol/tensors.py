@@ -96,7 +96,7 @@ def array_from_values(name: str, datatype: Any, shape: Any, values: Any) -> np.n
 def bytes_of(array: np.ndarray) -> memoryview:
     """Return an array's bytes as the wire has them, without a copy where it lies that way already."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return memoryview(np.ascontiguousarray(little).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def strings_bytes(strings: Sequence[str]) -> bytes:
