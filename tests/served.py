@@ -53,6 +53,13 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
 
 
+def bad_row(mark: float, count: int = 1) -> np.ndarray:
+    """Return rows of which the first misbehaves."""
+    x = rows(count)
+    x[0, 0] = mark
+    return x
+
+
 def workers(hang_seconds: float = 0.3) -> Workers:
     return Workers((sys.executable, __file__), hang_seconds)
 

@@ -48,6 +48,7 @@ class LoadOptions:
     max_batch: int | None = None
     role: str | None = None
     precision: str | None = None
+    share_processors: bool = False
 
 
 class Session(ABC):
@@ -262,6 +263,7 @@ def load(
     max_batch: int | None = None,
     role: str | None = None,
     precision: str | None = None,
+    share_processors: bool = False,
 ) -> Session:
     """Return a Session on an artifact folder.
 
@@ -276,6 +278,8 @@ def load(
             backend, or the canonical one where there is none (OpenVINO needs one of its own).
         precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO
             computes in another one.
+        share_processors: leave the processors to other processes as soon as a run ends. Otherwise ONNX Runtime's
+            threads look for more work for a while: faster where the next run follows at once and nobody else computes.
 
     Raises:
         UsageError: unknown backend, device, role or precision, or one that the backend or the processor has not.
@@ -305,7 +309,7 @@ def load(
                 f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
                 "leave the role out, or load the float32 artifact that this one was made from",
             )
-    options = LoadOptions(device, threads, max_batch, role, precision)
+    options = LoadOptions(device, threads, max_batch, role, precision, share_processors)
     if name == AUTO:
         name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
     return session_of(name, directory, manifest, options)

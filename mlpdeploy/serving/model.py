@@ -76,6 +76,7 @@ class ServedModel:
             "threads": options.threads_per_instance,
             "max_batch": self.max_batch,
             "precision": options.precision,
+            "share_processors": True,
         }
         self._pool = Pool(
             self,
@@ -174,7 +175,7 @@ class ServedModel:
             raise UnavailableError(f"model {self.name} is being closed", fix="try again later")
         if (down := self._pool.down) is not None:
             raise UnavailableError(f"model {self.name} has no worker ({down})", fix="try again later")
-        if limit <= 0:
+        if not limit > 0:
             raise DeadlineError("the deadline had passed when the request came")
         self._batcher.add(request)
         request.timer = self._loop.call_later(limit, self._expire, request, limit)

@@ -186,10 +186,12 @@ class Pool:
         if not self._warm.done():
             self._warm.cancel()
         processes = [instance.process for instance in self._instances if instance.process]
+        for process in processes:
+            process.end()
         for instance in self._instances:
             instance.process, instance.ready = None, False
             instance.batches.clear()
-        await asyncio.gather(*(process.close() for process in processes))
+        await asyncio.gather(*(process.gone() for process in processes))
 
     def _later(self, seconds: float, call: Any, *arguments: Any) -> None:
         def run() -> None:

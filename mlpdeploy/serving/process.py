@@ -34,10 +34,11 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_end = on_message, on_end
         self._rest = b""
-        self.slots = [Slot() for _ in range(SLOTS)]
+        self.slots: list[Slot] = []
         self._socket, theirs = socket.socketpair()
-        descriptors = [theirs.fileno(), *(slot.descriptor for slot in self.slots)]
         try:
+            self.slots += [Slot() for _ in range(SLOTS)]
+            descriptors = [theirs.fileno(), *(slot.descriptor for slot in self.slots)]
             self._process = subprocess.Popen(
                 [*command, *map(str, descriptors)], pass_fds=descriptors, stdin=subprocess.DEVNULL
             )
@@ -70,10 +71,13 @@ class WorkerProcess:
         """End the process at once; `on_end` follows."""
         self._process.kill()
 
-    async def close(self) -> None:
-        """Kill the process, which has nothing to save, and wait until it is gone; `on_end` is not called."""
+    def end(self) -> None:
+        """Kill the process, which has nothing to save, without a call of `on_end`."""
         self._hang_up()
         self._process.kill()
+
+    async def gone(self) -> None:
+        """Wait until the process is gone."""
         while self._process.poll() is None:
             await asyncio.sleep(_POLL_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mlpdeploy.env import closest
-from mlpdeploy.errors import MlpDeployError, UsageError
+from mlpdeploy.errors import ArtifactError, MlpDeployError, UsageError
 from mlpdeploy.manifest import FILE_NAME, Manifest, read_manifest
 from mlpdeploy.serving.failures import UnknownModelError
 from mlpdeploy.serving.model import ServedModel
@@ -31,10 +32,18 @@ class Place:
     path: Path
 
     def newest(self) -> tuple[str, Path]:
-        """Return (version, artifact folder)."""
-        if (self.path / FILE_NAME).exists() or not self.path.is_dir():
-            return UNVERSIONED, self.path
-        versions = [int(child.name) for child in self.path.iterdir() if re.fullmatch(r"[1-9]\d{0,17}", child.name)]
+        """Return (version, artifact folder), whether the artifact is in order or not.
+
+        Raises:
+            ArtifactError: the folder cannot be read.
+        """
+        try:
+            if (self.path / FILE_NAME).exists() or not self.path.is_dir():
+                return UNVERSIONED, self.path
+            names = os.listdir(self.path)
+        except OSError as error:
+            raise ArtifactError(f"{self.path} cannot be read ({error})") from error
+        versions = [int(name) for name in names if re.fullmatch(r"[1-9]\d{0,17}", name)]
         version = str(max(versions, default=0))
         return (version, self.path / version) if versions else (UNVERSIONED, self.path)
 
@@ -101,12 +110,17 @@ class ModelRepository:
         Raises:
             MlpDeployError: one cannot be loaded; then none is left running.
         """
-        results = await asyncio.gather(*map(self._load, self._places.values()), return_exceptions=True)
-        self._models = {model.name: model for model in results if isinstance(model, ServedModel)}
-        for error in results:
-            if isinstance(error, BaseException):
-                await self.close(0.0)
-                raise error
+        loading = [asyncio.ensure_future(self._load(place)) for place in self._places.values()]
+        try:
+            loaded = await asyncio.gather(*loading)
+        except BaseException:
+            for task in loading:
+                task.cancel()
+            for result in await asyncio.gather(*loading, return_exceptions=True):
+                if isinstance(result, ServedModel):
+                    await result.close()
+            raise
+        self._models = {model.name: model for model in loaded}
 
     async def _load(self, place: Place) -> ServedModel:
         version, directory = place.newest()
@@ -177,8 +191,8 @@ class ModelRepository:
         asked = -1
         while asked != (asked := model.asked):
             await asyncio.sleep(LINGER_SECONDS)
-        self._replaced.remove(model)
         await model.close(self.options.drain_seconds)
+        self._replaced.remove(model)
 
     async def close(self, drain_seconds: float | None = None) -> None:
         """Take no more requests, answer what is accepted within `drain_seconds`, and end all workers."""

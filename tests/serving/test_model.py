@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import DIE, FIXED, HANG, RAISE, answers, rows, workers, write_model
+from served import DIE, FIXED, HANG, RAISE, answers, bad_row, rows, workers, write_model
 
 from mlpdeploy import load
 from mlpdeploy.errors import ArtifactError, InternalError, MlpDeployError, UsageError
@@ -58,12 +58,6 @@ async def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < end, "it does not become true"
         await asyncio.sleep(0.005)
-
-
-def bad(mark: float, count: int = 1) -> np.ndarray:
-    x = rows(count)
-    x[0, 0] = mark
-    return x
 
 
 def check(x: np.ndarray, got: dict[str, np.ndarray]) -> None:
@@ -190,7 +184,7 @@ def test_what_is_cancelled_leaves_the_queue_and_a_batch_nobody_wants_is_skipped(
 
 def test_a_bad_row_fails_alone(small: Path) -> None:
     async def use(model: ServedModel) -> None:
-        asked = [rows(2, 0), bad(RAISE), rows(1, 2), bad(RAISE, 3), rows(2, 4), rows(30, 5)]
+        asked = [rows(2, 0), bad_row(RAISE), rows(1, 2), bad_row(RAISE, 3), rows(2, 4), rows(30, 5)]
         results = await asyncio.gather(*(model.infer({"x": x}) for x in asked), return_exceptions=True)
         for index, (x, result) in enumerate(zip(asked, results, strict=True)):
             if index in (1, 3):
@@ -206,7 +200,7 @@ def test_a_bad_row_fails_alone(small: Path) -> None:
 def test_rows_that_kill_the_worker_take_no_others_with_them(small: Path) -> None:
     async def use(model: ServedModel) -> None:
         await model.infer({"x": rows(1)})
-        asked = [rows(2, 0), bad(DIE), rows(1, 2), rows(4, 4)]
+        asked = [rows(2, 0), bad_row(DIE), rows(1, 2), rows(4, 4)]
         results = await asyncio.gather(*(model.infer({"x": x}) for x in asked), return_exceptions=True)
         assert isinstance(results[1], UnavailableError) and "ended 2 times" in str(results[1])
         for index in (0, 2, 3):
@@ -221,7 +215,7 @@ def test_a_worker_that_hangs_is_killed_after_the_deadline_and_the_next_one_answe
     async def use(model: ServedModel) -> None:
         start = time.monotonic()
         with pytest.raises(DeadlineError):
-            await model.infer({"x": bad(HANG)}, timeout=0.2)
+            await model.infer({"x": bad_row(HANG)}, timeout=0.2)
         assert time.monotonic() - start < 0.35
         check(rows(1), await model.infer({"x": rows(1)}, timeout=10.0))
         assert model.stats.restarts == 1
@@ -279,7 +273,7 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest(tmp_path: Path) 
 
 def test_closing_does_not_wait_for_a_worker_that_hangs(small: Path) -> None:
     async def use(model: ServedModel) -> None:
-        task = asyncio.ensure_future(model.infer({"x": bad(HANG)}))
+        task = asyncio.ensure_future(model.infer({"x": bad_row(HANG)}))
         await asyncio.sleep(0.05)
         start = time.monotonic()
         await model.close(0.2)
