@@ -23,6 +23,7 @@ COMMANDS = (
     "predict",
     "eval",
     "bench",
+    "load",
     "inspect",
     "doctor",
 )

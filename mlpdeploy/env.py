@@ -35,6 +35,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "matplotlib": (("matplotlib",), "bench"),
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
+    "grpc": (("grpcio",), "load"),
 }
 
 # Import name -> what must not be imported along with it. OpenVINO's import reports itself to a statistics service and
