@@ -24,6 +24,7 @@ COMMANDS = (
     "eval",
     "bench",
     "load",
+    "triton",
     "inspect",
     "doctor",
 )

@@ -36,6 +36,9 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
     "grpc": (("grpcio",), "load"),
+    "tritonclient": (("tritonclient",), "triton"),
+    "ray": (("ray",), "ray"),
+    "pyarrow": (("pyarrow",), "ray"),
 }
 
 # Import name -> what must not be imported along with it. OpenVINO's import reports itself to a statistics service and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 import stat
@@ -55,12 +56,24 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: the file is missing, empty, a folder or no picture; it is truncated or damaged; it is animated, has
             several pages, too many pixels or none; or it holds numbers of unknown range (floating point, 32 bits).
     """
-    from PIL import Image, UnidentifiedImageError
-
     path = Path(path)
     _check_file(path)
+    return _decoded(path, path, max_pixels)
+
+
+def image_from_bytes(data: bytes | bytearray | memoryview, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture in a file's bytes, as `read_image` does."""
+    if not len(data):
+        raise ImageError("the picture is empty", "an image file")
+    return _decoded(io.BytesIO(data), "the picture", max_pixels)
+
+
+def _decoded(file: Path | io.BytesIO, path: Path | str, max_pixels: int) -> Image.Image:
+    """Return the picture in a file that messages call `path`; see `read_image`."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             _check_header(image, path, max_pixels)
             image.load()
             orientation = image.getexif().get(_EXIF_ORIENTATION)
@@ -99,7 +112,7 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path} cannot be read (permission denied)", "an image file", "make it readable")
 
 
-def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
+def _check_header(image: Image.Image, path: Path | str, max_pixels: int) -> None:
     """Raise ImageError for what the header alone rules out; nothing is decoded."""
     from PIL import ImageFile
 
@@ -124,7 +137,7 @@ def _megapixels(pixels: int) -> str:
     return f"at most {pixels / 1e6:g} megapixels"
 
 
-def _rgb_from(image: Image.Image, path: Path) -> Image.Image:
+def _rgb_from(image: Image.Image, path: Path | str) -> Image.Image:
     """Return a copy with 8 bits a channel.
 
     Raises:
