@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,21 @@ LOGITS = "NK"  # the layout of an output with one score per row and class
 MAX_DECODERS = 4  # threads that decode ahead of the model; each may hold one picture in full size
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of a prediction.
+
+    Attributes:
+        index: of the logit.
+        label: from the manifest, empty where the artifact carries no labels.
+        probability: softmax over all classes, 0..1.
+    """
+
+    index: int
+    label: str
+    probability: float
 
 
 def check_classifier(manifest: Manifest, directory: str | Path) -> None:
@@ -90,7 +106,18 @@ def run_logits(session: Session, pixels: np.ndarray, names: Sequence[str]) -> np
     """
     spec, output = session.inputs[0], session.outputs[0].name
     logits = session.run({spec.name: pixels.astype(spec.dtype, copy=False)})[output]
-    labels = session.manifest.labels
+    check_logits(logits, session.manifest.labels, names)
+    return logits
+
+
+def check_logits(logits: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ArtifactError if the labels do not fit the classes, VerificationError if a score is not finite.
+
+    Args:
+        logits: (N, K) in the model's dtype.
+        labels: of the classes; empty where the artifact has none.
+        names: of the N pictures, for the error message.
+    """
     if labels and len(labels) != logits.shape[1]:
         raise ArtifactError(f"the artifact has {len(labels)} labels", f"{logits.shape[1]}, one for each class")
     finite = np.isfinite(logits).all(axis=1)
@@ -99,4 +126,25 @@ def run_logits(session: Session, pixels: np.ndarray, names: Sequence[str]) -> np
             f"{names[int(np.argmin(finite))]}: the model gives scores that are not finite numbers",
             fix="check it with mlpdeploy verify",
         )
-    return logits
+
+
+def top_classes(logits: np.ndarray, labels: Sequence[str], top: int) -> list[tuple[ClassScore, ...]]:
+    """Return the best classes of each row, best first; of equal scores the lower index comes first.
+
+    Args:
+        logits: (N, K), all finite.
+        labels: of the K classes; empty where the artifact has none.
+    """
+    logits = logits.astype(np.float64)
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    return [
+        tuple(ClassScore(int(index), labels[index] if labels else "", float(row[index])) for index in order)
+        for row, order in zip(_softmax(logits), best, strict=True)
+    ]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis; logits: (N, K) float64."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

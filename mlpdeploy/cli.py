@@ -21,6 +21,7 @@ COMMANDS = (
     "build",
     "verify",
     "predict",
+    "serve",
     "eval",
     "bench",
     "load",

@@ -193,10 +193,14 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling[_RESAMPLING[preprocessing.interpolation]])
     top, left = _crop_start(height, crop[0]), _crop_start(width, crop[1])
     # Pillow fills what lies outside of the picture with zeros.
-    pixels = np.asarray(image.crop((left, top, left + crop[1], top + crop[0])), dtype=np.float32)
-    scaled = pixels.reshape(*crop, -1).transpose(2, 0, 1) / np.float32(255)
+    shown = np.asarray(image.crop((left, top, left + crop[1], top + crop[0]))).reshape(*crop, -1)
+    # In planes of their own before they become floats: several times as fast, and the same values.
+    pixels = np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray((scaled - mean) / std)
+    pixels /= np.float32(255)
+    pixels -= mean
+    pixels /= std
+    return pixels
 
 
 def check_preprocessing(preprocessing: Preprocessing) -> None:

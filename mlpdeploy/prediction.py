@@ -9,25 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpdeploy.classification import batches, classifier_preprocessing, prepare, run_logits
+from mlpdeploy.classification import ClassScore, batches, classifier_preprocessing, prepare, run_logits, top_classes
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.images import find_images
 from mlpdeploy.runtime.session import Session, load
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class of a prediction.
-
-    Attributes:
-        index: of the logit.
-        label: from the manifest, empty where the artifact carries no labels.
-        probability: softmax over all classes, 0..1.
-    """
-
-    index: int
-    label: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -115,18 +100,4 @@ def _scores(session: Session, pixels: np.ndarray, names: Sequence[str], top: int
         pixels: (N, C, H, W) float32, contiguous.
         names: of the N files, for the error message.
     """
-    logits = run_logits(session, pixels, names).astype(np.float64)
-    labels = session.manifest.labels
-    # Of equal scores the lower index comes first, so that the result does not depend on the sort.
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    return [
-        tuple(ClassScore(int(index), labels[index] if labels else "", float(row[index])) for index in order)
-        for row, order in zip(_softmax(logits), best, strict=True)
-    ]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis; logits: (N, K) float64."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    return top_classes(run_logits(session, pixels, names), session.manifest.labels, top)

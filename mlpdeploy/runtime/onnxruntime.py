@@ -57,7 +57,9 @@ class BackendSession(Session):
         self.file = manifest.file_for(role)
         self._path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
-        self._session = inference_session(self._path, threads=self._threads, cuda=use_cuda)
+        self._session = inference_session(
+            self._path, threads=self._threads, cuda=use_cuda, share_processors=options.share_processors
+        )
         runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         super().__init__(manifest, runs_on, options.max_batch)
         self._names = [spec.name for spec in self.outputs]
@@ -124,7 +126,9 @@ def _spec_of(value: Any) -> TensorSpec:
     return TensorSpec(value.name, tuple(value.shape), dtype, "")
 
 
-def inference_session(source: Path, *, threads: int | None = None, cuda: bool = False) -> Any:
+def inference_session(
+    source: Path, *, threads: int | None = None, cuda: bool = False, share_processors: bool = False
+) -> Any:
     """Return an `onnxruntime.InferenceSession` with the options that this project runs its models with.
 
     Raises:
@@ -134,6 +138,8 @@ def inference_session(source: Path, *, threads: int | None = None, cuda: bool = 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cpu_count()
     options.inter_op_num_threads = 1
+    if share_processors:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3

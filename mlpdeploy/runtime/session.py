@@ -48,6 +48,7 @@ class LoadOptions:
     max_batch: int | None = None
     role: str | None = None
     precision: str | None = None
+    share_processors: bool = False
 
 
 class Session(ABC):
@@ -216,26 +217,30 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
 
 def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> None:
     """Raise UsageError unless dtype and shape fit; equal symbolic axes of all inputs must agree (in `sizes`)."""
-    wanted = f"{spec.dtype} {spec.layout} ({', '.join(map(str, spec.shape))})"
-    came = f"input {spec.name!r} is {array.dtype} {array.shape}"
+
+    def refused(wanted: str = "", fix: str = "") -> UsageError:
+        shape = ", ".join(map(str, spec.shape))
+        wanted = wanted or f"{spec.dtype} {spec.layout} ({shape})"
+        return UsageError(f"input {spec.name!r} is {array.dtype} {array.shape}", wanted, fix)
+
     if array.dtype != np.dtype(spec.dtype):
-        raise UsageError(came, wanted, f"convert it: x.astype('{spec.dtype}')")
+        raise refused(fix=f"convert it: x.astype('{spec.dtype}')")
     if array.ndim != len(spec.shape):
         one_missing = array.ndim == len(spec.shape) - 1
-        raise UsageError(came, wanted, "add the batch axis: x[None]" if one_missing else "")
+        raise refused(fix="add the batch axis: x[None]" if one_missing else "")
     for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(expected, int):
             # A fixed batch is no limit: the session splits and pads.
             if axis and size != expected:
-                raise UsageError(came, wanted)
+                raise refused()
             continue
         factor, _, _ = expected.rpartition("*")
         if size < 1 or (factor and size % int(factor)):
-            raise UsageError(came, wanted, f"axis {axis} must be a multiple of {factor or 1}, at least {factor or 1}")
+            raise refused(fix=f"axis {axis} must be a multiple of {factor or 1}, at least {factor or 1}")
         if sizes.setdefault(expected, size) != size:
-            raise UsageError(came, f"{sizes[expected]} on axis {axis}, as another input has")
+            raise refused(f"{sizes[expected]} on axis {axis}, as another input has")
     if array.shape[0] < 1:
-        raise UsageError(came, "at least one row")
+        raise refused("at least one row")
 
 
 def rows_of(arrays: Arrays, start: int, stop: int) -> Arrays:
@@ -258,6 +263,7 @@ def load(
     max_batch: int | None = None,
     role: str | None = None,
     precision: str | None = None,
+    share_processors: bool = False,
 ) -> Session:
     """Return a Session on an artifact folder.
 
@@ -272,6 +278,8 @@ def load(
             backend, or the canonical one where there is none (OpenVINO needs one of its own).
         precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO
             computes in another one.
+        share_processors: leave the processors to other processes as soon as a run ends. Otherwise ONNX Runtime's
+            threads look for more work for a while: faster where the next run follows at once and nobody else computes.
 
     Raises:
         UsageError: unknown backend, device, role or precision, or one that the backend or the processor has not.
@@ -301,7 +309,7 @@ def load(
                 f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
                 "leave the role out, or load the float32 artifact that this one was made from",
             )
-    options = LoadOptions(device, threads, max_batch, role, precision)
+    options = LoadOptions(device, threads, max_batch, role, precision, share_processors)
     if name == AUTO:
         name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
     return session_of(name, directory, manifest, options)

@@ -1,0 +1,1 @@
+"""A model that answers over the network: dynamic batching around sessions in processes of their own."""

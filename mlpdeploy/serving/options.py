@@ -1,0 +1,70 @@
+"""What a server is asked to be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlpdeploy.env import cpu_count
+from mlpdeploy.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How models are served; None means the default that is named.
+
+    Attributes:
+        host: address to listen on.
+        http_port, grpc_port: 0 takes a free one.
+        max_batch: rows that a worker computes at once; None takes the model's where it is fixed, or 8.
+        max_delay_ms: how long a batch may wait for rows that are expected, although a worker is idle.
+        instances: worker processes per model.
+        threads: of one instance; None shares the processors out to a model's instances.
+        queue_limit: rows of a model that may wait; a request above it is refused at once.
+        timeout_ms: of a request that brings no deadline.
+        backend, device, precision: as `mlpdeploy.load` takes them.
+        api_key_file: holds the key that requests must show; None asks for none.
+        tls_cert, tls_key: PEM files; both or none.
+        drain_seconds: how long a server that is told to stop waits for what it has accepted.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    max_batch: int | None = None
+    max_delay_ms: float = 2.0
+    instances: int = 1
+    threads: int | None = None
+    queue_limit: int = 256
+    timeout_ms: float = 10_000.0
+    backend: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    api_key_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError if a value makes no sense, or two contradict each other."""
+        for name in ("max_batch", "instances", "threads", "queue_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}", "at least 1")
+        for name in ("http_port", "grpc_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise UsageError(f"{name} is {getattr(self, name)}", "0 to 65535")
+        for name in ("max_delay_ms", "drain_seconds", "timeout_ms"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise UsageError(f"{name} is {value}", "a finite number that is not negative")
+        if self.timeout_ms == 0:
+            raise UsageError("timeout_ms is 0", "more than 0")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("only one of tls_cert and tls_key", "both or none")
+
+    @property
+    def threads_per_instance(self) -> int:
+        """Threads that one worker computes with."""
+        return self.threads or max(1, cpu_count() // self.instances)

@@ -1,0 +1,239 @@
+"""One HTTP connection: uvicorn's protocol, with limits on slow and endless clients, and large bodies read in place.
+
+uvicorn hands a body on in pieces of at most 64 KiB, and pauses the socket between them. For a tensor of
+600 kB that was more than half of the round trip. Here the bytes of a large body with a known length go from the
+socket into one buffer of that length, and the application gets the buffer itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from mlpdeploy.serving.protocol.http import READER
+from mlpdeploy.serving.protocol.limits import (
+    HEADER_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_CONNECTIONS,
+    MAX_HEADER_BYTES,
+    SEND_SECONDS,
+    Budget,
+    body_seconds,
+)
+
+LARGE_BYTES = 64 << 10  # bodies above are read in place
+LINGER_SECONDS = 5.0  # for the rest of a request that was answered before it was read
+CONNECTION = "mlpdeploy.connection"  # key in the scope's state
+
+
+class LargeBody(asyncio.BufferedProtocol):
+    """Takes over a connection's socket until a body is complete.
+
+    Attributes:
+        size: of the body in bytes.
+        done: the body, a bytearray; or an exception where it did not come.
+    """
+
+    def __init__(self, connection: Connection, size: int, start: bytearray) -> None:
+        self.size = size
+        self._connection, self._buffer, self._at = connection, bytearray(size), len(start)
+        self._buffer[: len(start)] = start
+        self._view = memoryview(self._buffer)
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[bytearray] = loop.create_future()
+        self._timer = loop.call_later(body_seconds(size), self._fail, TimeoutError())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes belong."""
+        return self._view[self._at :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Note bytes that came; the last of them gives the socket back."""
+        self._at += nbytes
+        if self._at == len(self._buffer):
+            self._timer.cancel()
+            self._view.release()
+            self._connection.large_body_complete()
+            if not self.done.done():
+                self.done.set_result(self._buffer)
+
+    def _fail(self, error: Exception) -> None:
+        self._timer.cancel()
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # nobody may be waiting
+
+    def eof_received(self) -> None:
+        """Close, as for any other half-sent request."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell both who wait."""
+        self._fail(ConnectionError())
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._connection.resume_writing()
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with limits; `budget` is set by `connection_class`."""
+
+    budget: Budget
+    parser: Any
+    task: asyncio.Task[None] | None = None  # that answers now; cancelled when the client goes
+    _in_headers = False
+    _message_complete = True
+    _header_bytes = 0
+    _large_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request, but not forever."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._start_timer(HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop what nobody waits for any more."""
+        self._stop_timer()
+        self.resume_writing()
+        self._release()
+        if self.task is not None:
+            self.task.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, within the limits."""
+        if self.parser is None or self.transport.is_closing():
+            return
+        if self._in_headers or self._message_complete:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES:
+            self.send_400_response("the headers are too long")
+        elif self._in_headers and self._timer is None:
+            self._start_timer(HEADER_SECONDS)
+        elif self._large_bytes:
+            self._read_large_body()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_headers, self._message_complete = True, False
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request's line."""
+        super().on_url(url)
+        if len(self.url) > MAX_HEADER_BYTES:
+            raise ValueError("the address is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; raising makes it status 400."""
+        super().on_header(name, value)
+        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADER_BYTES:
+            raise ValueError("the headers are too long")
+
+    def on_headers_complete(self) -> None:
+        """Start the answer; a large body is read in place if there is room for it."""
+        self._in_headers, self._header_bytes = False, 0
+        self._stop_timer()
+        self.scope["state"][CONNECTION] = self
+        super().on_headers_complete()
+        size = _content_length(self.headers)
+        fits = LARGE_BYTES < size <= MAX_BODY_BYTES and not self.expect_100_continue and not self.pipeline
+        if fits and self.budget.take(size):
+            self._large_bytes = size
+
+    def on_message_complete(self) -> None:
+        """The request has been read."""
+        self._message_complete = True
+        self._stop_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer has been written; what is left of the request is read and thrown away, for a while."""
+        super().on_response_complete()
+        if not self._message_complete:
+            self._start_timer(LINGER_SECONDS)
+
+    def _read_large_body(self) -> None:
+        """Give the socket to a LargeBody, which the application finds in its scope."""
+        size, self._large_bytes = self._large_bytes, 0
+        cycle = self.cycle
+        if self._message_complete:  # all of it came with the headers, and perhaps the next request behind it
+            self.budget.give(size)
+            return
+        reader = LargeBody(self, size, cycle.body)
+        cycle.body = bytearray()
+        cycle.scope["state"][READER] = reader
+        self.transport.set_protocol(reader)
+        self.flow.resume_reading()
+
+    def large_body_complete(self) -> None:
+        """Take the socket back, with a parser that knows nothing of the body."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport.set_protocol(self)
+        self.on_message_complete()
+
+    def _release(self) -> None:
+        """Give back what was taken for a body that will not be read."""
+        self.budget.give(self._large_bytes)
+        self._large_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in the protocol's form, and close."""
+        body = json.dumps({"error": msg}).encode()
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[400] + head + body)
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read: wait for it, but not forever."""
+        super().pause_writing()
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _content_length(headers: list[tuple[bytes, bytes]]) -> int:
+    """Return a request's Content-Length; 0 where it has none."""
+    found = [value for name, value in headers if name == b"content-length"]
+    return int(found[0]) if len(found) == 1 and found[0].isdigit() and len(found[0]) < 19 else 0
+
+
+def connection_class(limits: Budget) -> type[Connection]:
+    """Return the class of one server's connections."""
+
+    class Limited(Connection):
+        budget = limits
+
+    return Limited

@@ -1,0 +1,105 @@
+"""What REST and gRPC share while a server runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TextIO
+
+from mlpdeploy.env import package_version
+from mlpdeploy.serving.failures import UnavailableError
+from mlpdeploy.serving.metrics import Metrics
+from mlpdeploy.serving.model import ServedModel
+from mlpdeploy.serving.protocol.keys import Keys
+from mlpdeploy.serving.protocol.limits import Budget
+from mlpdeploy.serving.repository import ModelRepository
+
+
+class AccessLog:
+    """One JSON line for each request."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(
+        self,
+        *,
+        protocol: str,
+        client: str,
+        method: str,
+        status: int | str,
+        seconds: float,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        path: str = "",
+        request_id: str = "",
+    ) -> None:
+        """Write the line of one request."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds"),
+            "protocol": protocol,
+            "client": client,
+            "method": method,
+        }
+        if path:
+            line["path"] = path[:500]
+        line |= {"status": status, "ms": round(1000 * seconds, 3), "bytes_in": bytes_in, "bytes_out": bytes_out}
+        if request_id:
+            line["id"] = request_id
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+@dataclass
+class ServerState:
+    """A running server.
+
+    Attributes:
+        repository: the models.
+        keys: what a request must show.
+        metrics: what is counted.
+        access_log: where requests are written to; None writes none.
+        started: whether the models are loaded.
+        draining: whether the server is about to stop.
+    """
+
+    repository: ModelRepository
+    keys: Keys
+    metrics: Metrics
+    access_log: AccessLog | None = None
+    started: bool = False
+    draining: bool = False
+    budget: Budget = field(default_factory=Budget)
+    name: str = "mlpdeploy"
+    version: str = field(default_factory=package_version)
+    _prefix: str = field(default_factory=lambda: secrets.token_hex(4))
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    @property
+    def ready_to_answer(self) -> bool:
+        """Whether requests are taken."""
+        return self.started and not self.draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is warm and requests are taken."""
+        return self.ready_to_answer and self.repository.ready
+
+    def next_id(self) -> str:
+        """Return a name for a request, by which the log can be searched."""
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def model(self, name: str, version: str = "") -> ServedModel:
+        """Return a model by name.
+
+        Raises:
+            UnknownModelError: there is none.
+            UnavailableError: the models are still being loaded.
+        """
+        if not self.started:
+            raise UnavailableError("the models are being loaded", fix="try again in a moment")
+        return self.repository.get(name, version)
