@@ -26,6 +26,7 @@ COMMANDS = (
     "bench",
     "load",
     "triton",
+    "kserve",
     "inspect",
     "doctor",
 )

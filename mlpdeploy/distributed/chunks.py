@@ -79,7 +79,8 @@ def find_chunks(inputs: Sequence[Path], rows: int, column: str) -> list[Chunk]:
     for table in tables:
         first = 0
         for group, count in enumerate(_row_groups(table, column)):
-            chunks.append(Chunk(len(chunks), count, (), str(table.resolve()), group, first, column))
+            if count:
+                chunks.append(Chunk(len(chunks), count, (), str(table.resolve()), group, first, column))
             first += count
     if not chunks:
         raise UsageError(f"{tables[0]} has no rows", "tables with rows")

@@ -1,4 +1,4 @@
-"""Prediction in chunks: the rows are those of `predict`, what is done is done once, and a killed worker loses nothing."""
+"""Prediction in chunks: the rows are those of `predict`, nothing is done twice, and a killed worker loses nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def paint(folder: Path, count: int) -> list[Path]:
 
 
 def table_of(path: Path, values: list[bytes | None], column: str = "image", groups: int = 3) -> Path:
-    parquet.write_table(arrow.table({"id": list(range(len(values))), column: values}), path, row_group_size=groups)
+    pictures = arrow.array(values, None if values else arrow.binary())
+    ids = arrow.array(range(len(values)), arrow.int64())
+    parquet.write_table(arrow.table({"id": ids, column: pictures}), path, row_group_size=groups)
     return path
 
 
@@ -82,7 +84,7 @@ def test_a_worker_writes_what_predict_says(exported: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_tables(exported: Path, tmp_path: Path, nested: bool) -> None:
-    """Row groups are chunks; pictures are bytes, or structs with bytes as Hugging Face writes them; null is an error."""
+    """Row groups are chunks; pictures are bytes, or structs that have them as Hugging Face writes them."""
     paths = paint(tmp_path / "pictures", 5)
     data: list[Any] = [path.read_bytes() for path in paths]
     data[1] = None
@@ -182,7 +184,7 @@ class Stopped(BaseException):
 
 @pytest.mark.slow
 def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers are killed after the first chunk, the run after the sixth: the next one does the rest and nothing twice."""
+    """Workers are killed after the first chunk, the run after the sixth: the next one does only the rest."""
     pytest.importorskip("ray")
     mark = f"mark-{uuid.uuid4()}"
     monkeypatch.setenv("MLPDEPLOY_TEST_MARK", mark)
