@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> Iterator[Running]:
+def running(
+    folder: Path, *arguments: str | Path, program: Sequence[str | Path] = ("-m", "mlpdeploy"), **env: str
+) -> Iterator[Running]:
     """Serve on free ports, with stdout and stderr in `folder`; end with SIGTERM, which has to give exit code 0."""
     stdout, stderr = folder / "stdout", folder / "stderr"
-    command = [sys.executable, "-m", "mlpdeploy", "serve", "--json", "--http-port", "0", "--grpc-port", "0", "--threads", "1"]
+    command = [sys.executable, *program, "serve", "--json", "--http-port", "0", "--grpc-port", "0", "--threads", "1"]
     with stdout.open("w") as out, stderr.open("w") as err:
         process = subprocess.Popen(
-            [*command, *map(str, arguments)], stdout=out, stderr=err, text=True, env={**os.environ, **(env or {})}
+            [*command, *map(str, arguments)], stdout=out, stderr=err, text=True, env={**os.environ, **env}
         )
     try:
         ready = first_line(process, stdout, stderr)

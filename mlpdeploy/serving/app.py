@@ -29,6 +29,7 @@ from mlpdeploy.serving.protocol.state import ServerState
 from mlpdeploy.serving.protocol.status import RETRY_AFTER_SECONDS, failure_of
 
 PAGE = Path(__file__).parent / "page"
+FILES = {"": "index.html", "page.js": "page.js", "page.css": "page.css", "docs": "docs.html", "docs.js": "docs.js"}
 MAX_TOP = 1000
 CLIENT_GONE = 499  # in the log only
 # The page needs nothing from elsewhere, and must not be shown inside of another.
@@ -120,7 +121,7 @@ class Application:
                 call, path = replace(call, version=path[4]), ("v2", "models", "*", *path[5:])
         elif len(path) == 5 and path[2] in ("region", "models"):
             path = (*path[:3], "*", path[4])
-        methods = ROUTES.get("/".join(path) if "/" not in "".join(path) else "")
+        methods = None if any("/" in part for part in path) else ROUTES.get("/".join(path))
         if methods is None:
             raise RefusedError(404, "no such address", fix="see /docs")
         method = "GET" if request.method == "HEAD" else request.method
@@ -243,7 +244,7 @@ class Application:
 
     async def page(self, call: Call) -> Answer:
         """A file of the web page."""
-        name = {"": "index.html", "docs": "docs.html"}.get(call.request.path[0], call.request.path[0])
+        name = FILES[call.request.path[0]]
         return Answer(parts=[(PAGE / name).read_bytes()], content_type=_TYPES[Path(name).suffix], headers=_PAGE_HEADERS)
 
 
@@ -272,11 +273,7 @@ _REGIONS: dict[str, dict[str, Handler]] = {
 }
 # Address -> method -> handler; `*` is the name of a model or of a region. `versions/V` behind a model is left out.
 ROUTES: dict[str, dict[str, Handler]] = {
-    "": {"GET": A.page},
-    "page.js": {"GET": A.page},
-    "page.css": {"GET": A.page},
-    "docs": {"GET": A.page},
-    "docs.js": {"GET": A.page},
+    **{name: {"GET": A.page} for name in FILES},
     "openapi.json": {"GET": A.openapi},
     "metrics": {"GET": A.prometheus},
     "v1/classify": {"POST": A.classify},
@@ -299,4 +296,4 @@ ROUTES: dict[str, dict[str, Handler]] = {
     **{f"v2/{kind}sharedmemory/{rest}": calls for kind in ("system", "cuda") for rest, calls in _REGIONS.items()},
 }
 # Answered without a key: health, and what holds no secret.
-OPEN = {("v2", "health"), ("",), ("page.js",), ("page.css",), ("docs",), ("docs.js",), ("openapi.json",)}
+OPEN = {("v2", "health"), ("openapi.json",), *((name,) for name in FILES)}

@@ -1,10 +1,11 @@
 """When rows go to a worker, and together with which others. Policy only: no input or output, no clock, no numpy.
 
 A worker that is idle takes what waits at once, unless waiting a little can fill the batch: when more requests were open
-lately than are open now, the missing ones are probably on their way back. So one client never waits for company, a
-group of clients that call in a loop stays together, and `max_delay` bounds what a wrong guess costs; a batch is never
-held back longer than one takes to compute. While all workers are busy, rows gather by themselves; a batch that is full
-then is handed over ahead, so that the worker finds it when it is done.
+lately than are open now, the missing ones are probably on their way back. So one client never waits for company, and a
+group of clients that call in a loop stays together. What a wrong guess costs is bounded twice: by `max_delay`, and by
+the fixed cost of a batch, which is all that a batch less can save; where rows cost the same alone and together, as on a
+CPU, hardly anything is ever held back. While all workers are busy, rows gather by themselves; a batch that is full then
+is handed over ahead, so that the worker finds it when it is done.
 
 Only rows of one shape share a batch. A request may be spread over several. Rows that were with a worker when it died
 are handed out again alone, so that rows that kill a worker take no others with them.
@@ -81,13 +82,13 @@ class Batcher(Generic[T]):
     Attributes:
         waiting: rows that are queued.
         open: requests that have not ended, queued or not; a dict for its order.
-        batch_seconds: what a batch takes to compute, as the caller has seen it.
+        fixed_seconds: what a batch costs to compute beside what each of its rows does.
     """
 
     def __init__(self, max_delay: float, queue_limit: int) -> None:
         self.waiting = 0
         self.open: dict[T, None] = {}
-        self.batch_seconds = 0.0
+        self.fixed_seconds = 0.0
         self._max_delay, self._queue_limit = max_delay, queue_limit
         self._groups: dict[Hashable, _Group[T]] = {}
         self._returned: deque[Batch[T]] = deque()
@@ -136,13 +137,19 @@ class Batcher(Generic[T]):
         self._returned.extend(batches)
         self.waiting += sum(part.rows for part in alive)
 
-    def take(self, now: float, idle: int) -> Batch[T]:
-        """Return the next batch for one of `idle` idle workers; an empty one means that there is none yet."""
+    def take(self, now: float, idle: int, since: float) -> Batch[T]:
+        """Return the next batch for one of `idle` workers that are idle; an empty one means that there is none yet.
+
+        Args:
+            now: seconds, on the tickets' clock.
+            idle: how many workers are.
+            since: when the first of them became so.
+        """
         if batch := self._take_returned():
             return batch
         together = len(self.open) >= max(self._peaks)
         for group in self._by_age():
-            if together or self._full(group) or now >= group.first.arrived + self._delay():
+            if together or self._full(group) or now >= self._due(group, since):
                 return self._take(group, -(-group.rows // idle))
         return []
 
@@ -152,12 +159,13 @@ class Batcher(Generic[T]):
             return batch
         return next((self._take(group, group.rows) for group in self._by_age() if self._full(group)), [])
 
-    def wake_at(self) -> float | None:
+    def wake_at(self, since: float) -> float | None:
         """Return when `take` may give a batch that it does not give before; None when nothing waits."""
-        return min((group.first.arrived + self._delay() for group in self._groups.values()), default=None)
+        return min((self._due(group, since) for group in self._groups.values()), default=None)
 
-    def _delay(self) -> float:
-        return min(self._max_delay, self.batch_seconds)
+    def _due(self, group: _Group[T], since: float) -> float:
+        """Return when a group has been held back long enough: not when it came, but since a worker could take it."""
+        return max(group.first.arrived, since) + min(self._max_delay, self.fixed_seconds)
 
     def _by_age(self) -> list[_Group[T]]:
         return sorted(self._groups.values(), key=lambda group: group.first.arrived)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpdeploy.errors import InternalError, MlpDeployError
 from mlpdeploy.manifest import Manifest
-from mlpdeploy.runtime.session import Arrays, check_feeds
+from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH, Arrays, check_feeds
 from mlpdeploy.serving.batcher import Batch, Batcher, Ticket
 from mlpdeploy.serving.failures import DeadlineError, UnavailableError
 from mlpdeploy.serving.options import ServeOptions
@@ -21,10 +21,8 @@ from mlpdeploy.serving.pool import Pool, Workers
 from mlpdeploy.serving.stats import ModelStats
 from mlpdeploy.serving.worker import fingerprint
 
-DEFAULT_BATCH = 8
 _NATIVE_PIXELS = 224  # on a side, of a model whose image size is open
 _ATTEMPTS = 2
-_MEAN_WEIGHT = 0.2  # of the newest batch in the running mean of their times
 
 
 @dataclass(eq=False)
@@ -60,7 +58,7 @@ class ServedModel:
         """Prepare; see `start`."""
         self.name, self.version, self.manifest, self.options = name, version, manifest, options
         fixed = manifest.inputs[0].shape[0]
-        self.max_batch = fixed if isinstance(fixed, int) else options.max_batch or DEFAULT_BATCH
+        self.max_batch = fixed if isinstance(fixed, int) else options.max_batch or DEFAULT_MAX_BATCH
         self.asked = 0
         self._loop = asyncio.get_running_loop()
         self._stats = ModelStats()
@@ -110,7 +108,7 @@ class ServedModel:
         except BaseException:
             await model.close()
             raise
-        model._batcher.batch_seconds = model._pool.longest
+        model._batcher.fixed_seconds = model._pool.fixed_seconds
         return model
 
     @property
@@ -193,24 +191,25 @@ class ServedModel:
         """Forget a request, whatever became of it; doing so twice is fine."""
         if request.timer is not None:
             request.timer.cancel()
-        if request.ended:
-            return
-        self._batcher.end(request)
-        if request.answered < request.taken:
+        if not request.ended:
+            self._batcher.end(request)
             self._pool.give_up()
         if not self._batcher.open:
             self._drained.set()
 
     def _pump(self) -> None:
         """Hand out what can be handed out now, and wake up when more can."""
-        while self._pool.idle and (batch := self._batcher.take(self._loop.time(), self._pool.idle)):
+        while idle := self._pool.idle:
+            batch = self._batcher.take(self._loop.time(), idle, self._pool.idle_since)
+            if not batch:
+                break
             self._submit(batch)
         while self._pool.ahead and (batch := self._batcher.take_full()):
             self._submit(batch)
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        at = self._batcher.wake_at() if self._pool.idle else None
+        at = self._batcher.wake_at(self._pool.idle_since) if self._pool.idle else None
         if at is not None:
             self._wake = self._loop.call_at(at, self._pump)
 
@@ -237,18 +236,20 @@ class ServedModel:
     def done(
         self, batch: Batch[Request], outputs: list[np.ndarray], failed: dict[int, Exception], seconds: float
     ) -> None:
-        """Give each request of a batch its rows, or its failure."""
+        """Give each request of a batch its rows, or its failure; before that, let the worker go on with the next."""
         self._stats.compute_seconds += seconds
-        mean = self._batcher.batch_seconds
-        self._batcher.batch_seconds = mean + _MEAN_WEIGHT * (seconds - mean)
+        wanted = [not part.ticket.ended for part in batch]
+        for part in batch:
+            part.ticket.answered += part.rows
+            if part.ticket.answered == part.ticket.rows:
+                self._batcher.end(part.ticket)
+        self._pump()
         start = 0
         for index, part in enumerate(batch):
-            request = part.ticket
-            request.answered += part.rows
             if index in failed:
-                self._fail(request, failed[index])
-            elif not request.ended:
-                self._give(request, part.start, [array[start : start + part.rows] for array in outputs])
+                self._fail(part.ticket, failed[index])
+            elif wanted[index]:
+                self._give(part.ticket, part.start, [array[start : start + part.rows] for array in outputs])
             start += part.rows
 
     def _give(self, request: Request, start: int, outputs: list[np.ndarray]) -> None:

@@ -17,7 +17,7 @@ class ServeOptions:
     Attributes:
         host: address to listen on.
         http_port, grpc_port: 0 takes a free one.
-        max_batch: rows that a worker computes at once; None takes the model's where it is fixed, or 8.
+        max_batch: rows that a worker computes at once; None takes the model's where it is fixed, or 32.
         max_delay_ms: how long a batch may wait for rows that are expected, although a worker is idle.
         instances: worker processes per model.
         threads: of one instance; None shares the processors out to a model's instances.

@@ -77,6 +77,8 @@ class _Instance:
     process: WorkerProcess | None = None
     ready: bool = False
     spawned: float = 0.0
+    free_since: float = 0.0
+    held: int | None = None  # the slot whose outputs are being read
     deaths: int = 0  # without a batch computed in between
     error: MlpDeployError | None = None
     batches: dict[int, _Running] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Pool:
     Attributes:
         restarts: processes that had to be started again.
         longest: seconds of the longest batch yet.
+        fixed_seconds: what a batch costs beside what each of its rows does, as measured when the last worker started.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Pool:
         """Keep what is needed to start; `order` is each worker's first message."""
         self.restarts = 0
         self.longest = 0.0
+        self.fixed_seconds = 0.0
         self._owner, self._order, self._outputs = owner, order, outputs
         self._workers = workers
         self._loop = asyncio.get_running_loop()
@@ -139,9 +143,17 @@ class Pool:
         return sum(instance.ready and not instance.batches for instance in self._instances)
 
     @property
+    def idle_since(self) -> float:
+        """When the first of the idle workers became so."""
+        return min(one.free_since for one in self._instances if one.ready and not one.batches)
+
+    @property
     def ahead(self) -> int:
         """How many workers are busy and can take another batch."""
-        return sum(instance.ready and 0 < len(instance.batches) < SLOTS for instance in self._instances)
+        return sum(
+            instance.ready and 0 < len(instance.batches) < SLOTS - (instance.held is not None)
+            for instance in self._instances
+        )
 
     @property
     def rows(self) -> int:
@@ -161,7 +173,7 @@ class Pool:
         """
         instance = min((one for one in self._instances if one.ready), key=lambda one: len(one.batches))
         assert instance.process is not None
-        slot = ({*range(SLOTS)} - {running.slot for running in instance.batches.values()}).pop()
+        slot = ({*range(SLOTS)} - {instance.held, *(running.slot for running in instance.batches.values())}).pop()
         counts = [part.rows for part in batch]
         rows = sum(counts)
         wanted: list[Wanted] = [(dtype, (rows, *row)) for dtype, row in zip(dtypes, inputs, strict=True)]
@@ -220,8 +232,10 @@ class Pool:
         if message["kind"] == "error":
             instance.error = error_of(message)  # type: ignore[assignment]
         elif message["kind"] == "ready":
-            instance.ready = True
-            self.longest = max(self.longest, message["seconds"])
+            instance.ready, instance.free_since = True, self._loop.time()
+            (_, one), (rows, many) = message["seconds"][0], message["seconds"][-1]
+            self.longest = max(self.longest, many)
+            self.fixed_seconds = max(0.0, (rows * one - many) / (rows - 1)) if rows > 1 else 0.0
             if not self._warm.done() and all(one.ready for one in self._instances):
                 self._warm.set_result(None)
             self._owner.changed()
@@ -231,7 +245,7 @@ class Pool:
     def _done(self, instance: _Instance, message: dict[str, Any]) -> None:
         assert instance.process is not None
         running = instance.batches.pop(message["number"])
-        instance.deaths = 0
+        instance.deaths, instance.held, instance.free_since = 0, running.slot, self._loop.time()
         self.longest = max(self.longest, message["seconds"])
         following = next(iter(instance.batches.values()), None)
         if following is not None:
@@ -244,6 +258,7 @@ class Pool:
             ]
             outputs, _ = instance.process.slots[running.slot].arrays(wanted, running.place)
         self._owner.done(running.batch, outputs, failed, message["seconds"])
+        instance.held = None
         self._owner.changed()
 
     def _lost(self, instance: _Instance) -> None:
@@ -254,7 +269,7 @@ class Pool:
         LOG.warning("worker of %s %s", self._order["directory"], instance.error or ended)
         if not instance.ready and instance.error is None:
             instance.error = UnavailableError(f"the worker process {ended} while it loaded {self._order['directory']}")
-        instance.process, instance.ready = None, False
+        instance.process, instance.ready, instance.held = None, False, None
         if not self._warm.done():
             assert instance.error is not None
             self._warm.set_exception(instance.error)

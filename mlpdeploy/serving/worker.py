@@ -29,7 +29,7 @@ from mlpdeploy.serving.slots import Slot
 
 Message = dict[str, Any]
 _PR_SET_PDEATHSIG = 1
-_WARM_RUNS = 3
+_TIMED_RUNS = 2
 
 
 def main(load_session: Callable[..., Session] = load) -> None:
@@ -49,13 +49,13 @@ def _serve(server: socket.socket, slots: list[Slot], load_session: Callable[...,
     messages = map(json.loads, server.makefile("rb"))
     try:
         session = _open(next(messages), load_session)
-        seconds = _warm(session)
+        seconds = {rows: _warm(session, rows) for rows in (1, session.max_batch)}
     except MlpDeployError as error:
         send({"kind": "error", **_told(error)})
         return
     except StopIteration:
         return
-    send({"kind": "ready", "seconds": seconds})
+    send({"kind": "ready", "seconds": list(seconds.items())})
     with session:
         for message in messages:
             send({"kind": "done", "number": message["number"], **_compute(session, slots[message["slot"]], message)})
@@ -78,13 +78,12 @@ def fingerprint(manifest: Manifest) -> str:
     return hashlib.sha256(manifest.to_json().encode()).hexdigest()
 
 
-def _warm(session: Session) -> float:
-    """Run one row and a whole batch until everything is allocated; return the seconds of a batch."""
-    session.warmup(1, _WARM_RUNS)
-    session.warmup(session.max_batch, _WARM_RUNS - 1)
+def _warm(session: Session, rows: int) -> float:
+    """Run a batch until everything is allocated, and return its seconds."""
+    session.warmup(rows, 1)
     start = time.perf_counter()
-    session.warmup(session.max_batch, 1)
-    return time.perf_counter() - start
+    session.warmup(rows, _TIMED_RUNS)
+    return (time.perf_counter() - start) / _TIMED_RUNS
 
 
 def _compute(session: Session, slot: Slot, order: Message) -> Message:

@@ -122,7 +122,9 @@ def test_json_gives_what_binary_gives(server: Running, rows: np.ndarray, logits:
         np.testing.assert_allclose(got, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_request_larger_than_the_largest_batch_is_split(server: Running, rows: np.ndarray, logits: np.ndarray) -> None:
+def test_a_request_larger_than_the_largest_batch_is_split(
+    server: Running, rows: np.ndarray, logits: np.ndarray
+) -> None:
     body, length = binary_request(np.tile(rows, (9, 1, 1, 1)))
     answer = server.ask("POST", "/v2/models/tiny/infer", body, Inference_Header_Content_Length=length)[2]
     got = np.frombuffer(answer[-27 * 28 :], "<f4").reshape(27, 7)

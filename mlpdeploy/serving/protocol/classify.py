@@ -10,13 +10,13 @@ import numpy as np
 
 from mlpdeploy.classification import MAX_DECODERS, check_logits, classifier_preprocessing, top_classes
 from mlpdeploy.env import cpu_count
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.images import image_from_bytes, preprocess
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.serving.failures import QueueFullError
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.protocol.http import Buffer
-from mlpdeploy.serving.protocol.limits import RefusedError
+from mlpdeploy.serving.protocol.limits import MAX_PICTURE_PIXELS, RefusedError
 from mlpdeploy.serving.repository import ModelRepository
 
 # What may hold a picture: browsers say image/..., curl --data-binary says the third, other clients one of the rest.
@@ -44,9 +44,12 @@ class Decoder:
         self._pending += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, _tensor, data, preprocessing)
         future.add_done_callback(self._done)
-        return await future
+        tensor = await future
+        if isinstance(tensor, ImageError):
+            raise tensor
+        return tensor
 
-    def _done(self, future: asyncio.Future[np.ndarray]) -> None:
+    def _done(self, future: asyncio.Future[np.ndarray | ImageError]) -> None:
         self._pending -= 1
 
     def close(self) -> None:
@@ -54,8 +57,12 @@ class Decoder:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _tensor(data: Buffer, preprocessing: Preprocessing) -> np.ndarray:
-    return preprocess(image_from_bytes(data), preprocessing)
+def _tensor(data: Buffer, preprocessing: Preprocessing) -> np.ndarray | ImageError:
+    """Return the input tensor, or the error as a new one: the traceback of the old one holds the pixels."""
+    try:
+        return preprocess(image_from_bytes(data, MAX_PICTURE_PIXELS), preprocessing)
+    except ImageError as error:
+        return ImageError(error.got, error.wanted, error.fix)
 
 
 def classifier(repository: ModelRepository, name: str | None) -> ServedModel:

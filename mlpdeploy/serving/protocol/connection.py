@@ -12,8 +12,10 @@ import json
 from typing import Any
 
 import httptools
+import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from mlpdeploy.serving.failures import UnavailableError
 from mlpdeploy.serving.protocol.http import READER
 from mlpdeploy.serving.protocol.limits import (
     HEADER_SECONDS,
@@ -35,17 +37,20 @@ class LargeBody(asyncio.BufferedProtocol):
 
     Attributes:
         size: of the body in bytes.
-        done: the body, a bytearray; or an exception where it did not come.
+        done: the body; or an exception where it did not come.
+        taken: bytes of the budget: those that came, not those that were announced.
     """
 
     def __init__(self, connection: Connection, size: int, start: bytearray) -> None:
-        self.size = size
-        self._connection, self._buffer, self._at = connection, bytearray(size), len(start)
-        self._buffer[: len(start)] = start
-        self._view = memoryview(self._buffer)
+        self.size, self.taken, self._at = size, 0, len(start)
+        self._connection, self._budget, self._released = connection, connection.budget, False
+        # Not zeroed: what is announced and never comes takes no memory.
+        self._view = np.empty(size, np.uint8).data
+        self._view[: len(start)] = start
         loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[bytearray] = loop.create_future()
+        self.done: asyncio.Future[memoryview] = loop.create_future()
         self._timer = loop.call_later(body_seconds(size), self._fail, TimeoutError())
+        self._take(len(start))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes belong."""
@@ -54,12 +59,23 @@ class LargeBody(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Note bytes that came; the last of them gives the socket back."""
         self._at += nbytes
-        if self._at == len(self._buffer):
+        self._take(nbytes)
+        if self._at == self.size:
             self._timer.cancel()
-            self._view.release()
             self._connection.large_body_complete()
             if not self.done.done():
-                self.done.set_result(self._buffer)
+                self.done.set_result(self._view)
+
+    def _take(self, size: int) -> None:
+        if self._released or self._budget.take(size):
+            self.taken += 0 if self._released else size
+        else:
+            self._fail(UnavailableError("too much is being uploaded to this server", fix="try again in a moment"))
+
+    def release(self) -> None:
+        """Give back what was taken of the budget; the rest of the body, if there is one, is nobody's."""
+        self._budget.give(self.taken)
+        self.taken, self._released = 0, True
 
     def _fail(self, error: Exception) -> None:
         self._timer.cancel()
@@ -92,7 +108,8 @@ class Connection(HttpToolsProtocol):
     task: asyncio.Task[None] | None = None  # that answers now; cancelled when the client goes
     _in_headers = False
     _message_complete = True
-    _header_bytes = 0
+    _header_bytes = 0  # as they came
+    _parsed_bytes = 0  # of names and values
     _large_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
@@ -109,7 +126,6 @@ class Connection(HttpToolsProtocol):
         """Stop what nobody waits for any more."""
         self._stop_timer()
         self.resume_writing()
-        self._release()
         if self.task is not None:
             self.task.cancel()
         super().connection_lost(exc)
@@ -133,7 +149,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_headers, self._message_complete = True, False
+        self._in_headers, self._message_complete, self._parsed_bytes = True, False, 0
 
     def on_url(self, url: bytes) -> None:
         """Part of the request's line."""
@@ -144,7 +160,8 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; raising makes it status 400."""
         super().on_header(name, value)
-        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADER_BYTES:
+        self._parsed_bytes += len(name) + len(value)
+        if self._parsed_bytes > MAX_HEADER_BYTES:
             raise ValueError("the headers are too long")
 
     def on_headers_complete(self) -> None:
@@ -155,8 +172,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         size = _content_length(self.headers)
         fits = LARGE_BYTES < size <= MAX_BODY_BYTES and not self.expect_100_continue and not self.pipeline
-        if fits and self.budget.take(size):
-            self._large_bytes = size
+        self._large_bytes = size if fits else 0
 
     def on_message_complete(self) -> None:
         """The request has been read."""
@@ -175,7 +191,6 @@ class Connection(HttpToolsProtocol):
         size, self._large_bytes = self._large_bytes, 0
         cycle = self.cycle
         if self._message_complete:  # all of it came with the headers, and perhaps the next request behind it
-            self.budget.give(size)
             return
         reader = LargeBody(self, size, cycle.body)
         cycle.body = bytearray()
@@ -188,11 +203,6 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.transport.set_protocol(self)
         self.on_message_complete()
-
-    def _release(self) -> None:
-        """Give back what was taken for a body that will not be read."""
-        self.budget.give(self._large_bytes)
-        self._large_bytes = 0
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, in the protocol's form, and close."""

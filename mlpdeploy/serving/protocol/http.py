@@ -92,13 +92,15 @@ class Request:
 
     @property
     def _reader(self) -> Any:
-        """The connection's own reader of a large body (`connection.LargeBody`), which took its size of the budget."""
+        """The connection's own reader of a large body (`connection.LargeBody`)."""
         return self.scope.get("state", {}).get(READER)
 
     def release(self) -> None:
         """Give back what the body took of the budget."""
-        self._budget.give(self._taken + (self._reader.size if self._reader else 0))
+        self._budget.give(self._taken)
         self._taken = 0
+        if self._reader is not None:
+            self._reader.release()
 
     def _take(self, size: int) -> None:
         if not self._budget.take(size):

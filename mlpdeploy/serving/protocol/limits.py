@@ -9,6 +9,7 @@ from mlpdeploy.errors import MlpDeployError
 MAX_BODY_BYTES = 64 << 20  # of one request, also after decompression: about 100 rows of 224 x 224
 MAX_JSON_BYTES = 16 << 20  # of JSON in it; parsing holds the event loop, and numbers as text are slow anyway
 MAX_BODIES_BYTES = 1 << 30  # of all requests that are being read or computed
+MAX_PICTURE_PIXELS = 32_000_000  # each takes up to 8 bytes while it is decoded
 MAX_HEADER_BYTES = 32 << 10
 MAX_CONNECTIONS = 1024
 MAX_RPCS = 512  # gRPC calls and streams at once; one more is refused
