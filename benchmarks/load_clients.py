@@ -42,7 +42,7 @@ class Server(asyncio.Protocol):
             end = self.head.find(b"\\r\\n\\r\\n")
             if end < 0:
                 return
-            length = int(self.head[:end].lower().split(b"content-length:")[1].split()[0])
+            length = int(self.head[:end].lower().split(b"\\r\\ncontent-length:")[1].split()[0])
             self.missing, self.head = length - (len(self.head) - end - 4), b""
         if not self.missing:
             self.transport.write(ANSWER)
