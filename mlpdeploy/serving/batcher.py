@@ -153,11 +153,15 @@ class Batcher(Generic[T]):
                 return self._take(group, -(-group.rows // idle))
         return []
 
-    def take_full(self) -> Batch[T]:
-        """Return the next batch for a worker that is busy: a full one, or one that was given back."""
+    def take_ahead(self) -> Batch[T]:
+        """Return the next batch for a worker that is busy, which takes none before one is full.
+
+        Then the oldest rows go all the same: a rare shape must not wait for as long as a common one fills batches.
+        """
         if batch := self._take_returned():
             return batch
-        return next((self._take(group, group.rows) for group in self._by_age() if self._full(group)), [])
+        groups = self._by_age()
+        return self._take(groups[0], groups[0].rows) if any(map(self._full, groups)) else []
 
     def wake_at(self, since: float) -> float | None:
         """Return when `take` may give a batch that it does not give before; None when nothing waits."""

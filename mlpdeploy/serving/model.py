@@ -204,7 +204,7 @@ class ServedModel:
             if not batch:
                 break
             self._submit(batch)
-        while self._pool.ahead and (batch := self._batcher.take_full()):
+        while self._pool.ahead and (batch := self._batcher.take_ahead()):
             self._submit(batch)
         if self._wake is not None:
             self._wake.cancel()

@@ -25,7 +25,8 @@ LOG = logging.getLogger("mlpdeploy.serving")
 _LONGEST_FACTOR = 4  # a batch may take so many times the longest yet before it counts as hanging
 _START_SECONDS = 600.0
 _CHECK_SECONDS = 0.25
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 30.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_PATIENCE = 3  # so often a worker may die while it loads before the model counts as down
 
 RowShapes = Sequence[tuple[int, ...]]
 
@@ -83,6 +84,16 @@ class _Instance:
     error: MlpDeployError | None = None
     batches: dict[int, _Running] = field(default_factory=dict)
 
+    @property
+    def free_slots(self) -> list[int]:
+        taken = {self.held, *(running.slot for running in self.batches.values())}
+        return [slot for slot in range(SLOTS) if slot not in taken]
+
+    @property
+    def computed(self) -> _Running | None:
+        """The batch that is being computed."""
+        return next(iter(self.batches.values()), None)
+
 
 class Pool:
     """The workers of one model.
@@ -132,7 +143,7 @@ class Pool:
 
     @property
     def down(self) -> MlpDeployError | None:
-        """Why no worker is there and none is starting; None where one is."""
+        """Why no worker is there and none is starting; None where one is, or is expected to be soon."""
         if self.ready or any(instance.process for instance in self._instances):
             return None
         return next((instance.error for instance in self._instances if instance.error), None)
@@ -149,11 +160,18 @@ class Pool:
 
     @property
     def ahead(self) -> int:
-        """How many workers are busy and can take another batch."""
-        return sum(
-            instance.ready and 0 < len(instance.batches) < SLOTS - (instance.held is not None)
-            for instance in self._instances
-        )
+        """How many workers are busy, but can take another batch."""
+        return sum(bool(instance.batches) for instance in self._open())
+
+    def _open(self) -> list[_Instance]:
+        """Return the workers that can take a batch: warm, with a free slot, and not stuck in another batch."""
+        return [one for one in self._instances if one.ready and one.free_slots and not self._overdue(one)]
+
+    def _overdue(self, instance: _Instance) -> bool:
+        """Whether a worker computes for so long that it may hang."""
+        limit = max(self._workers.hang_seconds, _LONGEST_FACTOR * self.longest)
+        computed = instance.computed
+        return computed is not None and self._loop.time() - computed.started > limit
 
     @property
     def rows(self) -> int:
@@ -171,9 +189,9 @@ class Pool:
         Raises:
             OSError: there is no memory for it.
         """
-        instance = min((one for one in self._instances if one.ready), key=lambda one: len(one.batches))
+        instance = min(self._open(), key=lambda one: len(one.batches))
         assert instance.process is not None
-        slot = ({*range(SLOTS)} - {instance.held, *(running.slot for running in instance.batches.values())}).pop()
+        slot = instance.free_slots[0]
         counts = [part.rows for part in batch]
         rows = sum(counts)
         wanted: list[Wanted] = [(dtype, (rows, *row)) for dtype, row in zip(dtypes, inputs, strict=True)]
@@ -247,7 +265,7 @@ class Pool:
         running = instance.batches.pop(message["number"])
         instance.deaths, instance.held, instance.free_since = 0, running.slot, self._loop.time()
         self.longest = max(self.longest, message["seconds"])
-        following = next(iter(instance.batches.values()), None)
+        following = instance.computed
         if following is not None:
             following.started = self._loop.time()
         failed = {int(index): error_of(told) for index, told in message["failed"].items()}
@@ -267,7 +285,8 @@ class Pool:
             return
         ended = instance.process.end_text() if instance.process else "could not be started"
         LOG.warning("worker of %s %s", self._order["directory"], instance.error or ended)
-        if not instance.ready and instance.error is None:
+        once_more = self._warm.done() and instance.deaths < _PATIENCE
+        if not instance.ready and instance.error is None and not once_more:
             instance.error = UnavailableError(f"the worker process {ended} while it loaded {self._order['directory']}")
         instance.process, instance.ready, instance.held = None, False, None
         if not self._warm.done():
@@ -292,16 +311,11 @@ class Pool:
         for instance in self._instances:
             if instance.process is None:
                 continue
-            running = next(iter(instance.batches.values()), None)
-            if not instance.ready:
-                hangs = now - instance.spawned > _START_SECONDS
+            if instance.ready:
+                wanted = instance.computed and any(not part.ticket.ended for part in instance.computed.batch)
+                hangs = self._overdue(instance) and not wanted
             else:
-                limit = max(self._workers.hang_seconds, _LONGEST_FACTOR * self.longest)
-                hangs = (
-                    running is not None
-                    and now - running.started > limit
-                    and all(part.ticket.ended for part in running.batch)
-                )
+                hangs = now - instance.spawned > _START_SECONDS
             if hangs:
                 LOG.warning("worker %d of %s hangs and is killed", instance.process.pid, self._order["directory"])
                 instance.process.kill()

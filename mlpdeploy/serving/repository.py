@@ -23,6 +23,8 @@ LINGER_SECONDS = 2.0
 UNVERSIONED = "1"  # the version of an artifact that is no version folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+Files = tuple[tuple[str, int, int], ...]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -92,6 +94,7 @@ class ModelRepository:
             raise UsageError("no artifact folder", "at least one")
         self._models: dict[str, ServedModel] = {}
         self._replaced: list[ServedModel] = []
+        self._refused: dict[str, Files] = {}
         self._retirements: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
 
@@ -154,13 +157,14 @@ class ModelRepository:
         """Whether every model is ready."""
         return len(self._models) == len(self._places) and all(model.ready for model in self._models.values())
 
-    async def reload(self, name: str | None = None) -> list[Reloaded]:
+    async def reload(self, name: str | None = None, again: bool = True) -> list[Reloaded]:
         """Look at the folders again: load what is new beside what serves, warm it, and swap.
 
         A new artifact that cannot be loaded is refused, and the old one serves on.
 
         Args:
             name: of the model; None means all.
+            again: try what was refused before, even if its files are the same; for who asks every few seconds, False.
 
         Raises:
             UnknownModelError: no such model.
@@ -168,16 +172,22 @@ class ModelRepository:
         if name is not None:
             self.get(name)
         async with self._reloading:
-            return [await self._reload(place) for place in self._places.values() if name in (None, place.name)]
+            places = [place for place in self._places.values() if name in (None, place.name)]
+            return [await self._reload(place, again) for place in places]
 
-    async def _reload(self, place: Place) -> Reloaded:
+    async def _reload(self, place: Place, again: bool) -> Reloaded:
         old = self._models[place.name]
+        files: Files = ()
         try:
             version, directory = place.newest()
+            files = _files(directory)
+            if not again and self._refused.get(place.name) == files:
+                return Reloaded(place.name, old.version, False)
             if (version, read_manifest(directory)) == (old.version, old.manifest):
                 return Reloaded(place.name, old.version, False)
             new = await self._load(place)
         except MlpDeployError as error:
+            self._refused[place.name] = files
             return Reloaded(place.name, old.version, False, error)
         self._models[place.name] = new
         self._replaced.append(old)
@@ -203,6 +213,15 @@ class ModelRepository:
         models = [*self._models.values(), *self._replaced]
         await asyncio.gather(*(model.close(seconds) for model in models))
         self._replaced.clear()
+
+
+def _files(directory: Path) -> Files:
+    """Return (path, bytes, time of the last change) of the files in a folder; nothing where it cannot be read."""
+    try:
+        found = [(path, path.stat()) for path in sorted(directory.iterdir())]
+    except OSError:
+        return ()
+    return tuple((str(path), status.st_size, status.st_mtime_ns) for path, status in found)
 
 
 def _place(folder: str | Path) -> Place:

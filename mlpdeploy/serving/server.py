@@ -102,7 +102,9 @@ class Server:
 
         options = self.options
         decoder = Decoder(options.queue_limit)
-        listener = listen(options.host, options.http_port)
+        # gRPC says in many words on stderr that a port is taken; it is looked at before.
+        listen(options.host, options.grpc_port, "--grpc-port").close()
+        listener = listen(options.host, options.http_port, "--http-port")
         tls = None if options.tls_cert is None or options.tls_key is None else (options.tls_cert, options.tls_key)
         try:
             grpc_server, grpc_port = make_server(self.state, options.host, options.grpc_port, tls)
@@ -188,7 +190,7 @@ class Server:
                 loop.remove_signal_handler(number)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
     Raises:
@@ -205,7 +207,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        fix = "stop what listens there, or give another one: --http-port"
+        fix = f"stop what listens there, or give another one: {option}"
         raise MlpDeployError(f"port {port} on {host} cannot be used ({error.strerror})", fix=fix) from error
     listener.setblocking(False)
     return listener

@@ -66,6 +66,14 @@ def test_results_go_to_given_arrays(session: Session, rows: int) -> None:
     np.testing.assert_allclose(into, reference(images(rows)), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_threads_stop_looking_for_work_where_the_processors_are_shared(exported: Path, share: bool) -> None:
+    with load(exported, "onnxruntime", "cpu", share_processors=share) as session:
+        options = session._session.get_session_options()  # type: ignore[attr-defined]
+        entry = "session.force_spinning_stop"
+        assert (share and options.get_session_config_entry(entry)) == ("1" if share else False)
+
+
 def test_a_torch_tensor_goes_in_without_numpy(session: Session) -> None:
     array = images(2)
     np.testing.assert_array_equal(

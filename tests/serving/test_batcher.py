@@ -95,9 +95,9 @@ def test_a_full_batch_goes_at_once_and_ahead() -> None:
     queue = crowded(20)
     for _ in range(7):
         queue.add(ticket(arrived=1.0))
-    assert queue.take_full() == []
+    assert queue.take_ahead() == []
     queue.add(ticket(arrived=1.0))
-    assert len(queue.take_full()) == 8
+    assert len(queue.take_ahead()) == 8
     assert queue.take(2.0, 1, 0.0) == [] and queue.waiting == 0
 
 
@@ -123,6 +123,20 @@ def test_only_equal_shapes_share_a_batch_and_the_oldest_goes_first() -> None:
     for index, key in enumerate("abab"):
         queue.add(ticket(arrived=index, key=key))
     assert [[part.ticket.key for part in queue.take(9.0, 1, 0.0)] for _ in range(2)] == [["a", "a"], ["b", "b"]]
+
+
+def test_a_rare_shape_does_not_wait_for_a_common_one_to_pause() -> None:
+    queue = batcher()
+    now = 1.0
+    queue.add(ticket(arrived=now, key="common"))
+    queue.add(ticket(arrived=now, key="rare"))
+    taken = []
+    for _ in range(3):  # the worker is never idle, and more of the common shape comes than it can take
+        now += 1.0
+        for _ in range(8):
+            queue.add(ticket(arrived=now, key="common"))
+        taken.append({part.ticket.key for part in queue.take_ahead()})
+    assert taken[:2] == [{"common"}, {"rare"}]
 
 
 def test_the_queue_is_bounded_in_rows() -> None:
@@ -161,7 +175,7 @@ def test_rows_of_a_dead_worker_go_first_and_alone() -> None:
     queue.give_back(staged, started=False)
     queue.add(ticket())
     assert queue.waiting == 5
-    again = [queue.take(0.0, 1, 0.0), queue.take_full(), queue.take(0.0, 1, 0.0)]
+    again = [queue.take(0.0, 1, 0.0), queue.take_ahead(), queue.take(0.0, 1, 0.0)]
     assert [[(part.ticket, part.attempts) for part in batch] for batch in again] == [
         [(tickets[0], 1)],
         [(tickets[2], 1)],
@@ -202,7 +216,7 @@ def test_every_row_is_handed_out_once_unless_its_request_has_ended(data: st.Data
             open_tickets.append(one)
             seen[one] = []
         elif action in ("take", "ahead"):
-            batch = queue.take(now, data.draw(st.integers(1, 3)), 0.0) if action == "take" else queue.take_full()
+            batch = queue.take(now, data.draw(st.integers(1, 3)), 0.0) if action == "take" else queue.take_ahead()
             assert len({part.ticket.key for part in batch}) <= 1
             assert sum(part.rows for part in batch) <= 8
             assert not any(part.ticket.ended for part in batch)

@@ -27,9 +27,11 @@ Use = Callable[[ServedModel], Awaitable[None]]
 
 
 def serve(directory: Path, use: Use, hang_seconds: float = 0.3, **options: Any) -> None:
-    """Serve the small model while `use` runs, and check that its end leaves nothing open."""
+    """Serve the small model while `use` runs; check that no callback failed, and that the end leaves nothing open."""
+    failures: list[dict[str, Any]] = []
 
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
         manifest = read_manifest(directory)
         chosen = ServeOptions(**{"max_batch": 8, **options})
         model = await ServedModel.start("small", "1", directory, manifest, chosen, workers(hang_seconds))
@@ -43,6 +45,7 @@ def serve(directory: Path, use: Use, hang_seconds: float = 0.3, **options: Any) 
         assert not any(running(pid) for pid in pids)
 
     asyncio.run(run())
+    assert not failures
 
 
 def running(pid: int) -> bool:
@@ -71,6 +74,17 @@ def check(x: np.ndarray, got: dict[str, np.ndarray]) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     return write_model(tmp_path / "small")
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_answers_are_read_before_their_slot_is_filled_again(small: Path, instances: int) -> None:
+    async def use(model: ServedModel) -> None:
+        for seed in range(10):  # one row is computed, eight wait ahead, and eight more come when the one is done
+            asked = [rows(1, seed), rows(2, seed + 1), rows(48, seed + 2)]
+            for x, got in zip(asked, await asyncio.gather(*(model.infer({"x": x}) for x in asked)), strict=True):
+                check(x, got)
+
+    serve(small, use, instances=instances)
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -223,6 +237,21 @@ def test_a_worker_that_hangs_is_killed_after_the_deadline_and_the_next_one_answe
     serve(small, use)
 
 
+def test_a_worker_that_may_hang_gets_nothing_more_while_another_one_computes(small: Path) -> None:
+    async def use(model: ServedModel) -> None:
+        hanging = asyncio.ensure_future(model.infer({"x": bad_row(HANG)}, timeout=3.0))
+        await asyncio.sleep(0.5)
+        for seed in range(20):  # the batches of those who wait are full: they would be handed over ahead
+            x = [rows(8, seed * 10 + number) for number in range(5)]
+            for one, got in zip(x, await asyncio.gather(*(model.infer({"x": y}, 2.0) for y in x)), strict=True):
+                check(one, got)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        await until(lambda: model.stats.restarts)
+
+    serve(small, use, instances=2)
+
+
 def test_a_slow_worker_is_not_taken_for_a_hanging_one(tmp_path: Path) -> None:
     async def use(model: ServedModel) -> None:
         with pytest.raises(DeadlineError):
@@ -245,6 +274,26 @@ def test_an_artifact_that_was_replaced_meanwhile_is_not_loaded_by_a_new_worker(s
         write_model(small)
         await until(lambda: model.ready)
         check(rows(1), await model.infer({"x": rows(1)}))
+
+    serve(small, use)
+
+
+def test_requests_wait_for_a_worker_that_dies_while_it_loads_but_not_for_ever(small: Path) -> None:
+    async def use(model: ServedModel) -> None:
+        for _ in range(3):
+            os.kill(model.pids[0], signal.SIGKILL)
+            await until(lambda: not model.ready and model.pids)
+        check(rows(1), await model.infer({"x": rows(1)}))
+        before = model.stats.restarts
+        with pytest.raises(UnavailableError, match="was ended by SIGKILL while it loaded"):
+            asking = asyncio.ensure_future(model.infer({"x": rows(1)}))
+            while not asking.done():
+                for pid in model.pids:
+                    os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.01)
+            await asking
+        assert model.stats.restarts >= before + 3
+        await until(lambda: model.ready)
 
     serve(small, use)
 

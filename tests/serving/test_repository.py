@@ -126,8 +126,10 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(tmp_path: Path) -
             write_model(folder / "10", broken=True)
             (done,) = await served.reload("small")
             assert (done.version, done.changed) == ("9", False) and "is broken" in str(done.error)
+            assert [done.error for done in await served.reload(again=False)] == [None, None]  # tried, told, unchanged
+            assert (await served.reload("small"))[0].error is not None
             (folder / "10" / "manifest.json").write_text("{}")
-            (done,) = await served.reload("small")
+            (done,) = await served.reload("small", again=False)
             assert not done.changed and "is no mlpdeploy manifest" in str(done.error)
             assert served.get("small") is old and old.ready
             x = rows(2)
