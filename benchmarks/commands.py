@@ -17,6 +17,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlpdeploy.artifact import write_file
 from mlpdeploy.env import git_commit, machine, tool_versions
 
@@ -42,12 +44,14 @@ def measure(arguments: tuple[str, ...], runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure import, help, export with verification, verify and load."""
+    """Measure import, help, export with verification, verify, load and calibration."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "commands.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         artifact = str(Path(scratch) / "asmlp_s")
+        images = str(Path(scratch) / "images.npy")
+        np.save(images, np.random.default_rng(0).integers(0, 256, (512, 224, 224, 3), np.uint8))
         load = f"import time, mlpdeploy; from mlpdeploy.runtime.session import load; load({artifact!r})"
         commands = {
             "python -c pass": (("-c", "pass"), 10),
@@ -56,6 +60,20 @@ def main() -> None:
             "mlpdeploy export --model asmlp_s": ((*CLI, "export", "--model", "asmlp_s", "-o", artifact), 1),
             "mlpdeploy verify asmlp_s": ((*CLI, "verify", artifact), 3),
             "load asmlp_s, a whole process": (("-c", load), 5),
+            "mlpdeploy quantize asmlp_s --precision int8, 512 images": (
+                (
+                    *CLI,
+                    "quantize",
+                    artifact,
+                    "--precision",
+                    "int8",
+                    "--calibration-data",
+                    images,
+                    "-o",
+                    f"{artifact}_int8",
+                ),
+                1,
+            ),
         }
         figures = {name: measure(*command) for name, command in commands.items()}
     result = {

@@ -1,4 +1,4 @@
-"""What an artifact holds: files, operators, passes, verification."""
+"""What an artifact holds: files, operators, passes, verification, engines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy.engines.outside import outside_commands
+from mlpdeploy.engines.sidecar import engines_of
 from mlpdeploy.env import installed_version
 from mlpdeploy.manifest import checked_file, read_manifest
 
 
 def inspect_artifact(directory: str | Path) -> dict[str, Any]:
-    """Return the manifest as JSON data, and per file its operators where the package onnx is installed.
+    """Return the manifest as JSON data, with more in it.
+
+    `files` has per model its operators, where the package onnx is installed; `engines` what the folder's engines say of
+    themselves; `commands` {what for: command line} of NVIDIA's tools for these files.
 
     Raises:
         ArtifactError: the folder is incomplete, edited or truncated.
@@ -23,7 +28,13 @@ def inspect_artifact(directory: str | Path) -> dict[str, Any]:
     for name, entry in manifest.files.items():
         path = checked_file(directory, manifest, name)
         files[name] = {**dataclasses.asdict(entry), **(_operators(path) if name in manifest.models else {})}
-    return {**dataclasses.asdict(manifest), "files": files}
+    engines = engines_of(directory)
+    return {
+        **dataclasses.asdict(manifest),
+        "files": files,
+        "engines": [dataclasses.asdict(engine) for engine in engines],
+        "commands": outside_commands(directory, manifest, engines),
+    }
 
 
 def _operators(path: Path) -> dict[str, Any]:

@@ -98,6 +98,13 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
 
     @property
+    def float_precision(self) -> str:
+        """What floats are computed in: the precision, or in an int8 artifact that of what is not in int8."""
+        if self.precision != "int8":
+            return self.precision
+        return str((self.quantization or {}).get("recipe", {}).get("rest", "fp32"))
+
+    @property
     def models(self) -> dict[str, FileEntry]:
         """The entries of the files that are models: the canonical one first, then those lowered for a target."""
         return {name: entry for name, entry in self.files.items() if entry.role not in (WEIGHTS, CALIBRATION)}

@@ -12,18 +12,23 @@ from mlpdeploy.console import megabytes, print_json
 from mlpdeploy.manifest import largest_error
 
 
-@click.command()
+@click.command(epilog="Example: mlpdeploy inspect asmlp_s --html asmlp_s.html")
 @click.argument("directory", type=ARTIFACT)
+@click.option("--html", type=ARTIFACT, help="Write it as one HTML file, with every layer of the engines.")
 @JSON
-def inspect(directory: Path, as_json: bool) -> None:
-    """Show what an artifact holds: files, operators, passes, verification."""
+def inspect(directory: Path, html: Path | None, as_json: bool) -> None:
+    """Show what an artifact holds: files, operators, passes, verification, engines; and how NVIDIA's tools take it."""
     from mlpdeploy.inspection import inspect_artifact
 
     data = inspect_artifact(directory)
+    if html is not None:
+        from mlpdeploy.artifact import write_file
+        from mlpdeploy.inspection_page import inspection_page
+
+        write_file(html, inspection_page(directory.absolute(), data).encode("utf-8", "backslashreplace"))
     if as_json:
         print_json(data)
         return
-
     print_inspection(directory, data)
 
 
@@ -52,3 +57,23 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
         click.echo(f"verification {state}: largest error {largest_error(verification):.1e} of the outputs' spread")
     else:
         click.echo("verification: never run")
+    for engine in data["engines"]:
+        print_engine(engine)
+    for what, line in data["commands"].items():
+        click.echo(f"to {what}:\n  {line}")
+
+
+def print_engine(engine: dict[str, Any]) -> None:
+    """Print what an engine is, and what it says of itself where that is known."""
+    mark, inside = engine["fingerprint"], engine["engine_layers"]
+    where = mark["gpu"] or ", ".join(mark["compute_capabilities"])
+    shift = f", shift as {mark['shift']}" if mark["shift"] else ""
+    click.echo(f"engines/{engine['file']}: {megabytes(engine['bytes'])}")
+    click.echo(f"  {mark['target']} {mark['version']} for {where}; {mark['precision']}{shift}")
+    types = ", ".join(f"{count} {name}" for name, count in engine["network_types"].items())
+    click.echo(f"  {sum(engine['network_layers'].values())} layers parsed: {types}")
+    if inside is not None:
+        kinds = ", ".join(f"{count} {name}" for name, count in inside["layers"].items())
+        tactics = len({layer["tactic"] for layer in inside["each"] if layer["tactic"]})
+        click.echo(f"  {sum(inside['layers'].values())} layers in the engine: {kinds}")
+        click.echo(f"  {tactics} different kernels, {inside['plugins']} plugin layers, {inside['reformats']} reformats")

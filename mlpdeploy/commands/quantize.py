@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @calibration_options
 @click.option("--calibrator", metavar="NAME", help="minmax, percentile, entropy or mse.  [default: see the guide]")
 @click.option("--io", default="fp32", show_default=True, metavar="TYPE", help="Type of inputs and outputs: fp32, fp16.")
-@click.option("--keep", multiple=True, metavar="BLOCK", help="Leave this block or node in float32. Repeat for several.")
+@click.option("--keep", multiple=True, metavar="BLOCK", help="Leave this block or node as it is. Repeat for several.")
+@click.option("--rest", default="fp32", show_default=True, metavar="TYPE", help="Beside INT8: fp32, fp16, bf16.")
 @click.option("--max-drop", type=float, help="Search for the blocks to keep: lose at most so many points of top-1.")
 @click.option("--min-sqnr", type=float, help="Search for the blocks to keep: logits with at least so many dB.")
 @click.option(
@@ -50,6 +51,7 @@ def quantize(
     calibrator: Any,
     io: Any,
     keep: tuple[str, ...],
+    rest: Any,
     max_drop: float | None,
     min_sqnr: float | None,
     labelled: Path | None,
@@ -67,7 +69,7 @@ def quantize(
     from mlpdeploy.quant.search import Goal
     from mlpdeploy.quant.speed import quick_speed
 
-    recipe = Recipe(precision, io, calibrator, images_limit, keep)
+    recipe = Recipe(precision, io, calibrator, images_limit, keep, rest)
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
     if goal is None and labelled is not None:
         raise UsageError("--data without --max-drop or --min-sqnr", fix="labelled images serve the search only")
@@ -126,7 +128,8 @@ def print_quantized(source: Path, directory: Path, manifest: Manifest, speeds: d
         click.echo(f"  {name}: {'; '.join(parts)}")
     keep = manifest.quantization["recipe"]["keep"]
     if keep:
-        click.echo(f"  kept in float32: {', '.join(keep)}")
+        rest = manifest.quantization["recipe"]["rest"]
+        click.echo(f"  kept in {rest}: {', '.join(keep)}")
     found = (manifest.quantization["search"] or {}).get("found")
     if found:
         cost = found["cost"]

@@ -22,7 +22,9 @@ _TYPE_KEYS = ("Format/Datatype", "Datatype", "Format")
 
 
 def read_engine(text: str, asked: dict[str, str], plugins: list[str]) -> dict[str, Any]:
-    """Return {layers, types, plugins, reformats} of an engine: counts, `types` and `layers` by name.
+    """Return {layers, types, plugins, reformats, each} of an engine: counts, `types` and `layers` by name.
+
+    `each` has one {name, kind, types, tactic} for every layer in its order, with the types of its outputs.
 
     Args:
         text: the inspector's JSON.
@@ -51,6 +53,15 @@ def read_engine(text: str, asked: dict[str, str], plugins: list[str]) -> dict[st
         "types": dict(sorted(types.items())),
         "plugins": sum(_is_plugin(layer) for layer in layers),
         "reformats": sum(_is_reformat(layer) for layer in layers),
+        "each": [
+            {
+                "name": str(layer.get("Name", "")),
+                "kind": str(layer.get("LayerType", "unknown")),
+                "types": [_type_of(tensor) for tensor in layer.get("Outputs", [])],
+                "tactic": str(layer.get("TacticName", "")),
+            }
+            for layer in layers
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, nothing from elsewhere, light or dark as the reader's device has it."""
+"""The report as one HTML file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,9 @@ from mlpdeploy.artifact import disk_errors, write_file
 from mlpdeploy.evaluation import charts
 from mlpdeploy.evaluation.report import EvaluationReport, Result
 from mlpdeploy.evaluation.table import cells, comparisons, images_used, percent, titles
+from mlpdeploy.webpage import html_table, page
 
 MAX_CLASSES = 24  # of a matrix or a chart that can be read
-_STYLE = """
-:root { color-scheme: light dark; --text: #1d2329; --muted: #6a737d; --line: #dde1e5; --back: #ffffff; --card: #f6f7f8;
-  --c0: #5b6673; --c1: #1f6fb4; --c2: #c25e00; --c3: #2a8a57; --c4: #8a4fb5; --c5: #b8384e; }
-@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --muted: #97a1ab; --line: #3a424a; --back: #14181c;
-  --card: #1d2227; --c0: #a5b0bb; --c1: #58a6e8; --c2: #f0954a; --c3: #58c48c; --c4: #bd8fe0; --c5: #ef7a8c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--back); color: var(--text);
-  font: 16px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; } h3 { font-size: .95rem; margin: 0 0 .5rem; }
-p, li { max-width: 46rem; } .note { color: var(--muted); font-size: .9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th.text, td.text { text-align: left; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
-.card { background: var(--card); border-radius: .5rem; padding: .8rem; min-width: 0; }
-svg { display: block; width: 100%; height: auto; max-width: 34rem; font-family: system-ui, sans-serif; }
-.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; }
-.legend svg { display: inline-block; width: 1em; vertical-align: -.1em; }
-"""
 
 
 def write_report(report: EvaluationReport, json_path: Path | None, html_path: Path | None) -> None:
@@ -81,15 +63,7 @@ def html_page(report: EvaluationReport) -> str:
         _cards(_size_and_speed(report, names)),
         _details(report),
     ]
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Accuracy of {escape(models)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
-    )
+    return page(f"Accuracy of {models}", body)
 
 
 def _random_note(report: EvaluationReport) -> str:
@@ -99,18 +73,7 @@ def _random_note(report: EvaluationReport) -> str:
 
 
 def _table(report: EvaluationReport) -> str:
-    return _html_table(titles(report), [cells(result) for result in report.results], texts=3)
-
-
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
-    """Return a table that scrolls sideways; the first `texts` columns are flush left."""
-
-    def row(values: Sequence[str], tag: str) -> str:
-        kinds = [' class="text"' if index < texts else "" for index in range(len(values))]
-        return "".join(f"<{tag}{kind}>{escape(value)}</{tag}>" for kind, value in zip(kinds, values, strict=True))
-
-    lines = "".join(f"<tr>{row(values, 'td')}</tr>" for values in rows)
-    return f'<div class="wide"><table><thead><tr>{row(head, "th")}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return html_table(titles(report), [cells(result) for result in report.results], texts=3)
 
 
 def _legend(names: Sequence[str]) -> str:
@@ -167,7 +130,7 @@ def _agreement(report: EvaluationReport, names: Sequence[str]) -> str:
         '<p class="note">Errors are differences of logits over the standard deviation of all of PyTorch\'s logits. The '
         "charts count images by their largest error.</p>"
     )
-    return "<h2>Agreement with PyTorch</h2>" + note + _html_table(head, rows, texts=1) + _cards(cards)
+    return "<h2>Agreement with PyTorch</h2>" + note + html_table(head, rows, texts=1) + _cards(cards)
 
 
 def _confusions(report: EvaluationReport, names: Sequence[str]) -> str:
@@ -183,7 +146,7 @@ def _confusions(report: EvaluationReport, names: Sequence[str]) -> str:
             continue
         wrong = sorted((row for row in result.quality.confusion if row[0] != row[1]), key=lambda row: -row[2])
         rows = [(report.class_names[t], report.class_names[p], str(count)) for t, p, count in wrong[:MAX_CLASSES]]
-        cards.append((name, _html_table(("true", "taken for", "images"), rows, texts=2)))
+        cards.append((name, html_table(("true", "taken for", "images"), rows, texts=2)))
     return _cards(cards)
 
 

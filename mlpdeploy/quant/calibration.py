@@ -91,7 +91,7 @@ def calibrate(
     data: CalibrationData,
     model_sha256: str,
     *,
-    histograms: bool = True,
+    histograms: Collection[str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -102,7 +102,7 @@ def calibrate(
         tensors: names of values of it, or of its input.
         data: the images.
         model_sha256: from `model_identity`.
-        histograms: False collects the extremes only, at a fraction of the time (for every tensor of a model, say).
+        histograms: those tensors that need more than their extremes, which cost a fraction of the time; None means all.
         threads: of ONNX Runtime; None means all.
         progress: called after each batch.
 
@@ -113,12 +113,13 @@ def calibrate(
     session, names = _observed_session(model, wanted, threads or cpu_count())
     spec = session.get_inputs()[0]
     rows = spec.shape[0] if isinstance(spec.shape[0], int) else 1
+    counted = set(wanted if histograms is None else histograms)
     result = Calibration(model_sha256, data.sha256, data.count, {name: Histogram() for name in wanted})
     for done, batch in enumerate(data.batches(rows)):
         outputs = dict(zip(names, session.run(names, {spec.name: batch}), strict=True)) if names else {}
         outputs[spec.name] = batch
         for name in wanted:
-            _observe(result.tensors[name], name, outputs.pop(name), histograms)
+            _observe(result.tensors[name], name, outputs.pop(name), name in counted)
         if progress:
             progress(min((done + 1) * rows, data.count), data.count)
     return result
@@ -134,7 +135,7 @@ def _in_graph_order(model: ir.Model, tensors: Collection[str]) -> list[str]:
     return sorted(set(tensors), key=position.__getitem__)
 
 
-def _observe(statistics: Histogram, name: str, values: np.ndarray, histograms: bool) -> None:
+def _observe(statistics: Histogram, name: str, values: np.ndarray, counted: bool) -> None:
     low, high = extremes(values)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UsageError(
@@ -142,7 +143,7 @@ def _observe(statistics: Histogram, name: str, values: np.ndarray, histograms: b
             "finite activations",
             "check the weights and the images with: mlpdeploy verify",
         )
-    if histograms:
+    if counted:
         statistics.add(values)
     else:
         statistics.minimum, statistics.maximum = min(statistics.minimum, low), max(statistics.maximum, high)

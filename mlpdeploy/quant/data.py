@@ -70,8 +70,8 @@ def calibration_images(
 
     Args:
         source: a folder of pictures; an `.npy` file, or an `.npz` file with the array `images`: (N, C, H, W) float32,
-            preprocessed already, or (N, H, W, C) uint8 pictures; a `.txt` file with the path of a picture a line
-            (relative to the file); or several paths of pictures.
+            preprocessed already, or uint8 pictures, (N, H, W) or (N, H, W, C); a `.txt` file with the path of a picture
+            a line (relative to the file); or several paths of pictures.
         preprocessing: from the manifest; None where the model's input is no picture.
         spec: of the model's input.
         limit: the most images.
@@ -150,12 +150,12 @@ def _from_array(
 ) -> CalibrationData:
     file = ArrayFile(path)
     pictures = file.dtype == np.uint8
-    if len(file.shape) != 4 or file.dtype not in (np.uint8, np.float32):
+    if (len(file.shape) != 4 and not (pictures and len(file.shape) == 3)) or file.dtype not in (np.uint8, np.float32):
         raise UsageError(
             f"{path} holds {file.dtype} of shape {file.shape}",
-            "(N, C, H, W) float32, preprocessed, or (N, H, W, C) uint8 pictures",
+            "(N, C, H, W) float32, preprocessed, or (N, H, W) or (N, H, W, C) uint8 pictures",
         )
-    if pictures and (preprocessing is None or file.shape[3] not in (1, 3)):
+    if pictures and (preprocessing is None or file.shape[3:] not in ((), (1,), (3,))):
         raise UsageError(f"{path} holds uint8 of shape {file.shape}", "1 or 3 channels last, for a model of pictures")
     if not pictures:
         _check_shape(file.shape[1:], spec, str(path))
@@ -181,7 +181,7 @@ def _picture_preparer(preprocessing: Preprocessing) -> Callable[[np.ndarray], np
     from PIL import Image
 
     def prepare(row: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(row[:, :, 0] if row.shape[2] == 1 else row))
+        picture = Image.fromarray(np.ascontiguousarray(row[:, :, 0] if row.shape[2:] == (1,) else row))
         return preprocess(picture, preprocessing)
 
     return prepare

@@ -4,6 +4,8 @@ Precision lives in the file, so every runtime computes the same thing, and no bu
 Which nodes stay in float32 is decided in `half_plan`. A value has the type of the node that makes it; where another
 type is wanted, one Cast follows that node, however many nodes want it.
 
+A model that is partly in int8 may be given: its scales, and what its DequantizeLinear nodes return, then have the type.
+
 bfloat16 has float32's range and eight significant bits: nothing overflows, every rounding is eight times coarser than
 fp16's. ONNX allows it in convolutions from opset 22 on, so a typed bf16 file is of that opset at least; between opset
 18 and 22 the operators used here differ in nothing but the types that they allow.
@@ -41,6 +43,7 @@ WHY_NOT = {("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operato
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _SMALLEST_NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}
 _BF16_OPSET = 22
+_HALF_SCALES_OPSET = 19
 
 
 @dataclass
@@ -50,7 +53,7 @@ class HalfReport(PassReport):
     Attributes:
         by_design: number of nodes that stay in float32 in every model: norms, softmax, reductions, expanded Gelus.
         casts: number of Cast nodes.
-        macs_share: part of the multiply-adds in half precision, 0 to 1.
+        macs_share: part of the multiply-adds in half precision, 0 to 1; of those that are not in int8.
         weights: number of weights in half precision.
         weights_zero: weights that were not zero and are now: smaller than half of the type's smallest number.
         weights_subnormal: weights with less than the type's precision, because they are below its normal range.
@@ -94,6 +97,7 @@ def half_types(
     """Rewrite a lowered float32 model in place to typed fp16 or bf16.
 
     Args:
+        model: lowered; products that are in int8 stay there, if their scales are numbers of the type.
         recipe: of precision fp16 or bf16; names in `keep` and the type of inputs and outputs are taken from it.
         target: whom the model was lowered for.
         magnitudes: {tensor name: largest absolute value on calibration images}. Nodes with a value above 1/4 of fp16's
@@ -111,8 +115,9 @@ def half_types(
     macs = macs_of(model)
     plan = plan_half(model, recipe, magnitudes)
     report = HalfReport(f"half_types({recipe.precision})", refused=plan.pinned, unmeasured=len(plan.unmeasured))
-    if recipe.precision == "bf16":
-        model.graph.opset_imports[""] = max(opset_of(model), _BF16_OPSET)
+    scaled = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    oldest = _BF16_OPSET if recipe.precision == "bf16" else _HALF_SCALES_OPSET if scaled else opset_of(model)
+    model.graph.opset_imports[""] = max(opset_of(model), oldest)
     report.by_design = plan.by_design
     _Typing(model, recipe, plan.float32, report).rewrite()
     total = sum(macs.values())

@@ -38,6 +38,7 @@ NORMS = frozenset({"InstanceNormalization", "LayerNormalization", "GroupNormaliz
 # Sum adds the three means of a Vision Permutator's gates.
 STATISTICS = NORMS | {"Softmax", "ReduceMean", "ReduceSum", "GlobalAveragePool", "Sum"}
 MOVEMENT = frozenset({"Reshape", "Transpose", "Slice", "Pad", "Concat", "Split", "Identity", "Flatten", "Squeeze"})
+_NOT_LARGER = frozenset({"Gelu", "QuantizeLinear", "DequantizeLinear"})  # than what they read
 NO_NUMBERS = frozenset({"Shape"})  # integers out of any type
 
 RANGE = {"fp16": FP16_MAX, "bf16": float(np.finfo(np.float32).max)}
@@ -77,10 +78,25 @@ def plan_half(model: ir.Model, recipe: Recipe, magnitudes: Mapping[str, float] |
         elif node in by_design:
             plan.float32.add(node)
             plan.by_design += 1
-        elif known is not None and not is_movement(node) and any(value not in known for value in node.outputs):
+        elif known is not None and not _is_measured(node, known):
             plan.unmeasured.append(str(node.name))
+    for node in [node for node in nodes if _is_weight_of_float32(node, plan.float32)]:
+        plan.float32.add(node)
+        plan.pinned[str(node.name)] = "the int8 weight of a node in float32"
     plan.float32 |= _moving_float32(model, nodes, plan.float32, recipe)
     return plan
+
+
+def _is_measured(node: ir.Node, known: dict[ir.Value, float]) -> bool:
+    """Return whether the magnitudes of what a node computes are known, or follow from its weights."""
+    weight = node.op_type == "DequantizeLinear" and array_of(node.inputs[0]) is not None
+    return weight or is_movement(node) or all(value in known for value in node.outputs)
+
+
+def _is_weight_of_float32(node: ir.Node, float32: set[ir.Node]) -> bool:
+    """Return whether a node makes an int8 weight of a product in float32: a Cast between them would hide the weight."""
+    users = [use.node for value in node.outputs for use in value.uses()]
+    return node.op_type == "DequantizeLinear" and array_of(node.inputs[0]) is not None and set(users) <= float32
 
 
 def is_movement(node: ir.Node) -> bool:
@@ -170,8 +186,8 @@ def _magnitudes(nodes: list[ir.Node], measured: Mapping[str, float] | None) -> d
         for value in node.outputs:
             if str(value.name) in measured:
                 known[value] = measured[str(value.name)]
-            elif inputs and (is_movement(node) or node.op_type == "Gelu"):
-                known[value] = max(inputs)  # |Gelu(x)| <= |x|
+            elif inputs and (is_movement(node) or node.op_type in _NOT_LARGER):
+                known[value] = max(inputs)
     return known
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -29,6 +30,8 @@ from mlpdeploy.quant.products import (
 from mlpdeploy.quant.recipe import Calibrator, Recipe
 
 DEFAULT_CALIBRATOR: Calibrator = "mse"
+# The types that an int8 model's other values may have; scales have the type of what they scale.
+RESTS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _MOST_BIAS = 1 << 30  # of an int32 bias; a weight scale is made larger where it would not fit
 
 
@@ -48,6 +51,7 @@ class Int8Form:
         plain_before_reshape: whether a product whose result is reshaped has one scale for its whole weight, and
             symmetric int8 activations. OpenVINO 2026.4 moves scales of channels, and what corrects for a zero point,
             behind the Reshape, where the channels are no longer the last axis: its results are wrong.
+        typed_rest: whether what is not in 8 bits may have a half type in the file. On a CPU that would only add casts.
     """
 
     activations: Literal["uint8", "int8"]
@@ -57,13 +61,14 @@ class Int8Form:
     residuals: bool = False
     float_stem: bool = False
     plain_before_reshape: bool = False
+    typed_rest: bool = False
 
 
 INT8_FORMS = {
     "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True, float_stem=True),
     "openvino": Int8Form("uint8", plain_before_reshape=True),
-    "tensorrt": Int8Form("int8", residuals=True),
-    "tensorrt-rtx": Int8Form("int8", residuals=True),
+    "tensorrt": Int8Form("int8", residuals=True, typed_rest=True),
+    "tensorrt-rtx": Int8Form("int8", residuals=True, typed_rest=True),
 }
 
 
@@ -128,7 +133,7 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
             chosen.append(product)
     if not chosen:
         raise UsageError("a recipe that keeps every product in float32", "at least one in int8", "keep fewer blocks")
-    writer = _Writer(model, form, calibration, recipe.calibrator or DEFAULT_CALIBRATOR)
+    writer = _Writer(model, form, calibration, recipe)
     if form.plain_before_reshape:
         writer.plain = {product.node: origin_of(product.source) for product in chosen if product.is_reshaped}
     sums = residual_inputs(model) if form.residuals else []
@@ -171,9 +176,10 @@ class _Scale:
 class _Writer:
     """Adds the nodes; every tensor is quantized at most once."""
 
-    def __init__(self, model: ir.Model, form: Int8Form, calibration: Calibration, calibrator: Calibrator) -> None:
+    def __init__(self, model: ir.Model, form: Int8Form, calibration: Calibration, recipe: Recipe) -> None:
         self.model, self.form = model, form
-        self.calibration, self.calibrator = calibration, calibrator
+        self.calibration, self.calibrator = calibration, recipe.calibrator or DEFAULT_CALIBRATOR
+        self.rest = RESTS[recipe.rest if form.typed_rest else "fp32"]
         self.plain: dict[ir.Node, ir.Value] = {}  # product with one weight scale -> its input, which is symmetric
         self.scales: dict[ir.Value, _Scale] = {}  # of computed tensors
         self.bytes: dict[ir.Value, ir.Value] = {}  # float32 tensor -> its 8-bit form
@@ -284,7 +290,7 @@ class _Writer:
             symmetric = self.form.activations == "int8" or origin in self.plain.values()
             dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
             low, high = self.calibration.range_of(str(origin.name), self.calibrator, symmetric=symmetric)
-            step = np.float32((high - low) / (254 if symmetric else 255)) or np.float32(1)
+            step = as_scale(np.asarray((high - low) / (254 if symmetric else 255)), self.rest)
             zero = 0 if symmetric else int(np.clip(np.rint(-low / step), 0, 255))
             self.scales[origin] = _Scale(
                 constant(self.model, f"{origin.name}/scale", np.asarray(step, np.float32)),
@@ -300,9 +306,9 @@ class _Writer:
         source, axis = product.node.inputs[1], product.channel_axis
         assert source is not None
         array = product.weight
-        quantized, steps = quantized_weight(array, axis, bias if self.form.int32_bias else None, input_step)
+        quantized, steps = quantized_weight(array, axis, bias if self.form.int32_bias else None, input_step, self.rest)
         if product.node in self.plain:
-            flat, steps = quantized_weight(array.reshape(1, -1), 0, None, input_step)
+            flat, steps = quantized_weight(array.reshape(1, -1), 0, None, input_step, self.rest)
             quantized, steps, axis = flat.reshape(array.shape), steps[0], 0
         node = ir.node(
             "DequantizeLinear",
@@ -366,7 +372,7 @@ class _Writer:
 
 
 def quantized_weight(
-    weight: np.ndarray, axis: int, bias: np.ndarray | None, input_step: float
+    weight: np.ndarray, axis: int, bias: np.ndarray | None, input_step: float, rest: np.dtype[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (int8 weight, float32 steps), symmetric, with a step per index of `axis`.
 
@@ -376,14 +382,27 @@ def quantized_weight(
         bias: (D,) where it will be stored in int32 in steps of `input_step * step`: the steps are made as large as
             that needs.
         input_step: of the activations.
+        rest: the steps are numbers of this type.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     steps = np.abs(weight).max(others).astype(np.float64) / 127
     if bias is not None:
         steps = np.maximum(steps, np.abs(bias) / input_step / _MOST_BIAS)
-    steps = np.where(steps > 0, steps, 1).astype(np.float32)
+    steps = as_scale(steps, rest)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     return np.clip(np.rint(weight / steps.reshape(shape)), -127, 127).astype(np.int8), steps
+
+
+def as_scale(steps: np.ndarray, rest: np.dtype[Any]) -> np.ndarray:
+    """Return float32 steps that are numbers of another type too, so that its scales divide and multiply by the same.
+
+    Args:
+        steps: 0 or more. A step that is 0, or below the type's smallest number, becomes 1 or that number.
+        rest: the type that the scales will have.
+    """
+    rounded = steps.astype(rest).astype(np.float32)
+    smallest = np.nextafter(rest.type(0), rest.type(1)).astype(np.float32)
+    return np.where(steps == 0, np.float32(1), np.maximum(rounded, smallest)).astype(np.float32)
 
 
 def _typed(node: ir.Node, source: ir.Value, dtype: ir.DataType) -> ir.Value:

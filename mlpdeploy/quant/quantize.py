@@ -16,13 +16,14 @@ from mlpdeploy.export.export import write_lowered
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
 from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
 from mlpdeploy.quant.data import CalibrationData, calibration_images
-from mlpdeploy.quant.half import half_form, half_types, unexpected_float32
+from mlpdeploy.quant.half import HALF_FORMS, HalfForm, half_form, half_types, unexpected_float32
 from mlpdeploy.quant.products import quantized_tensors
 from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.source import Source, open_source
 
 CALIBRATION_FILE = "calibration.json"
+BY_HINT = {"by": "the session asks the runtime for it; the file's floats are float32"}
 
 Progress = Callable[[str], None]
 Count = Callable[[int, int], None]
@@ -119,6 +120,10 @@ def quantize_artifact(
 
 def check_targets(recipe: Recipe, source: Source) -> None:
     """Raise UsageError unless every target can be given the recipe's precision."""
+    for target in source.shifts if recipe.rest != "fp32" else ():
+        if _rest_form(recipe, target) is None:
+            able = [name for name in INT8_FORMS if _rest_form(recipe, name)]
+            raise UsageError(f"{recipe.rest} beside int8 for the target {target}", f"--target {' or '.join(able)}")
     if recipe.precision == "int8":
         return
     for target in source.shifts:
@@ -134,9 +139,24 @@ def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration
     """Give a lowered model the recipe's precision, in place, and return what was done as JSON data."""
     if recipe.precision == "int8":
         assert calibration is not None
-        return insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
+        report = insert_qdq(model, INT8_FORMS[target], calibration, recipe).to_dict()
+        if recipe.rest == "fp32":
+            return report
+        if _rest_form(recipe, target) == "hint":
+            return {**report, "rest": BY_HINT}
+        return {**report, "rest": _to_half(model, Recipe(recipe.rest), target, calibration)}
     if half_form(recipe.precision, target) == "hint":
-        return {"by": "the session asks the runtime for it; the file is float32"}
+        return BY_HINT
+    return _to_half(model, recipe, target, calibration)
+
+
+def _rest_form(recipe: Recipe, target: str) -> HalfForm | None:
+    """Return how a target is given the type of what is not in int8; None where it is not."""
+    form = HALF_FORMS[target][recipe.rest]
+    return form if form == "hint" or INT8_FORMS[target].typed_rest else None
+
+
+def _to_half(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration | None) -> dict[str, Any]:
     magnitudes = calibration.magnitudes() if calibration else None
     report = half_types(model, recipe, target, magnitudes)
     if surprises := unexpected_float32(model, report):
@@ -170,7 +190,8 @@ def calibration_for(
         return None
     manifest = source.manifest
     model, _ = source.lowered("cpu")
-    tensors = quantized_tensors(model) if int8 else activations(model)
+    counted = quantized_tensors(model) if int8 else []
+    tensors = counted if recipe.rest == "fp32" and int8 else activations(model)
     identity = model_identity(manifest)
     data: CalibrationData | None = None
     if images is not None:
@@ -185,7 +206,7 @@ def calibration_for(
         return read_calibration(str(cache), identity, data.sha256 if data else None, tensors)
     assert data is not None
     say(f"calibrating on {data.count} images")
-    found = calibrate(model, tensors, data, identity, histograms=int8, threads=threads, progress=count)
+    found = calibrate(model, tensors, data, identity, histograms=counted, threads=threads, progress=count)
     if cache is not None:
         write_calibration(Path(cache), found)
     return found

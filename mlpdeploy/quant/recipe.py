@@ -11,6 +11,7 @@ from mlpdeploy.errors import UsageError
 
 Precision = Literal["fp16", "bf16", "int8"]
 Io = Literal["fp32", "fp16"]
+Rest = Literal["fp32", "fp16", "bf16"]
 Calibrator = Literal["minmax", "percentile", "entropy", "mse"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 CALIBRATORS: tuple[str, ...] = get_args(Calibrator)
@@ -26,8 +27,9 @@ class Recipe:
         io: the type of the model's inputs and outputs; `fp16` only with precision fp16.
         calibrator: how an activation's range follows from its histogram (int8 only); None means the default.
         images: at most so many calibration images are read.
-        keep: names of blocks or nodes that stay in float32; a name covers everything below it
-            (`layers.0.blocks.1` covers `layers.0.blocks.1.mlp.fc1/Conv`).
+        keep: names of blocks or nodes that stay in float32, or out of int8 where there is a `rest`; a name covers
+            everything below it (`layers.0.blocks.1` covers `layers.0.blocks.1.mlp.fc1/Conv`).
+        rest: what an int8 model computes in where it does not in int8: norms and sums stay in float32 in any case.
 
     Raises:
         UsageError: an unknown or contradictory option.
@@ -38,6 +40,7 @@ class Recipe:
     calibrator: Calibrator | None = None
     images: int = DEFAULT_IMAGES
     keep: tuple[str, ...] = ()
+    rest: Rest = "fp32"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -52,6 +55,10 @@ class Recipe:
             raise UsageError(
                 f"a calibrator for precision {self.precision}", "--precision int8", "leave one of them out"
             )
+        if self.rest not in get_args(Rest):
+            raise UsageError(f"unknown type {self.rest!r} for the rest", "fp32, fp16 or bf16")
+        if self.rest != "fp32" and self.precision != "int8":
+            raise UsageError(f"a type for the rest in precision {self.precision}", "--precision int8")
         if self.images < 1:
             raise UsageError(f"{self.images} calibration images", "at least 1")
 

@@ -51,7 +51,7 @@ class BackendSession(Session):
             )
         path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
-        self._compute = resolve_precision(manifest.precision, options.precision)
+        self._compute = resolve_precision(manifest.float_precision, options.precision)
         super().__init__(manifest, "cpu", options.max_batch)
         self._path = path
         self._model = _read(path)

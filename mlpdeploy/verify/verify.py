@@ -133,7 +133,7 @@ def verify_artifact(
     files: dict[str, dict[str, Any]] = {}
     for name, entry in manifest.models.items():
         say(f"checking {name}")
-        reason = _why_skipped(entry, manifest.precision)
+        reason = _why_skipped(entry, manifest)
         if reason:
             files[name] = {"backend": None, "checks": [], "skipped": reason, "divergence": None}
             continue
@@ -163,13 +163,13 @@ def verify_or_raise(directory: str | Path, fix: str) -> None:
         raise VerificationError(report.failure(), fix=fix)
 
 
-def _why_skipped(entry: FileEntry, precision: str) -> str:
+def _why_skipped(entry: FileEntry, manifest: Manifest) -> str:
     """Return why a file's values are not compared, or an empty string."""
-    if entry.role == CANONICAL and precision != "fp32":
+    if entry.role == CANONICAL and manifest.precision != "fp32":
         return "it is the float32 source of the others"
     if entry.role != CANONICAL and entry.shift == "plugin":
         return "it needs TensorRT and the plugin"
-    if entry.role in ("tensorrt", "tensorrt-rtx") and precision == "bf16":
+    if entry.role in ("tensorrt", "tensorrt-rtx") and manifest.float_precision == "bf16":
         return "only TensorRT computes its bfloat16 operators"
     return ""
 

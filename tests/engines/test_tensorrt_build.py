@@ -186,6 +186,7 @@ def test_half_that_became_fp32_names_the_layer() -> None:
         {
             "Name": "conv1 + gelu",
             "LayerType": "CaskConvolution",
+            "TacticName": "sm80_xmma_fprop",
             "Outputs": [tensor("a", "Row major linear FP16 format")],
         },
         {"Name": "Reformatting CopyNode for a", "LayerType": "Reformat", "Outputs": [tensor("a'", "Two wide FP16")]},
@@ -194,6 +195,10 @@ def test_half_that_became_fp32_names_the_layer() -> None:
     ]
     text = json.dumps({"Layers": layers})
     found = read_engine(text, {"a": "HALF", "b": "FLOAT"}, ["shift_0"])
+    assert found.pop("each")[:2] == [
+        {"name": "conv1 + gelu", "kind": "CaskConvolution", "types": ["HALF"], "tactic": "sm80_xmma_fprop"},
+        {"name": "Reformatting CopyNode for a", "kind": "Reformat", "types": ["HALF"], "tactic": ""},
+    ]
     assert found == {
         "layers": {"CaskConvolution": 1, "PluginV3": 1, "Reformat": 1, "kgen": 1},
         "types": {"HALF": 2, "FLOAT": 1, "INT8": 1},

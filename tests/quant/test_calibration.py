@@ -48,7 +48,7 @@ def test_extremes_only(lowered: Lowered, calibrations: dict[str, Calibration], s
     model = lowered(family)
     names = [str(out.name) for node in model.graph for out in node.outputs]
     data = calibration_images(saved("x.npy", IMAGES), None, SPEC, 512)
-    found = calibrate(model, names, data, "model", histograms=False, threads=1)
+    found = calibrate(model, names, data, "model", histograms=(), threads=1)
     magnitudes = found.magnitudes()
     assert set(magnitudes) == set(names)
     for name, wanted in calibrations[family].magnitudes().items():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from calibration_inputs import IMAGES
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from mlpdeploy.cli import main
 
@@ -29,6 +30,7 @@ def test_a_goal_is_reached_by_keeping_blocks(exported: Path, images: Path, tmp_p
     assert plain.exit_code == 0, plain.output
     report = json.loads(plain.stdout)
     assert (tmp_path / "blocks.png").read_bytes().startswith(b"\x89PNG")
+    assert (report["labelled"], report["images"]) == (False, len(IMAGES))
     harm = [block["alone"]["sqnr_db"] for block in report["blocks"]]
     assert harm == sorted(harm)
     assert min(harm) > report["int8"]["sqnr_db"]  # one block alone does less harm than all of them
@@ -43,11 +45,39 @@ def test_a_goal_is_reached_by_keeping_blocks(exported: Path, images: Path, tmp_p
     assert manifest["quantization"]["search"]["found"]["cost"]["sqnr_db"] >= wanted
 
 
+def test_the_drop_on_labelled_images(exported: Path, images: Path, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled.npz"
+    np.savez(labelled, images=IMAGES, labels=np.zeros(len(IMAGES), np.int64))
+    command = ("sensitivity", exported, "--calibration-data", images, "--data", labelled, "--limit", 8, "--json")
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["labelled"], report["images"]) == (True, 8)
+
+
 def test_the_summary_tells_size_share_and_what_was_kept(exported: Path, images: Path, tmp_path: Path) -> None:
     done = run("quantize", exported, "--precision", "int8", "--calibration-data", images, "-o", tmp_path / "int8")
     assert done.exit_code == 0, done.output
     assert "% of the multiply-adds in INT8" in done.stdout
     assert "of the float32 file" in done.stdout
+
+
+def test_a_bad_picture_stops_it_or_is_left_out(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(3)
+    for index in range(9):
+        Image.fromarray(random.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{index}.png")
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:500])
+    command = ("quantize", exported, "--precision", "int8", "--calibration-data", folder, "--no-verify")
+    refused = run(*command, "-o", tmp_path / "int8")
+    assert refused.exit_code == 1
+    assert "half.png" in refused.stderr
+    assert not (tmp_path / "int8").exists()
+    done = run(*command, "--skip-bad", "-o", tmp_path / "int8", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["quantization"]["images"] == 9
+    assert "left out" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ def test_every_source_of_pictures_gives_the_same_images(folder: Path, saved: Sav
         np.testing.assert_array_equal(rows_of(calibration_images(source, P, SPEC, 512)), wanted)
 
 
+def test_grey_pictures_may_lack_the_axis_of_channels(saved: Saved) -> None:
+    with_axis = calibration_images(saved("a.npy", PICTURES[..., :1]), P, SPEC, 512)
+    without = calibration_images(saved("b.npy", PICTURES[..., 0]), P, SPEC, 512)
+    np.testing.assert_array_equal(rows_of(without), rows_of(with_axis))
+
+
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_prepared_arrays_come_as_they_are(saved: Saved, name: str) -> None:
     data = calibration_images(saved(name, IMAGES), None, SPEC, 512)

@@ -20,6 +20,7 @@ from mlpdeploy.quant.recipe import Recipe
 
 Lowered = Callable[..., ir.Model]
 INT8 = Recipe("int8")
+FP32 = np.dtype(np.float32)
 TARGETS = ("cpu", "openvino", "tensorrt")
 FAMILIES = ("asmlp", "vip")
 # Signal over noise of the tiny models with random weights; a wrong scale, zero point or channel costs 10 dB and more.
@@ -221,17 +222,17 @@ def test_a_calibration_that_lacks_a_tensor(lowered: Lowered, calibrations: dict[
 
 def test_weights_by_channel() -> None:
     weight = np.array([[1.0, -2.54], [0.0, 0.0], [1e-9, 5e-10]], np.float32)
-    values, steps = quantized_weight(weight, 0, None, 1.0)
+    values, steps = quantized_weight(weight, 0, None, 1.0, FP32)
     np.testing.assert_array_equal(values, [[50, -127], [0, 0], [127, 64]])
     np.testing.assert_allclose(steps, [0.02, 1, 1e-9 / 127], rtol=1e-6)
-    across, _ = quantized_weight(weight.T.copy(), 1, None, 1.0)
+    across, _ = quantized_weight(weight.T.copy(), 1, None, 1.0, FP32)
     np.testing.assert_array_equal(across, values.T)
 
 
 def test_a_bias_always_fits_into_int32() -> None:
     weight = np.full((2, 4), 1e-12, np.float32)
     bias = np.float32([3.0, 0.0])
-    _, steps = quantized_weight(weight, 0, bias, 1e-3)
+    _, steps = quantized_weight(weight, 0, bias, 1e-3, FP32)
     stored = np.rint(bias / (steps.astype(np.float64) * 1e-3))
     assert np.abs(stored).max() < 2**31
     assert stored[0] * steps[0] * 1e-3 == pytest.approx(3.0, rel=1e-6)

@@ -18,6 +18,7 @@ from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import CANONICAL, read_manifest
 from mlpdeploy.quant.quantize import CALIBRATION_FILE, quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.runtime.openvino import native_precisions
 from mlpdeploy.verify import tolerance
 
 INT8 = Recipe("int8")
@@ -54,6 +55,7 @@ def test_an_int8_artifact_is_whole_and_says_what_it_is(in_int8: Path, exported_f
     for target in ("cpu", "openvino", "tensorrt"):
         assert "QuantizeLinear" in operators(in_int8 / f"model.{target}.onnx")
         assert manifest.quantization["targets"][target]["int8_share_of_macs"] > 0.9
+        assert "Gelu" in operators(in_int8 / f"model.{target}.onnx")  # in five operators it would part Q from Conv
     assert manifest.files["model.cpu.weights"].bytes < read_manifest(exported_for_all).files["model.cpu.weights"].bytes
     assert CALIBRATION_FILE in manifest.files
 
@@ -170,7 +172,52 @@ def test_refusals_leave_nothing(exported: Path, in_int8: Path, images: Path, tmp
             quantize_artifact(source, output, recipe, **options)
     with pytest.raises(UsageError, match="itself"):
         quantize_artifact(exported, exported, INT8, images=images, force=True)
+    with pytest.raises(UsageError, match="fp16 beside int8 for the target cpu"):
+        quantize_artifact(exported, output, Recipe("int8", rest="fp16"), images=images)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_artifact_that_is_there_is_not_replaced(exported: Path, in_int8: Path, images: Path) -> None:
+    before = (in_int8 / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match="already holds an artifact"):
+        quantize_artifact(exported, in_int8, INT8, images=images)
+    assert (in_int8 / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_int8_with_the_rest_in_bf16(target: str, exported_for_all: Path, images: Path, tmp_path: Path) -> None:
+    recipe = Recipe("int8", rest="bf16")
+    if target == "openvino" and "bf16" not in native_precisions():
+        pytest.skip("no bfloat16 in this processor")
+    manifest = quantize_artifact(exported_for_all, tmp_path / "mixed", recipe, images=images, targets=[target])
+    assert manifest.float_precision == "bf16"
+    file = onnx.load(tmp_path / "mixed" / f"model.{target}.onnx", load_external_data=False)
+    types = {item.data_type for item in file.graph.initializer if item.name.endswith("/scale")}
+    if target == "tensorrt":  # which alone computes them: the values are not compared
+        assert types == {onnx.TensorProto.BFLOAT16}
+        return
+    assert types == {onnx.TensorProto.FLOAT}
+    feeds = {"input": IMAGES[:2]}
+    with mlpdeploy.load(tmp_path / "mixed", "openvino") as session:
+        by_itself = session.run(feeds)["logits"]
+    with mlpdeploy.load(tmp_path / "mixed", "openvino", precision="fp32") as session:
+        assert (session.run(feeds)["logits"] != by_itself).any()
+    with mlpdeploy.load(tmp_path / "mixed", "openvino", precision="bf16") as session:
+        np.testing.assert_array_equal(session.run(feeds)["logits"], by_itself)
+
+
+def test_int8_with_the_rest_in_fp16(exported: Path, images: Path, tmp_path: Path) -> None:
+    recipe = Recipe("int8", rest="fp16")
+    manifest = quantize_artifact(exported, tmp_path / "mixed", recipe, images=images, targets=["tensorrt"])
+    assert manifest.precision == "int8"
+    assert manifest.verification["passed"]
+    assert manifest.quantization is not None
+    done = manifest.quantization["targets"]["tensorrt"]
+    assert done["int8_share_of_macs"] > 0.9
+    assert done["rest"]["unmeasured"] == 0
+    model = onnx.load(tmp_path / "mixed" / "model.tensorrt.onnx", load_external_data=False)
+    types = {item.data_type for item in model.graph.initializer if item.name.endswith("/scale")}
+    assert types == {onnx.TensorProto.FLOAT16}
 
 
 def test_a_result_that_is_too_far_off_leaves_nothing(

@@ -18,6 +18,8 @@ from mlpdeploy.quant.recipe import Recipe
         ({"precision": "int8", "calibrator": "max"}, "unknown calibrator"),
         ({"precision": "int8", "io": "fp16"}, "inputs and outputs in fp16 for precision int8"),
         ({"precision": "fp16", "io": "bf16"}, "unknown type 'bf16'"),
+        ({"precision": "int8", "rest": "int8"}, "unknown type 'int8' for the rest"),
+        ({"precision": "fp16", "rest": "fp16"}, "a type for the rest in precision fp16"),
         ({"precision": "int8", "images": 0}, "0 calibration images"),
     ],
 )

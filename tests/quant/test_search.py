@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.quant.blocks import blocks_of
-from mlpdeploy.quant.search import Cost, Goal, Keep, Measure, search, sensitivity
+from mlpdeploy.quant.search import BlockCost, Cost, Goal, Keep, Measure, search, sensitivity
 
 MACS = {"a": 10, "b": 20, "c": 30, "d": 40}
 
@@ -44,14 +44,25 @@ def test_nothing_is_kept_where_nothing_needs_it() -> None:
     assert found.keep == ()
 
 
-def test_a_large_block_is_given_back() -> None:
-    # b and c alone are worst, but together with b kept, c is within the goal.
-    def measure(keep: Keep) -> Cost:
-        harm = ("b" not in keep) + ("c" not in keep and "b" not in keep) * 0.5
-        return Cost(40 - 20 * harm - ("c" not in keep), harm)
+RANKED = [BlockCost(name, macs, Cost(0, 0), Cost(0, 0)) for name, macs in MACS.items()]
 
-    ranked = sensitivity(MACS, measure, quiet)
-    assert search(ranked, Goal(max_drop=0.0), measure).keep == ("b",)
+
+def test_what_is_not_needed_beside_others_is_given_back() -> None:
+    found = search(RANKED, Goal(min_sqnr_db=40), lambda keep: Cost(50 if "b" in keep else 0, 0))
+    assert found.keep == ("b",)
+
+
+def test_the_larger_of_two_blocks_is_given_back() -> None:
+    found = search(RANKED, Goal(min_sqnr_db=40), lambda keep: Cost(50 if "c" in keep and keep & {"a", "b"} else 0, 0))
+    assert found.keep == ("a", "c")
+
+
+def test_a_goal_is_reached_at_its_border() -> None:
+    assert Goal(max_drop=0.5).reached(Cost(0, 0.5))
+    assert not Goal(max_drop=0.5).reached(Cost(0, 0.501))
+    assert Goal(min_sqnr_db=30).reached(Cost(30, 9))
+    assert not Goal(min_sqnr_db=30).reached(Cost(29.99, 0))
+    assert not Goal(max_drop=0.5, min_sqnr_db=30).reached(Cost(29, 0))
 
 
 def test_an_impossible_goal_is_refused() -> None:

@@ -1,0 +1,61 @@
+"""Command lines of NVIDIA's own tools for the same files, for users who want a second opinion."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlpdeploy.engines.options import BuildOptions, Shapes, SizeTriple, profiles_for
+from mlpdeploy.engines.sidecar import FOLDER, Sidecar
+from mlpdeploy.manifest import Manifest
+
+PLUGIN = "PLUGIN_LIBRARY"  # where a command needs the plugin: `mlpdeploy plugin info` tells the path
+
+
+def outside_commands(directory: Path, manifest: Manifest, engines: list[Sidecar]) -> dict[str, str]:
+    """Return {what for: command line} for an artifact's files for TensorRT.
+
+    The flags are those of trtexec 10 and polygraphy 0.53. A model with our plugin names `PLUGIN_LIBRARY` in its place.
+    """
+    commands = {}
+    for engine in engines:
+        mark, path = engine.fingerprint, directory / FOLDER / engine.file
+        shapes = _shapes({name: triple[1] for name, triple in (*mark.profiles, {})[0].items()})
+        program = "tensorrt_rtx" if mark.target == "tensorrt-rtx" else "trtexec"
+        plugin = [f"--staticPlugins={PLUGIN}"] if mark.plugin_sha256 else []
+        commands[f"time {engine.file}"] = shlex.join(
+            [program, f"--loadEngine={path}", *([f"--shapes={shapes}"] if shapes else []), "--useCudaGraph", *plugin]
+        )
+    for name, entry in manifest.models.items():
+        if entry.role == "tensorrt":
+            commands |= _of_model(directory / name, _usual_profile(manifest), entry.shift == "plugin")
+    return commands
+
+
+def _usual_profile(manifest: Manifest) -> Mapping[str, Shapes]:
+    """Return the default batches, with images of 224x224 where the model leaves their size open."""
+    open_sizes = any(isinstance(size, str) for spec in manifest.inputs for size in spec.shape[2:])
+    sizes: SizeTriple | None = ((224, 224), (224, 224), (224, 224)) if open_sizes else None
+    profiles = profiles_for(manifest, BuildOptions("tensorrt", image_sizes=sizes))
+    return profiles[0] if profiles else {}
+
+
+def _of_model(path: Path, profile: Mapping[str, Shapes], plugin: bool) -> dict[str, str]:
+    """Return the commands that build a lowered model and compare it with ONNX Runtime."""
+    least, usual, most = ({name: shapes[which] for name, shapes in profile.items()} for which in range(3))
+    build = ["trtexec", f"--onnx={path}", "--stronglyTyped", "--noTF32"]
+    compare = ["polygraphy", "run", str(path), "--trt", "--strongly-typed"]
+    if profile:
+        build += [f"--minShapes={_shapes(least)}", f"--optShapes={_shapes(usual)}", f"--maxShapes={_shapes(most)}"]
+        compare += ["--input-shapes", *(f"{name}:[{','.join(map(str, shape))}]" for name, shape in usual.items())]
+    if plugin:  # which ONNX Runtime does not know
+        return {
+            f"build {path.name}": shlex.join([*build, f"--staticPlugins={PLUGIN}"]),
+            f"run {path.name}": shlex.join([*compare, "--plugins", PLUGIN]),
+        }
+    return {f"build {path.name}": shlex.join(build), f"compare {path.name}": shlex.join([*compare, "--onnxrt"])}
+
+
+def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
