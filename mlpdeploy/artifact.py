@@ -69,7 +69,7 @@ def new_artifact(directory: Path) -> Iterator[Path]:
         try:
             staging.chmod(0o755)
             yield staging
-            for path in staging.iterdir():
+            for path in staging.rglob("*"):
                 _sync(path)
             _sync(staging)
             _replace_folder(staging, directory)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlpdeploy.env import cpu_count
 from mlpdeploy.errors import ArtifactError, ImageError, UsageError, VerificationError
-from mlpdeploy.images import preprocess, read_image
+from mlpdeploy.images import image_from_bytes, preprocess, read_image
 from mlpdeploy.manifest import Manifest, Preprocessing
 from mlpdeploy.runtime.session import Session
 
@@ -63,16 +63,38 @@ def classifier_preprocessing(manifest: Manifest, directory: str | Path) -> Prepr
     return manifest.preprocessing
 
 
-def prepare(path: Path, preprocessing: Preprocessing) -> np.ndarray | ImageError:
-    """Return a picture's (C, H, W) float32 tensor, or the error that names the file."""
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture that is no file of its own: a row of a table.
+
+    Attributes:
+        name: for messages.
+        data: the bytes of an image file.
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | EncodedPicture
+
+
+def prepare(picture: Picture, preprocessing: Preprocessing) -> np.ndarray | ImageError:
+    """Return a picture's (C, H, W) float32 tensor, or the error that names it."""
+    if isinstance(picture, Path):
+        try:
+            image = read_image(picture)
+        except ImageError as error:
+            return error
     try:
-        image = read_image(path)
-    except ImageError as error:
-        return error
-    try:
+        if isinstance(picture, EncodedPicture):
+            image = image_from_bytes(picture.data)
         return preprocess(image, preprocessing)
     except ImageError as error:
-        return ImageError(f"{path}: {error.got}", error.wanted, error.fix)
+        return ImageError(f"{picture}: {error.got}", error.wanted, error.fix)
 
 
 def batches(

@@ -43,6 +43,9 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
     "cuda": (("cuda-bindings",), "cuda"),
     "pycuda": (("pycuda",), "pycuda"),
+    "tritonclient": (("tritonclient",), "triton"),
+    "ray": (("ray",), "ray"),
+    "pyarrow": (("pyarrow",), "ray"),
 }
 
 # Import name -> what must not be imported along with it. OpenVINO's import reports itself to a statistics service and

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mlpdeploy.classification import ClassScore, batches, classifier_preprocessing, prepare, run_logits, top_classes
+from mlpdeploy.classification import (
+    ClassScore,
+    Picture,
+    batches,
+    classifier_preprocessing,
+    prepare,
+    run_logits,
+    top_classes,
+)
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.images import find_images
+from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.runtime.session import Session, load
 
 
@@ -69,27 +78,41 @@ def predict(
     predictions: list[Prediction] = []
     with load(directory, backend, device, threads=threads, max_batch=batch, precision=precision) as session:
         preprocessing = classifier_preprocessing(session.manifest, directory)
-        read = functools.partial(prepare, preprocessing=preprocessing)
-        for part, prepared in batches(paths, read, session.max_batch, threads):
-            predictions += _predict_part(session, part, prepared, top, skip_bad)
+        for part in predict_pictures(session, preprocessing, paths, top=top, threads=threads, skip_bad=skip_bad):
+            predictions += part
             if progress is not None:
                 progress(len(predictions), len(paths))
     return predictions
 
 
+def predict_pictures(
+    session: Session,
+    preprocessing: Preprocessing,
+    pictures: Sequence[Picture],
+    *,
+    top: int,
+    threads: int | None,
+    skip_bad: bool,
+) -> Iterator[list[Prediction]]:
+    """Yield the predictions of one batch after the other, while threads decode the next; see `predict`."""
+    read = functools.partial(prepare, preprocessing=preprocessing)
+    for part, prepared in batches(pictures, read, session.max_batch, threads):
+        yield _predict_part(session, part, prepared, top, skip_bad)
+
+
 def _predict_part(
-    session: Session, paths: Sequence[Path], prepared: Sequence[np.ndarray | ImageError], top: int, skip_bad: bool
+    session: Session, pictures: Sequence[Picture], prepared: Sequence[np.ndarray | ImageError], top: int, skip_bad: bool
 ) -> list[Prediction]:
     """Return the predictions of one batch, of which some pictures may have failed."""
     errors = [item for item in prepared if isinstance(item, ImageError)]
     if errors and not skip_bad:
         raise errors[0]
     tensors = [item for item in prepared if not isinstance(item, ImageError)]
-    names = [str(path) for path, item in zip(paths, prepared, strict=True) if not isinstance(item, ImageError)]
+    names = [str(name) for name, item in zip(pictures, prepared, strict=True) if not isinstance(item, ImageError)]
     scores = iter(_scores(session, np.stack(tensors), names, top) if tensors else [])
     return [
-        Prediction(str(path), error=str(item)) if isinstance(item, ImageError) else Prediction(str(path), next(scores))
-        for path, item in zip(paths, prepared, strict=True)
+        Prediction(str(name), error=str(item)) if isinstance(item, ImageError) else Prediction(str(name), next(scores))
+        for name, item in zip(pictures, prepared, strict=True)
     ]
 
 

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, BACKEND, DEVICE, JSON, PRECISION, THREADS
-from mlpdeploy.console import RANDOM_NOTE, bar
+from mlpdeploy.console import RANDOM_NOTE, bar, print_json
+from mlpdeploy.env import closest
+from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import read_manifest
 
 if TYPE_CHECKING:
+    from mlpdeploy.distributed.predict import Summary
     from mlpdeploy.prediction import Prediction
+
+ENGINES = ("local", "ray")
 
 
 @click.command(
-    epilog="Examples: mlpdeploy predict asmlp_s photo.jpg; mlpdeploy predict asmlp_s photos/ --json > out.json"
+    epilog="Examples: mlpdeploy predict asmlp_s photo.jpg; mlpdeploy predict asmlp_s photos/ --json > out.json; "
+    "mlpdeploy predict asmlp_s photos.parquet -o classes --engine ray"
 )
 @click.argument("directory", type=ARTIFACT)
 @click.argument("images", nargs=-1, required=True, type=ARTIFACT)
@@ -29,6 +35,11 @@ if TYPE_CHECKING:
 @DEVICE
 @THREADS
 @PRECISION
+@click.option("--engine", default="local", show_default=True, help="local, or ray: many workers, Parquet out.")
+@click.option("-o", "--output", type=ARTIFACT, help="Folder for the Parquet files of --engine ray.")
+@click.option("--workers", type=int, help="Of --engine ray.  [default: one for each 4 processors, or each GPU]")
+@click.option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster, or auto.  [default: this machine]")
+@click.option("--column", default="image", show_default=True, help="Of Parquet input, with the pictures.")
 @JSON
 def predict(
     directory: Path,
@@ -40,9 +51,40 @@ def predict(
     device: str | None,
     threads: int | None,
     precision: str | None,
+    engine: str,
+    output: Path | None,
+    workers: int | None,
+    ray_address: str | None,
+    column: str,
     as_json: bool,
 ) -> None:
-    """Classify photographs, or folders of them."""
+    """Classify photographs, or folders of them; with --engine ray also Parquet files with a column of pictures."""
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}", fix=closest(engine, ENGINES))
+    if engine == "ray":
+        if output is None:
+            raise UsageError("--engine ray without a place for the results", fix="add -o FOLDER")
+        from mlpdeploy.distributed.predict import RayOptions, predict_on_ray
+
+        with bar("classifying") as progress:
+            summary = predict_on_ray(
+                directory,
+                images,
+                output,
+                RayOptions(ray_address, workers, column=column),
+                top=top,
+                backend=backend,
+                device=device,
+                threads=threads,
+                precision=precision,
+                batch=rows,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+        print_summary(summary, as_json)
+        return
+    if output is not None or workers is not None or ray_address is not None:
+        raise UsageError("-o, --workers or --ray-address without --engine ray", fix="add --engine ray, or leave it out")
     from mlpdeploy.prediction import predict as run
 
     with bar("classifying") as progress:
@@ -59,6 +101,16 @@ def predict(
             progress=progress,
         )
     print_predictions(directory, predictions, as_json)
+
+
+def print_summary(summary: Summary, as_json: bool) -> None:
+    """Print what a run of many workers did."""
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+        return
+    before = f", {summary.rows_before} of them by an earlier run" if summary.rows_before else ""
+    bad = f"; {summary.bad} could not be read" if summary.bad else ""
+    click.echo(f"{summary.output}: {summary.rows} pictures{before}{bad}")
 
 
 def print_predictions(directory: Path, predictions: list[Prediction], as_json: bool) -> None:

@@ -1,0 +1,1 @@
+"""Load on a server that speaks the Open Inference Protocol v2: arrivals, clients, percentiles, the knee."""

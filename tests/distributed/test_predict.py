@@ -1,0 +1,223 @@
+"""Prediction in chunks: the rows are those of `predict`, nothing is done twice, and a killed worker loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from mlpdeploy.cli import main
+from mlpdeploy.distributed.chunks import find_chunks
+from mlpdeploy.distributed.predict import RayOptions, Summary, cluster, predict_on_ray
+from mlpdeploy.distributed.results import open_run, part_path
+from mlpdeploy.distributed.worker import Worker, WorkerOptions
+from mlpdeploy.errors import ImageError, UsageError
+from mlpdeploy.prediction import Prediction, predict
+
+
+def paint(folder: Path, count: int) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{index:03d}.png" for index in range(count)]
+    for index, path in enumerate(paths):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (40, 36, 3), np.uint8)).save(path)
+    return paths
+
+
+def table_of(path: Path, values: list[bytes | None], column: str = "image", groups: int = 3) -> Path:
+    pictures = arrow.array(values, None if values else arrow.binary())
+    ids = arrow.array(range(len(values)), arrow.int64())
+    parquet.write_table(arrow.table({"id": ids, column: pictures}), path, row_group_size=groups)
+    return path
+
+
+def rows_in(output: Path) -> list[dict[str, Any]]:
+    found = [parquet.read_table(path).to_pylist() for path in sorted(output.glob("part-*.parquet"))]
+    return [row for part in found for row in part]
+
+
+def same(rows: list[dict[str, Any]], expected: list[Prediction]) -> None:
+    """Compare classes and probabilities; batches may be put together otherwise, which moves the last bits."""
+    assert len(rows) == len(expected)
+    for row, prediction in zip(rows, expected, strict=True):
+        assert [score["index"] for score in row["top"]] == [score.index for score in prediction.top]
+        assert [score["label"] for score in row["top"]] == [score.label for score in prediction.top]
+        probabilities = [score.probability for score in prediction.top]
+        assert [score["probability"] for score in row["top"]] == pytest.approx(probabilities, rel=1e-4)
+
+
+def worker(exported: Path, output: Path, **changes: Any) -> Worker:
+    output.mkdir(exist_ok=True)
+    values = {"top": 3, "batch": 8, "skip_bad": True, "backend": None, "device": None, "precision": None}
+    return Worker(
+        WorkerOptions(**{"directory": str(exported), "output": str(output), "threads": 1, **values, **changes})
+    )
+
+
+# Chunks and their files; no Ray.
+
+
+def test_a_worker_writes_what_predict_says(exported: Path, tmp_path: Path) -> None:
+    paths = paint(tmp_path / "pictures", 7)
+    paths[2].write_bytes(b"no picture")
+    chunks = find_chunks([tmp_path / "pictures"], 3, "image")
+    assert [chunk.rows for chunk in chunks] == [3, 3, 1]
+    one = worker(exported, tmp_path / "out")
+    assert [(done.rows, done.bad) for done in map(one.run, chunks)] == [(3, 1), (3, 0), (1, 0)]
+    rows = rows_in(tmp_path / "out")
+    same(rows, predict(exported, paths, top=3, threads=1, skip_bad=True))
+    assert [row["path"] for row in rows] == list(map(str, paths))
+    assert {row["row"] for row in rows} == {None}
+    assert [row["error"] is None for row in rows] == [True, True, False, True, True, True, True]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_tables(exported: Path, tmp_path: Path, nested: bool) -> None:
+    """Row groups are chunks; pictures are bytes, or structs that have them as Hugging Face writes them."""
+    paths = paint(tmp_path / "pictures", 5)
+    data: list[Any] = [path.read_bytes() for path in paths]
+    data[1] = None
+    values = [{"bytes": item, "path": "x"} for item in data] if nested else data
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    table_of(tables / "a.parquet", values, "picture", groups=2)
+    chunks = find_chunks([tables], 100, "picture")
+    assert [(chunk.rows, chunk.row_group, chunk.first_row) for chunk in chunks] == [(2, 0, 0), (2, 1, 2), (1, 2, 4)]
+    one = worker(exported, tmp_path / "out")
+    for chunk in chunks:
+        assert one.run(chunk).error is None
+    rows = rows_in(tmp_path / "out")
+    assert [row["row"] for row in rows] == [0, 1, 2, 3, 4]
+    assert {row["path"] for row in rows} == {str(tables / "a.parquet")}
+    assert "row 1" in rows[1]["error"]
+    del rows[1], paths[1]
+    same(rows, predict(exported, paths, top=3, threads=1))
+
+
+def test_a_bad_picture_is_an_error_and_leaves_no_file(exported: Path, tmp_path: Path) -> None:
+    paths = paint(tmp_path / "pictures", 3)
+    paths[1].write_bytes(b"no picture")
+    (chunk,) = find_chunks([tmp_path / "pictures"], 10, "image")
+    done = worker(exported, tmp_path / "out", skip_bad=False).run(chunk)
+    assert done.error is not None
+    assert done.error[0] == "ImageError"
+    assert str(paths[1]) in done.error[1]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_there_is_to_do(tmp_path: Path) -> None:
+    paint(tmp_path / "pictures", 2)
+    table = table_of(tmp_path / "t.parquet", [b"x"])
+    with pytest.raises(UsageError, match="together"):
+        find_chunks([tmp_path / "pictures", table], 2, "image")
+    with pytest.raises(UsageError, match=r"no column 'picture'; wanted one of id, image"):
+        find_chunks([table], 2, "picture")
+    with pytest.raises(UsageError, match="is int64"):
+        find_chunks([table], 2, "id")
+    with pytest.raises(UsageError, match="has no rows"):
+        find_chunks([table_of(tmp_path / "empty.parquet", [])], 2, "image")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UsageError, match="cannot be read"):
+        find_chunks([tmp_path / "bad.parquet"], 2, "image")
+
+
+def test_a_folder_keeps_one_run(tmp_path: Path) -> None:
+    open_run(tmp_path / "out", "a", {"top": 1})
+    open_run(tmp_path / "out", "a", {"top": 1})
+    with pytest.raises(UsageError, match="results of another run"):
+        open_run(tmp_path / "out", "b", {"top": 2})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("x")
+    with pytest.raises(UsageError, match="holds no results"):
+        open_run(tmp_path / "mine", "a", {})
+
+
+def test_what_is_asked_for(exported: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "pictures", 1)
+    arguments = ["predict", str(exported), str(tmp_path / "pictures")]
+    for more, text in (
+        (["--engine", "rya"], "did you mean ray"),
+        (["--engine", "ray"], "add -o FOLDER"),
+        (["-o", str(tmp_path / "out")], "without --engine ray"),
+        (["--engine", "ray", "-o", str(tmp_path / "out"), "--workers", "0"], "workers is 0"),
+    ):
+        done = CliRunner().invoke(main, [*arguments, *more])
+        assert (done.exit_code, text in done.output) == (2, True), done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_prediction_needs_no_ray() -> None:
+    code = "import sys, mlpdeploy.commands.predict, mlpdeploy.prediction; print({'ray', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# On a local Ray cluster.
+
+
+def workers_with(mark: str) -> list[int]:
+    """Return the worker processes of the cluster that was started with `mark` in its environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ray::Worker" in (folder / "cmdline").read_bytes() and mark in (folder / "environ").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+class Stopped(BaseException):
+    """Ends a run from outside, as Ctrl-C does."""
+
+
+@pytest.mark.slow
+def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are killed after the first chunk, the run after the sixth: the next one does only the rest."""
+    pytest.importorskip("ray")
+    mark = f"mark-{uuid.uuid4()}"
+    monkeypatch.setenv("MLPDEPLOY_TEST_MARK", mark)
+    paths, output = paint(tmp_path / "pictures", 40), tmp_path / "out"
+    killed: list[int] = []
+    options = RayOptions(chunk_rows=4)
+
+    def run(progress: Any = None) -> Summary:
+        return predict_on_ray(exported, [tmp_path / "pictures"], output, options, top=3, threads=1, progress=progress)
+
+    def disturb(done: int, total: int) -> None:
+        assert total == 40
+        if not killed:
+            killed.extend(workers_with(mark))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+        elif done >= 24:
+            raise Stopped
+
+    with cluster(None):
+        with pytest.raises(Stopped):
+            run(disturb)
+        assert killed
+        first = {path: path.stat().st_mtime_ns for path in output.glob("part-*")}
+        assert 6 <= len(first) < 10
+        summary = run()
+        assert (summary.rows, summary.bad) == (40, 0)
+        assert 24 <= summary.rows_before < 40
+        assert {path: path.stat().st_mtime_ns for path in first} == first
+        same(rows_in(output), predict(exported, paths, top=3, threads=1))
+        assert run() == Summary(str(output), 40, 40, 0, 0)
+        # The worker's error is this process's error.
+        paths[0].write_bytes(b"no picture")
+        part_path(output, find_chunks([tmp_path / "pictures"], 4, "image")[0]).unlink()
+        with pytest.raises(ImageError, match=r"000\.png"):
+            run()

@@ -1,0 +1,170 @@
+"""The parts of the load generator that need no server: addresses, arrivals, bytes, percentiles, verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2
+
+from mlpdeploy.errors import UsageError
+from mlpdeploy.loadgen.arrivals import arrival_times, run_precisely
+from mlpdeploy.loadgen.options import Address, LoadOptions, parse_address
+from mlpdeploy.loadgen.ramp import too_much
+from mlpdeploy.loadgen.step import Recorder, Step, step_from
+from mlpdeploy.loadgen.target import random_inputs, request_shape
+from mlpdeploy.loadgen.wire import (
+    ModelMetadata,
+    TensorMetadata,
+    grpc_index,
+    grpc_metadata,
+    grpc_request,
+    grpc_shapes,
+    rest_metadata,
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "wanted"),
+    [
+        ("localhost", None, Address("http", "localhost", 8000, False)),
+        ("localhost:9", "grpc", Address("grpc", "localhost", 9, False)),
+        ("https://host:1/", None, Address("http", "host", 1, True)),
+        ("grpcs://host", "grpc", Address("grpc", "host", 8001, True)),
+        ("grpc://[::1]:5", None, Address("grpc", "::1", 5, False)),
+    ],
+)
+def test_addresses(url: str, protocol: str | None, wanted: Address) -> None:
+    assert parse_address(url, protocol) == wanted
+    assert Address("grpc", "::1", 5, False).authority == "[::1]:5"
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("http://host/v2/models/x", None),
+        ("ftp://host", None),
+        ("http://host", "grpc"),
+        ("host:port", None),
+        ("host", "htpp"),
+        ("", None),
+        ("http://user@host", None),
+        ("httpss://host", None),
+    ],
+)
+def test_addresses_that_are_none(url: str, protocol: str | None) -> None:
+    with pytest.raises(UsageError):
+        parse_address(url, protocol)
+
+
+def test_arrivals() -> None:
+    constant = list(arrival_times(100.0, "constant", 0.1, 0))
+    assert constant == pytest.approx([0.01 * number for number in range(1, 10)])
+    poisson = np.array(list(arrival_times(1000.0, "poisson", 20.0, 3)))
+    assert len(poisson) == pytest.approx(20_000, rel=0.03)
+    gaps = np.diff(poisson)
+    assert gaps.min() > 0
+    # Of the exponential distribution mean and standard deviation are the same.
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+    assert list(arrival_times(50.0, "poisson", 1.0, 3)) == list(arrival_times(50.0, "poisson", 1.0, 3))
+
+
+def test_timers_are_finer_than_a_millisecond() -> None:
+    async def sleep() -> list[float]:
+        late = []
+        for _ in range(60):
+            due = time.monotonic() + 0.0013
+            await asyncio.sleep(0.0013)
+            late.append(time.monotonic() - due)
+        return late
+
+    # epoll alone would wake up 0.7 ms late at best.
+    assert np.percentile(run_precisely(sleep()), 25) < 0.5e-3
+
+
+def test_grpc_messages_are_those_of_an_independent_implementation() -> None:
+    feeds = {"a": np.arange(600, dtype=np.float32).reshape(200, 3), "b": np.ones((200, 1), np.uint8)}
+    message = service_pb2.ModelInferRequest.FromString(grpc_request("m" * 200, "3", feeds, ("x", "y")))
+    assert (message.model_name, message.model_version) == ("m" * 200, "3")
+    assert [(t.name, t.datatype, list(t.shape)) for t in message.inputs] == [
+        ("a", "FP32", [200, 3]),
+        ("b", "UINT8", [200, 1]),
+    ]
+    assert list(message.raw_input_contents) == [feeds["a"].tobytes(), feeds["b"].tobytes()]
+    assert [output.name for output in message.outputs] == ["x", "y"]
+    image = {"name": "input", "datatype": "FP16", "shape": [-1, 3, 1 << 40]}
+    data = {"name": "n", "versions": ["1", "22"], "platform": "p", "inputs": [image, image], "outputs": [image]}
+    encoded = json_format.ParseDict(data, service_pb2.ModelMetadataResponse()).SerializeToString()
+    tensor = TensorMetadata("input", "FP16", (-1, 3, 1 << 40))
+    assert grpc_metadata(encoded) == ModelMetadata("n", ("1", "22"), "p", (tensor, tensor), (tensor,))
+    answer = json_format.ParseDict({"outputs": [image]}, service_pb2.ModelInferResponse())
+    answer.parameters["p"].double_param = 0.5  # an eight-byte field on the way
+    assert grpc_shapes(answer.SerializeToString()) == {"input": (-1, 3, 1 << 40)}
+    index = json_format.ParseDict({"models": [{"name": "a"}, {"name": "b"}]}, service_pb2.RepositoryIndexResponse())
+    assert grpc_index(index.SerializeToString()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05ab", b"\x0b", b"\xff" * 11, b"\x08\x01", b"\x22\x02\x0a\x09"])
+def test_messages_that_are_none(message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"message|number"):
+        grpc_metadata(message)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"name": 1, "inputs": 3, "outputs": []}', b"[" * 100_000])
+def test_metadata_that_is_none(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Error|Expecting"):
+        rest_metadata(body)
+
+
+def test_inputs() -> None:
+    specs = (TensorMetadata("x", "FP16", (-1, 3, -1, -1)), TensorMetadata("y", "INT8", (2, 4)))
+    options = LoadOptions(rows=2, height_width=(5, 6))
+    feeds = random_inputs(ModelMetadata("m", (), "", specs, ()), options)
+    assert {(f["x"].shape, f["x"].dtype.name, f["y"].shape, f["y"].dtype.name) for f in feeds} == {
+        ((2, 3, 5, 6), "float16", (2, 4), "int8")
+    }
+    assert len({f["x"].tobytes() for f in feeds}) == len(feeds)
+    with pytest.raises(UsageError, match="BYTES"):
+        random_inputs(ModelMetadata("m", (), "", (TensorMetadata("t", "BYTES", (-1,)),), ()), options)
+    with pytest.raises(UsageError, match="open axes"):
+        request_shape(TensorMetadata("x", "FP32", (-1, -1)), options)
+
+
+def test_percentiles_are_samples() -> None:
+    recorder = Recorder(completed=50)
+    recorder.latencies.extend(number / 1000 for number in range(1, 1001))
+    recorder.errors["HTTP 503"] = 3
+    step = step_from(recorder, mode="open", seconds=10.0, rows=4, busy=0.1, rate=100.0)
+    assert step.latency_ms == {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99.9": 999, "mean": 500.5, "max": 1000}
+    assert (step.sent, step.answered, step.failed) == (1003, 1000, 3)
+    assert (step.throughput, step.rows_per_s) == (5.0, 20.0)
+    assert step.curve_ms[-1][0] <= 99.9
+    nothing = step_from(Recorder(), mode="open", seconds=1.0, rows=1, busy=0.0)
+    assert (nothing.latency_ms, nothing.curve_ms, nothing.notes) == ({}, (), [])
+
+
+def a_step(**changes: object) -> Step:
+    recorder = Recorder(completed=1000)
+    recorder.latencies.extend([0.01] * 1000)
+    step = step_from(recorder, mode="open", seconds=10.0, rows=1, busy=0.1, rate=100.0)
+    return dataclasses.replace(step, **changes)  # type: ignore[arg-type]
+
+
+def test_verdicts() -> None:
+    assert too_much(a_step(), 20.0, 0.01) == ""
+    assert "p99 10.0 ms is above 5.0 ms" in too_much(a_step(), 5.0, 0.01)
+    assert "2.0 % failed (HTTP 429)" in too_much(a_step(errors={"HTTP 429": 20}), 20.0, 0.01)
+    assert too_much(step_from(Recorder(), mode="open", seconds=1.0, rows=1, busy=0.0), 20.0, 0.01)
+    assert "answered in time" in too_much(a_step(throughput=90.0), 20.0, 0.01)
+
+
+def test_notes_about_the_generator() -> None:
+    assert a_step().notes == []
+    assert "busy 97 %" in a_step(generator_busy=0.97).notes[0]
+    assert "1.6 ms late" in a_step(late_p99_ms=1.6).notes[0]
+    assert a_step(late_p99_ms=0.9).notes == []
+    assert "5 requests found all connections" in a_step(without_connection=5).notes[0]
