@@ -21,9 +21,7 @@ inline Option backend_option() {
   return {"--backend", "NAME", mlpdeploy::LoadOptions().backend, "onnxruntime or tensorrt"};
 }
 
-inline Option device_option() {
-  return {"--device", "cuda:N", "", "the GPU of tensorrt; the first if not given"};
-}
+inline Option device_option() { return {"--device", "cuda:N", "", "the GPU of tensorrt; the first if not given"}; }
 
 // The session that --backend, --device, --threads and a number of rows ask for. Without --batch an
 // engine takes the rows that it was built for.

@@ -126,8 +126,8 @@ extern "C" {
 int mlpdeploy_load(const char* folder, const mlpdeploy_options* options, mlpdeploy_session** session) {
   return guard([&] {
     *given(session, "session") = nullptr;
-    auto loaded = std::make_unique<mlpdeploy_session>(mlpdeploy_session{
-        mlpdeploy::Session::load(given(folder, "folder"), options_of(options)), std::nullopt, {}});
+    auto loaded = std::make_unique<mlpdeploy_session>(
+        mlpdeploy_session{mlpdeploy::Session::load(given(folder, "folder"), options_of(options)), std::nullopt, {}});
     if (loaded->session.preprocessing()) loaded->prepare.emplace(*loaded->session.preprocessing());
     for (const auto* specs : {&loaded->session.inputs(), &loaded->session.outputs()}) {
       for (const auto& spec : *specs) {

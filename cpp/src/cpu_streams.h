@@ -1,6 +1,6 @@
 // ONNX Runtime on the CPU as a backend. One image, or a few, are computed by all threads together. As many images as
-// threads, or more, are computed by one single-threaded model in as many streams; docs/design.md says why. Both give the
-// same bits.
+// threads, or more, are computed by one single-threaded model in as many streams; docs/design.md says why. Both give
+// the same bits.
 #pragma once
 
 #include <filesystem>

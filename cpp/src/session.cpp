@@ -45,7 +45,8 @@ void check_manifest(const Manifest& manifest, const std::filesystem::path& folde
     throw Error(ErrorKind::artifact, folder.string() + " has no inputs or no outputs", "", "export the model again");
   }
   const auto roles = manifest.roles();
-  if (options.backend != tensorrt_name && !options.role.empty() && std::find(roles.begin(), roles.end(), options.role) == roles.end()) {
+  if (options.backend != tensorrt_name && !options.role.empty() &&
+      std::find(roles.begin(), roles.end(), options.role) == roles.end()) {
     throw Error(ErrorKind::usage, folder.string() + " has no model for " + repr(options.role), "",
                 closest(options.role, roles));
   }

@@ -23,8 +23,8 @@ struct Chunk {
   std::int64_t rows() const noexcept { return stop - start; }
 };
 
-// The chunk that begins at row `start` of `rows`: as large as the ranges and `limit` (0: none) allow, in the range whose
-// best is nearest. Rows are only added where no range takes so few.
+// The chunk that begins at row `start` of `rows`: as large as the ranges and `limit` (0: none) allow, in the range
+// whose best is nearest. Rows are only added where no range takes so few.
 Chunk next_chunk(const RowRange* ranges, std::size_t count, std::int64_t start, std::int64_t rows,
                  std::int64_t limit = 0) noexcept;
 

@@ -11,7 +11,7 @@
 
 // What a test says about an engine; the rest fits the simulated GPU and the artifact.
 struct EngineRequest {
-  std::vector<std::string> words;  // of the fake plan, e.g. "no-graph"
+  std::vector<std::string> words;                                   // of the fake plan, e.g. "no-graph"
   std::vector<std::vector<int>> profiles = {{1, 1, 2}, {4, 8, 8}};  // rows: min, opt, max
   std::vector<int> sides = {0, 0};                                  // least and most of open image sizes
   std::function<void(mlpdeploy::Json& fingerprint)> edit{};

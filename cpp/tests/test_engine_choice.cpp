@@ -62,8 +62,7 @@ TEST_CASE("an engine that does not fit says what differs and what to type") {
   for (const auto& [request, why] :
        {std::pair(with("version", "9.9.9.9"), "it is for TensorRT 9.9.9.9, here is " + here),
         std::pair(with("gpu", "Other GPU"), std::string("it is for Other GPU (8.9), here is Test GPU (8.9)")),
-        std::pair(with("compute_capabilities", other),
-                  std::string("it is for Test GPU (7.5), here is Test GPU (8.9)")),
+        std::pair(with("compute_capabilities", other), std::string("it is for Test GPU (7.5), here is Test GPU (8.9)")),
         std::pair(with("source_sha256", "0"),
                   std::string("it was built from another model than the artifact holds now")),
         std::pair(with("precision", "fp16"), std::string("it is fp16, the artifact fp32")),
@@ -71,8 +70,8 @@ TEST_CASE("an engine that does not fit says what differs and what to type") {
                   std::string("it was built without weights (--strip), which only other programs put in"))}) {
     const EngineFolder folder("asmlp");
     const auto engine = folder.add(request);
-    CHECK(folder.refusal() == engine.string() + " does not fit: " + why + "; " +
-                                  command(folder, " --profile 1:1:2 --profile 4:8:8"));
+    CHECK(folder.refusal() ==
+          engine.string() + " does not fit: " + why + "; " + command(folder, " --profile 1:1:2 --profile 4:8:8"));
   }
 }
 
@@ -89,9 +88,9 @@ TEST_CASE("the nearest of several is named, and the one that fits is taken") {
   EngineRequest near = with("gpu", "Other GPU");
   near.sides = {32, 64};
   const auto engine = folder.add(near);
-  CHECK(folder.refusal() == engine.string() +
-                                " (the nearest of 2) does not fit: it is for Other GPU (8.9), here is Test GPU (8.9); " +
-                                command(folder, " --profile 1:1:2 --profile 4:8:8 --image-size 32x32:32x32:64x64"));
+  CHECK(folder.refusal() ==
+        engine.string() + " (the nearest of 2) does not fit: it is for Other GPU (8.9), here is Test GPU (8.9); " +
+            command(folder, " --profile 1:1:2 --profile 4:8:8 --image-size 32x32:32x32:64x64"));
   EngineRequest fits;
   fits.sides = {32, 64};
   fits.profiles = {{1, 1, 1}};
@@ -166,11 +165,11 @@ TEST_CASE("an engine that TensorRT refuses, or with other tensors, is refused") 
   const EngineFolder more("asmlp");
   request.words = {"output surplus -1 3"};
   const auto other = more.add(request);
-  CHECK(more.refusal() == other.string() + " has other inputs and outputs than the manifest; build the engine again "
-                                           "with mlpdeploy build --force");
+  CHECK(more.refusal() == other.string() +
+                              " has other inputs and outputs than the manifest; build the engine again "
+                              "with mlpdeploy build --force");
   fake_gpu()->failing = "runtime";
-  CHECK(folder.refusal() ==
-        name + " cannot start: CUDA initialization failure with error: 35; run: mlpdeploy doctor");
+  CHECK(folder.refusal() == name + " cannot start: CUDA initialization failure with error: 35; run: mlpdeploy doctor");
 }
 
 TEST_CASE("the plugin library is found by its checksum, and loaded before the engine") {
@@ -182,8 +181,9 @@ TEST_CASE("the plugin library is found by its checksum, and loaded before the en
   const Variable cache("MLPDEPLOY_CACHE", (folder.path() / "cache").string());
   const fs::path built = folder.path() / "cache" / "plugins" / "one";
   CHECK(folder.refusal() ==
-        file + " needs the plugin library: the CUDA plugin is not built; run: mlpdeploy plugin build, or name a library "
-               "built elsewhere in MLPDEPLOY_PLUGIN_LIBRARY");
+        file +
+            " needs the plugin library: the CUDA plugin is not built; run: mlpdeploy plugin build, or name a library "
+            "built elsewhere in MLPDEPLOY_PLUGIN_LIBRARY");
   fs::create_directories(built);
   write_text(built / "libmlpdeploy_plugins.so", "another");
   const std::string another = " was built with another plugin library than ";

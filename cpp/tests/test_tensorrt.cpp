@@ -31,7 +31,8 @@ std::vector<float> images(std::size_t rows, int seed) {
 // What the fake engine computes of one row.
 float expected(const float* row, std::size_t values, std::size_t output) {
   float sum = 0;
-  for (std::size_t i = 0; i < values; i += std::max<std::size_t>(values / 64, 1)) sum += row[i] * (static_cast<float>((i + output) % 7) - 3);
+  for (std::size_t i = 0; i < values; i += std::max<std::size_t>(values / 64, 1))
+    sum += row[i] * (static_cast<float>((i + output) % 7) - 3);
   return sum;
 }
 
@@ -75,9 +76,9 @@ TEST_CASE("a batch is split by the rules of Python's profiles") {
     std::int64_t start, rows, limit, stop, computed;
     int profile;
   };
-  for (const Case& one : {Case{0, 1, 0, 1, 1, 0}, Case{0, 2, 0, 2, 2, 0}, Case{0, 3, 0, 3, 4, 1},
-                          Case{0, 6, 0, 6, 6, 1}, Case{8, 19, 0, 16, 8, 1}, Case{16, 19, 0, 19, 4, 1},
-                          Case{0, 19, 5, 5, 5, 1}, Case{0, 19, 2, 2, 2, 0}}) {
+  for (const Case& one :
+       {Case{0, 1, 0, 1, 1, 0}, Case{0, 2, 0, 2, 2, 0}, Case{0, 3, 0, 3, 4, 1}, Case{0, 6, 0, 6, 6, 1},
+        Case{8, 19, 0, 16, 8, 1}, Case{16, 19, 0, 19, 4, 1}, Case{0, 19, 5, 5, 5, 1}, Case{0, 19, 2, 2, 2, 0}}) {
     const Chunk chunk = next_chunk(ranges, 2, one.start, one.rows, one.limit);
     CAPTURE(one.rows);
     CHECK(chunk.start == one.start);
@@ -237,6 +238,24 @@ TEST_CASE("a failure is an error, and the next call is right again") {
   CHECK(Existing().nothing());
 }
 
+TEST_CASE("where there is no memory for a second lane, one does") {
+  const EngineFolder folder("asmlp");
+  folder.add();
+  const Session session = folder.load();
+  Call(1).run(session);
+  for (const char* call : {"cuStreamCreate", "cuMemAlloc"}) {
+    fake_gpu()->failing = call;
+    Call split(19);
+    split.run(session);
+    CHECK(fake_gpu()->failing.empty());
+    CHECK(split.right());
+    CHECK(fake_gpu()->streams == 1);
+  }
+  Call split(19);
+  split.run(session);
+  CHECK(fake_gpu()->streams == 2);
+}
+
 TEST_CASE("the limit of rows is the caller's or the engine's") {
   const EngineFolder folder("asmlp");
   folder.add();
@@ -250,7 +269,8 @@ TEST_CASE("the limit of rows is the caller's or the engine's") {
   CHECK(call.right());
   CHECK(fake_gpu()->largest_batch == 2);
   options.max_batch = 9;
-  CHECK(folder.refusal(options) == "max_batch is 9; wanted at most 8, as the engine was built; build one with --max-batch");
+  CHECK(folder.refusal(options) ==
+        "max_batch is 9; wanted at most 8, as the engine was built; build one with --max-batch");
   const EngineFolder wide("asmlp");
   EngineRequest request;
   request.profiles = {{4, 8, 8}};
@@ -299,12 +319,14 @@ TEST_CASE("open image sizes: outputs as the engine says, shapes come and go, oth
     for (int round = 0; round < 2; ++round) {
       for (std::int64_t side = 32; side <= 96; side += 8) {
         run(1, side, 32);
-        run(11, 32, side);
+        run(3, 32, side);
       }
     }
+    run(11, 32, 40);
     CHECK(fake_gpu()->contexts <= 16);
     const std::string text = refusal_of([&] { run(1, 104, 32); });
-    CHECK(text == "inputs of 3x104x32; wanted 3x32x32 to 3x96x96, as the engine was built; build one with --image-size");
+    CHECK(text ==
+          "inputs of 3x104x32; wanted 3x32x32 to 3x96x96, as the engine was built; build one with --image-size");
   }
   CHECK(Existing().nothing());
 }
@@ -318,7 +340,8 @@ TEST_CASE("requests are batched on an engine") {
   std::vector<BatchingSession::Request> requests;
   for (int i = 0; i < 20; ++i) {
     calls.emplace_back(1, i);
-    requests.push_back(batching.submit({"input", DType::float32, calls.back().input_shape, 4, calls.back().pixels.data()}));
+    requests.push_back(
+        batching.submit({"input", DType::float32, calls.back().input_shape, 4, calls.back().pixels.data()}));
   }
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto answer = requests[i].get();

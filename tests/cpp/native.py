@@ -14,11 +14,26 @@ import numpy as np
 import pytest
 
 import mlpdeploy
+from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.manifest import TensorSpec, _checksum
+from mlpdeploy.plugins.toolchain import find_nvcc, find_tensorrt_include
 
 ROOT = Path(mlpdeploy.__file__).parent.parent
 PRESET = "release"
 BUILD = ROOT / "build" / f"cpp-{PRESET}"
+
+
+def tensorrt_options() -> list[str]:
+    """Return CMake's options for the backend tensorrt: on where the headers of TensorRT and CUDA are here."""
+    nvcc = find_nvcc()
+    cuda = nvcc.resolve().parent.parent / "include" if nvcc else Path("/usr/local/cuda/include")
+    try:
+        include = find_tensorrt_include()
+    except MlpDeployError:
+        include = None
+    if include is None or not (cuda / "cuda.h").is_file():
+        return ["-DMLPDEPLOY_WITH_TENSORRT=OFF"]
+    return ["-DMLPDEPLOY_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={include}", f"-DCUDA_INCLUDE_DIR={cuda}"]
 
 
 def built() -> Path:
@@ -30,7 +45,7 @@ def built() -> Path:
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}: the C++ part is not tested")
     headers = [sys.executable, str(ROOT / "cpp" / "get_onnxruntime.py"), str(ROOT / "build" / "onnxruntime")]
-    configure = ["cmake", "--preset", PRESET]
+    configure = ["cmake", "--preset", PRESET, *tensorrt_options()]
     for command in (headers, configure):
         done = subprocess.run(command, cwd=ROOT / "cpp", capture_output=True, text=True)
         if done.returncode:

@@ -145,7 +145,7 @@ struct Preprocessing {
 struct LoadOptions {
   std::string backend = "onnxruntime";  // on the CPU; or "tensorrt": an engine of the artifact, on an NVIDIA GPU
   std::string device;                   // of `tensorrt`: "cuda:1" is the second GPU; empty: the first
-  std::optional<int> threads;    // of one run on the CPU, and of preprocessing; none: all usable processors
+  std::optional<int> threads;           // of one run on the CPU, and of preprocessing; none: all usable processors
   std::optional<int> max_batch;  // rows that go through the backend at once; none: 32, or all that the engine takes
   std::string role;  // `canonical` or a target's name; empty: the model lowered for `cpu`, or the canonical one
 };
@@ -192,8 +192,8 @@ class MLPDEPLOY_API Session {
   int max_batch() const noexcept;
   std::optional<int> fixed_batch() const noexcept;
   const std::string& backend() const noexcept;
-  std::string backend_version() const;      // e.g. "1.31.1"
-  std::vector<GraphNote> graphs() const;    // of the shapes that were run; empty on the CPU. Waits for running calls.
+  std::string backend_version() const;    // e.g. "1.31.1"
+  std::vector<GraphNote> graphs() const;  // of the shapes that were run; empty on the CPU. Waits for running calls.
 
   // Writes every output of the model to the caller's memory, which must not overlap the inputs'.
   // Throws Error: usage (a missing, unknown or misfitting tensor), backend (the runtime failed).

@@ -34,8 +34,8 @@ std::vector<int> numbers_of(const std::string& version) {
   return numbers;
 }
 
-// Whether a version runs an engine: its own does, and of a version-compatible one a later one of the same major. TensorRT
-// 8 does not tell its build: then the numbers that it tells are compared.
+// Whether a version runs an engine: its own does, and of a version-compatible one a later one of the same major.
+// TensorRT 8 does not tell its build: then the numbers that it tells are compared.
 bool version_fits(const Sidecar& engine, const std::string& version) {
   if (engine.version == version) return true;
   auto built = numbers_of(engine.version);
@@ -70,7 +70,9 @@ std::vector<std::string> differences_of(const Sidecar& engine, const Manifest& m
 
 // A word for the shell, as Python's shlex.quote writes it.
 std::string quoted(const std::string& word) {
-  const auto safe = [](unsigned char c) { return std::isalnum(c) || std::string_view("@%+=:,./-_").find(static_cast<char>(c)) != std::string_view::npos; };
+  const auto safe = [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("@%+=:,./-_").find(static_cast<char>(c)) != std::string_view::npos;
+  };
   if (!word.empty() && std::all_of(word.begin(), word.end(), safe)) return word;
   std::string text = "'";
   for (const char c : word) text += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);

@@ -1,5 +1,5 @@
-// Which engine of an artifact runs on this machine, and with which plugin library; where none does, what differs and what
-// to type. Everything is compared before anything is loaded, by the rules and with the words of
+// Which engine of an artifact runs on this machine, and with which plugin library; where none does, what differs and
+// what to type. Everything is compared before anything is loaded, by the rules and with the words of
 // mlpdeploy/runtime/trt/choice.py.
 #pragma once
 

@@ -8,12 +8,13 @@
 #include "mlpdeploy/session.h"
 
 // The functions by the names that the driver exports: cuda.h replaces some of them by versioned ones, here as there.
-#define MLPDEPLOY_CUDA_FUNCTIONS(X)                                                                       \
-  X(cuInit) X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) \
-  X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent)         \
-  X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc) X(cuMemFreeHost) X(cuStreamCreate) X(cuStreamDestroy)      \
-  X(cuStreamSynchronize) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuStreamBeginCapture)                \
-  X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuGraphLaunch)
+#define MLPDEPLOY_CUDA_FUNCTIONS(X)                                                                                   \
+  X(cuInit)                                                                                                           \
+  X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute)                     \
+      X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuMemAlloc)   \
+          X(cuMemFree) X(cuMemHostAlloc) X(cuMemFreeHost) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) \
+              X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuStreamBeginCapture) X(cuStreamEndCapture)                 \
+                  X(cuGraphInstantiateWithFlags) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuGraphLaunch)
 #define MLPDEPLOY_TEXT(name) #name
 #define MLPDEPLOY_EXPORTED(name) MLPDEPLOY_TEXT(name)
 
@@ -50,8 +51,8 @@ const CudaFunctions& driver() {
     return name;
   }();
   if (missing) {
-    throw Error(ErrorKind::backend, std::string("the NVIDIA driver has no ") + missing, "a driver for CUDA 11.4 or newer",
-                "update the driver");
+    throw Error(ErrorKind::backend, std::string("the NVIDIA driver has no ") + missing,
+                "a driver for CUDA 11.4 or newer", "update the driver");
   }
   return functions;
 }
@@ -84,8 +85,8 @@ Cuda::Cuda(const CudaFunctions& functions, int index) : functions_(functions) {
     }
     check(functions.cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
   } catch (const CudaFailure& failure) {
-    throw Error(ErrorKind::backend, "GPU " + std::to_string(index) + " cannot be used (" + failure.message + ")", wanted,
-                fix);
+    throw Error(ErrorKind::backend, "GPU " + std::to_string(index) + " cannot be used (" + failure.message + ")",
+                wanted, fix);
   }
   gpu_.name = name.data();
 }

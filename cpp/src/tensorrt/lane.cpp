@@ -16,9 +16,7 @@ constexpr std::size_t least_scratch_bytes = 256;
 
 void check_shape(const Binding& target, const Binding& computed, const std::string& name, std::int64_t rows) {
   if (std::equal(target.shape + 1, target.shape + target.rank, computed.shape + 1)) return;
-  const auto text = [&](const Binding& tensor) {
-    return shape_text(tensor.rows(0, rows).shape, tensor.rank);
-  };
+  const auto text = [&](const Binding& tensor) { return shape_text(tensor.rows(0, rows).shape, tensor.rank); };
   throw Error(ErrorKind::usage, "output array " + repr(name) + " has the shape " + text(target), text(computed));
 }
 
@@ -90,7 +88,14 @@ LanePool::Loan::Loan(LanePool& pool, std::size_t wanted, bool all) : pool_(pool)
     return all ? pool.free_count_ == pool.lanes_.size() : pool.free_count_ > 0 || pool.lanes_.size() < most_lanes;
   });
   while (pool.free_count_ < wanted && pool.lanes_.size() < most_lanes) {
-    pool.lanes_.push_back(std::make_unique<Lane>(pool.engine_, pool.cuda_));
+    try {
+      pool.lanes_.push_back(std::make_unique<Lane>(pool.engine_, pool.cuda_));
+    } catch (const CudaFailure&) {
+      // No memory for another lane: those that are there do.
+      if (pool.lanes_.empty()) throw;
+      pool.returned_.wait(lock, [&] { return pool.free_count_ > 0; });
+      break;
+    }
     pool.free_[pool.free_count_++] = pool.lanes_.back().get();
   }
   while (count_ < wanted && pool.free_count_ > 0) lanes_[count_++] = pool.free_[--pool.free_count_];

@@ -17,8 +17,8 @@ class Lane {
  public:
   Lane(const Engine& engine, const Cuda& cuda);
 
-  // Puts copies in, work and copies out of some rows into the stream; `finish` waits for them. The feeds are copied before
-  // it returns. Results without data are not handed out. Throws Error (usage, backend), CudaFailure.
+  // Puts copies in, work and copies out of some rows into the stream; `finish` waits for them. The feeds are copied
+  // before it returns. Results without data are not handed out. Throws Error (usage, backend), CudaFailure.
   void start(const Feeds& feeds, const Results& results, const Chunk& chunk);
 
   // Waits for what was started, if anything was, and hands its rows out. Throws CudaFailure.

@@ -53,8 +53,9 @@ Nvinfer opened() {
   if (!library) {
     const std::string other = other_version();
     if (other.empty()) {
-      refuse(name + " cannot be loaded (" + library.error() + ")", "TensorRT " + headers() + " or a later " +
-                 std::to_string(major), "install it, or name its folder in LD_LIBRARY_PATH");
+      refuse(name + " cannot be loaded (" + library.error() + ")",
+             "TensorRT " + headers() + " or a later " + std::to_string(major),
+             "install it, or name its folder in LD_LIBRARY_PATH");
     }
     refuse("the TensorRT that is installed is " + other + ", and " + here, name,
            "compile libmlpdeploy with the headers of the installed one");
@@ -138,8 +139,7 @@ void Engine::load(const Source& source) {
   runtime_.reset(static_cast<nvinfer1::IRuntime*>(nvinfer_.create_runtime(&complaints_, NV_TENSORRT_VERSION)));
   if (!runtime_) refuse(nvinfer_.name() + " cannot start: " + complaints_.last(), "", "run: mlpdeploy doctor");
   if (source.version_compatible) runtime_->setEngineHostCodeAllowed(true);
-  if (!source.plugin_library.empty() &&
-      !runtime_->getPluginRegistry().loadLibrary(source.plugin_library.c_str())) {
+  if (!source.plugin_library.empty() && !runtime_->getPluginRegistry().loadLibrary(source.plugin_library.c_str())) {
     refuse(nvinfer_.name() + " cannot load the plugin library " + source.plugin_library, "",
            "build it again: mlpdeploy plugin build");
   }

@@ -54,9 +54,9 @@ using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
 class Engine {
  public:
   struct Source {
-    std::string path;                // for error texts
-    std::string plan;                // the engine's bytes
-    std::string plugin_library;      // empty: none
+    std::string path;                 // for error texts
+    std::string plan;                 // the engine's bytes
+    std::string plugin_library;       // empty: none
     bool version_compatible = false;  // the plan carries a runtime of its own
   };
 

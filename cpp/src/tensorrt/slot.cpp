@@ -83,16 +83,15 @@ void Slot::add(const EngineTensor& tensor, const Binding& shaped, const Cuda& cu
 
 void Slot::accept(bool accepted, const std::string& what) const {
   if (accepted) return;
-  throw Error(ErrorKind::backend,
-              engine_.nvinfer().name() + " refused " + what + ": " + engine_.complaints().last());
+  throw Error(ErrorKind::backend, engine_.nvinfer().name() + " refused " + what + ": " + engine_.complaints().last());
 }
 
 bool Slot::fits(const Feeds& feeds, const Chunk& chunk) const noexcept {
   if (chunk.profile != profile_) return false;
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     const Binding &mine = inputs_[i]->tensor, &theirs = feeds.tensors[i];
-    const bool same = mine.shape[0] == chunk.computed &&
-                      std::equal(mine.shape + 1, mine.shape + mine.rank, theirs.shape + 1);
+    const bool same =
+        mine.shape[0] == chunk.computed && std::equal(mine.shape + 1, mine.shape + mine.rank, theirs.shape + 1);
     if (!same) return false;
   }
   return true;

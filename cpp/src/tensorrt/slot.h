@@ -24,14 +24,15 @@ struct Buffer {
 // Used by one thread at a time, in one stream. The GPU's context must be current in every call, and at the end.
 class Slot {
  public:
-  // For so many rows of these inputs, in a profile. `scratch` belongs to the stream: what is in it runs one after another.
+  // For so many rows of these inputs, in a profile. `scratch` belongs to the stream: what is in it runs one after
+  // another.
   Slot(const Engine& engine, const Cuda& cuda, const Stream& stream, const DeviceMemory& scratch, const Feeds& feeds,
        const Chunk& chunk);
 
   bool fits(const Feeds& feeds, const Chunk& chunk) const noexcept;
 
-  // Puts the work into the stream. The first time it runs directly: TensorRT finishes its preparations in it. The second
-  // time it is recorded as a graph, which is launched then and later. Throws Error (backend), CudaFailure.
+  // Puts the work into the stream. The first time it runs directly: TensorRT finishes its preparations in it. The
+  // second time it is recorded as a graph, which is launched then and later. Throws Error (backend), CudaFailure.
   void launch();
 
   const std::vector<std::unique_ptr<Buffer>>& inputs() const noexcept { return inputs_; }

@@ -63,7 +63,8 @@ bool breaks_capture() {
 
 CUresult allocate(const char* name, std::map<std::uintptr_t, std::size_t>& blocks, std::size_t bytes, void** out) {
   const Lock lock(mutex);
-  if (const CUresult failed = status(name)) return failed == CUDA_ERROR_LAUNCH_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : failed;
+  if (const CUresult failed = status(name))
+    return failed == CUDA_ERROR_LAUNCH_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : failed;
   if (breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   *out = std::malloc(bytes);
   std::memset(*out, 0x7f, bytes);  // what nobody wrote is no number
@@ -134,7 +135,7 @@ void* fake_memory(const void* address, std::size_t bytes) {
 FAKE_API CUresult cuInit(unsigned) { return gpu.count ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
 
 FAKE_API CUresult cuGetErrorName(CUresult error, const char** name) {
-  *name = error == CUDA_ERROR_OUT_OF_MEMORY               ? "CUDA_ERROR_OUT_OF_MEMORY"
+  *name = error == CUDA_ERROR_OUT_OF_MEMORY                ? "CUDA_ERROR_OUT_OF_MEMORY"
           : error == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED ? "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
                                                            : "CUDA_ERROR_LAUNCH_FAILED";
   return CUDA_SUCCESS;

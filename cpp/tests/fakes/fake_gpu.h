@@ -1,7 +1,8 @@
 // A simulated GPU for tests: the functions of the driver that the library uses, with their rules.
 //
 // Work waits in its stream until somebody waits for the stream, so that memory which is freed, moved or overwritten too
-// early shows. A call that breaks a rule which CUDA would only punish by wrong results ends the program with its reason.
+// early shows. A call that breaks a rule which CUDA would only punish by wrong results ends the program with its
+// reason.
 #pragma once
 
 #include <cuda.h>

@@ -1,6 +1,6 @@
 // A TensorRT for tests, compiled with the real headers: its objects are the real classes, with the simulated GPU behind
-// them. A plan is a text: which tensors and profiles there are, and what goes wrong. Every output value is a sum over some
-// of the row's input values, 64 or a few more, value i of output e times (i + e) % 7 - 3.
+// them. A plan is a text: which tensors and profiles there are, and what goes wrong. Every output value is a sum over
+// some of the row's input values, 64 or a few more, value i of output e times (i + e) % 7 - 3.
 #include <NvInferRuntime.h>
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 """Write a class with every virtual method of some of TensorRT's classes: python stubs.py INCLUDE OUT
 
-Which methods there are differs by version; a fake overrides those that the library uses, and a call of any other one ends
-the program with its name.
+Which methods there are differs by version; a fake overrides those that the library uses, and a call of any other one
+ends the program with its name.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ def body_of(text: str, name: str) -> str:
 def stub_of(text: str, name: str, internal: bool) -> str:
     body = re.sub(r"#if ENABLE_FEATURE.*?#endif", "", body_of(text, name), flags=re.S)
     methods = [
-        f'  {" ".join(m["result"].split())} {m["name"]}{" ".join(m["arguments"].split())} {m["rest"]}override '
+        f"  {' '.join(m['result'].split())} {m['name']}{' '.join(m['arguments'].split())} {m['rest']}override "
         f'{{ unexpected("{name}::{m["name"]}"); }}'
         for m in METHOD.finditer(body)
     ]
-    return f"class Stub{name} : public {'apiv::' if internal else ''}{name} {{\n public:\n" + "\n".join(methods) + "\n};\n"
+    return (
+        f"class Stub{name} : public {'apiv::' if internal else ''}{name} {{\n public:\n" + "\n".join(methods) + "\n};\n"
+    )
 
 
 def main(include: Path, out: Path) -> None:
