@@ -154,6 +154,23 @@ TEST_CASE("work that cannot be recorded runs directly, and says so") {
   CHECK(Existing().nothing());
 }
 
+TEST_CASE("CUDA may refuse a graph") {
+  const EngineFolder folder("asmlp");
+  folder.add();
+  for (const std::string call : {"cuStreamBeginCapture", "cuGraphInstantiate"}) {
+    const Session session = folder.load();
+    Call(2).run(session);
+    fake_gpu()->failing = call;
+    for (int i = 0; i < 3; ++i) {
+      Call again(2, i);
+      again.run(session);
+      CHECK(again.right());
+    }
+    CHECK(session.graphs()[0].note == "no CUDA graph: CUDA's " + call + " failed: CUDA_ERROR_LAUNCH_FAILED (719)");
+  }
+  CHECK(Existing().nothing());
+}
+
 TEST_CASE("after warm-up a call allocates nothing, on neither side") {
   const EngineFolder folder("asmlp");
   folder.add();

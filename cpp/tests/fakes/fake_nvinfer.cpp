@@ -315,22 +315,26 @@ class FakeRuntime : public IRuntime {
     IPluginRegistry& getPluginRegistry() noexcept override { return registry; }
     void setEngineHostCodeAllowed(bool) noexcept override {}
 
-    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override {
-      Plan plan;
-      if (!plan.read(std::string(static_cast<const char*>(blob), size))) {
-        logger.log(ILogger::Severity::kERROR, "Serialization assertion failed:\nmagic tag does not match");
-        return nullptr;
-      }
-      if (plan.words.count("plugin") && !registry.loaded) {
-        logger.log(ILogger::Severity::kERROR, "Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy.");
-        return nullptr;
-      }
-      return new FakeEngine(std::move(plan), logger, engines);
+#if NV_TENSORRT_MAJOR >= 10
+    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override{
+#else
+    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size, IPluginFactory*) noexcept override {
+#endif
+        Plan plan;
+    if (!plan.read(std::string(static_cast<const char*>(blob), size))) {
+      logger.log(ILogger::Severity::kERROR, "Serialization assertion failed:\nmagic tag does not match");
+      return nullptr;
     }
-  };
-
-  Impl impl_;
+    if (plan.words.count("plugin") && !registry.loaded) {
+      logger.log(ILogger::Severity::kERROR, "Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy.");
+      return nullptr;
+    }
+    return new FakeEngine(std::move(plan), logger, engines);
+  }
 };
+
+Impl impl_;
+};  // namespace
 
 }  // namespace
 
