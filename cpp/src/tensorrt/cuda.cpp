@@ -8,14 +8,15 @@
 #include "mlpdeploy/session.h"
 
 // The functions by the names that the driver exports: cuda.h replaces some of them by versioned ones, here as there.
-#define MLPDEPLOY_CUDA_FUNCTIONS(X)                                                                                    \
-  X(cuInit)                                                                                                            \
-  X(cuGetErrorName)                                                                                                    \
-  X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain)            \
-      X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc) \
-          X(cuMemFreeHost) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuMemcpyHtoDAsync)            \
-              X(cuMemcpyDtoHAsync) X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags)        \
-                  X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuGraphLaunch)
+// clang-format off
+#define MLPDEPLOY_CUDA_FUNCTIONS(X)                                                                                   \
+  X(cuInit) X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute)           \
+  X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent)                     \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc) X(cuMemFreeHost)                                                       \
+  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync)               \
+  X(cuStreamBeginCapture) X(cuStreamEndCapture)                                                                       \
+  X(cuGraphInstantiateWithFlags) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuGraphLaunch)
+// clang-format on
 #define MLPDEPLOY_TEXT(name) #name
 #define MLPDEPLOY_EXPORTED(name) MLPDEPLOY_TEXT(name)
 

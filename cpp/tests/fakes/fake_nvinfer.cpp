@@ -316,25 +316,31 @@ class FakeRuntime : public IRuntime {
     void setEngineHostCodeAllowed(bool) noexcept override {}
 
 #if NV_TENSORRT_MAJOR >= 10
-    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override{
+    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override {
+      return opened(std::string(static_cast<const char*>(blob), size));
+    }
 #else
     ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size, IPluginFactory*) noexcept override {
+      return opened(std::string(static_cast<const char*>(blob), size));
+    }
 #endif
-        Plan plan;
-    if (!plan.read(std::string(static_cast<const char*>(blob), size))) {
-      logger.log(ILogger::Severity::kERROR, "Serialization assertion failed:\nmagic tag does not match");
-      return nullptr;
-    }
-    if (plan.words.count("plugin") && !registry.loaded) {
-      logger.log(ILogger::Severity::kERROR, "Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy.");
-      return nullptr;
-    }
-    return new FakeEngine(std::move(plan), logger, engines);
-  }
-};
 
-Impl impl_;
-};  // namespace
+    ICudaEngine* opened(const std::string& text) {
+      Plan plan;
+      if (!plan.read(text)) {
+        logger.log(ILogger::Severity::kERROR, "Serialization assertion failed:\nmagic tag does not match");
+        return nullptr;
+      }
+      if (plan.words.count("plugin") && !registry.loaded) {
+        logger.log(ILogger::Severity::kERROR, "Cannot find plugin: AxialShift, version: 1, namespace: mlpdeploy.");
+        return nullptr;
+      }
+      return new FakeEngine(std::move(plan), logger, engines);
+    }
+  };
+
+  Impl impl_;
+};
 
 }  // namespace
 
