@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -76,11 +77,11 @@ def write_repository(
         # Folders take their names in reverse order of this loop: a pipeline after the models that it is made of.
         for name in reversed(writers):
             writers[name](stack.enter_context(new_artifact(output / name)))
-    command = f"tritonserver --model-repository={output.resolve()}"
+    command = ["tritonserver", f"--model-repository={output.resolve()}"]
     plugins = {(output / name / LIBRARY_NAME).resolve() for name, source in sources.items() if source.plugin}
     if plugins:
-        command += f" --backend-config=tensorrt,plugins={';'.join(map(str, sorted(plugins)))}"
-    return Written(output, tuple(writers), command.replace(";", "\\;"))
+        command.append(f"--backend-config=tensorrt,plugins={';'.join(map(str, sorted(plugins)))}")
+    return Written(output, tuple(writers), shlex.join(command))
 
 
 def _check_place(place: Path, force: bool) -> None:
