@@ -203,6 +203,8 @@ def test_run_async(machine: Machine, built: Path, images: Any, wanted: Any) -> N
             assert close(future.result(60)["logits"], wanted[start : start + 9])
         with pytest.raises(UsageError, match="missing"):
             session.run_async({}).result(60)
+        waiting = [session.run_async({"input": images}) for _ in range(4)]
+    assert all(close(future.result(0)["logits"], wanted) for future in waiting)  # close waited for them
     with pytest.raises(UsageError, match="closed"):
         session.run_async({"input": images[:1]})
 
