@@ -50,7 +50,7 @@ if(MLPDEPLOY_WITH_TENSORRT)
   find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h
     HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_HOME} /usr/local/tensorrt /opt/tensorrt PATH_SUFFIXES include)
   find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h
-    HINTS $ENV{CUDA_HOME} /usr/local/cuda /usr/local/cuda-13.0 PATH_SUFFIXES include)
+    HINTS $ENV{CUDA_HOME} /usr/local/cuda PATH_SUFFIXES include)
   if(NOT TENSORRT_INCLUDE_DIR OR NOT CUDA_INCLUDE_DIR)
     message(FATAL_ERROR
       "MLPDEPLOY_WITH_TENSORRT needs the headers of TensorRT 8.6, 10 or 11 and of CUDA; pass -DTENSORRT_ROOT=<a folder with "

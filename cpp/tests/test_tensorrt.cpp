@@ -239,6 +239,7 @@ TEST_CASE("a failure is an error, and the next call is right again") {
       fake_gpu()->failing = what;
       std::string text = refusal_of([&] { call.run(session); });
       CHECK(fake_gpu()->failing.empty());
+      CHECK(fake_gpu()->waiting == 0);  // nothing uses the memory any more
       call.run(session);
       CHECK(call.right());
       return text;

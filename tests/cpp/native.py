@@ -26,14 +26,15 @@ BUILD = ROOT / "build" / f"cpp-{PRESET}"
 def tensorrt_options() -> list[str]:
     """Return CMake's options for the backend tensorrt: on where the headers of TensorRT and CUDA are here."""
     nvcc = find_nvcc()
-    cuda = nvcc.resolve().parent.parent / "include" if nvcc else Path("/usr/local/cuda/include")
+    homes = [os.environ.get("CUDA_HOME"), nvcc.resolve().parent.parent if nvcc else None, "/usr/local/cuda"]
+    cuda = next((Path(home, "include") for home in homes if home and Path(home, "include", "cuda.h").is_file()), None)
     try:
-        include = find_tensorrt_include()
+        tensorrt = find_tensorrt_include()
     except MlpDeployError:
-        include = None
-    if include is None or not (cuda / "cuda.h").is_file():
+        tensorrt = None
+    if tensorrt is None or cuda is None:
         return ["-DMLPDEPLOY_WITH_TENSORRT=OFF"]
-    return ["-DMLPDEPLOY_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={include}", f"-DCUDA_INCLUDE_DIR={cuda}"]
+    return ["-DMLPDEPLOY_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={tensorrt}", f"-DCUDA_INCLUDE_DIR={cuda}"]
 
 
 def built() -> Path:

@@ -119,6 +119,7 @@ bool fake_fails(const char* name) {
 void fake_enqueue(CUstream stream, std::function<void()> work) {
   const Lock lock(mutex);
   (stream->capturing ? stream->captured : stream->work).push_back(std::move(work));
+  if (!stream->capturing) ++gpu.waiting;
 }
 
 bool fake_is_capturing(CUstream stream) {
@@ -214,6 +215,7 @@ FAKE_API CUresult cuStreamSynchronize(CUstream stream) {
   Work work;
   std::swap(work, stream->work);
   for (const auto& step : work) step();
+  gpu.waiting -= static_cast<int>(work.size());
   return fake_fails("cuStreamSynchronize") ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
 }
 

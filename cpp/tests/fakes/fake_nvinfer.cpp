@@ -86,6 +86,17 @@ class Context : public IExecutionContext {
     void* scratch = nullptr;
     std::map<std::string, Dims> shapes{};
     std::map<std::string, void*> addresses{};
+    std::shared_ptr<bool> alive = std::make_shared<bool>(true);
+
+    ~Impl() noexcept override { *alive = false; }
+
+    // Work that needs this context until it has run.
+    void enqueue(cudaStream_t stream, std::function<void()> work) const {
+      fake_enqueue(stream, [known = alive, work = std::move(work)] {
+        if (!*known) fake_violation("a context is destroyed before its work has run");
+        work();
+      });
+    }
 
     Impl(const Plan& known, ILogger& told) : plan(known), logger(told) {}
 
@@ -107,7 +118,7 @@ class Context : public IExecutionContext {
       const Alone alone(busy);
       if (index < 0 || index >= static_cast<int32_t>(plan.rows.size())) return refuse("no such profile");
       profile = index;
-      fake_enqueue(stream, [] {});
+      enqueue(stream, [] {});
       return true;
     }
 
@@ -201,7 +212,7 @@ class Context : public IExecutionContext {
         if (tensor.is_input) continue;
         const std::size_t out = count_of(tensor.name.c_str()) / rows;
         void* const to = addresses.at(tensor.name);
-        fake_enqueue(stream, [=] {
+        enqueue(stream, [=] {
           fake_memory(work, scratch_bytes);
           const auto* x = static_cast<const float*>(fake_memory(from, rows * in * sizeof(float)));
           auto* y = static_cast<float*>(fake_memory(to, rows * out * sizeof(float)));
