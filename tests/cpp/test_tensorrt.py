@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from artifacts import make
 from native import ROOT, tensorrt_options
 
 from mlpdeploy.engines.sidecar import FOLDER, Fingerprint, Sidecar
@@ -103,8 +102,9 @@ def add_engine(folder: Path, version: str, **changes: object) -> Path:
     return path
 
 
-def test_the_cpp_tests_of_tensorrt_pass(build: Path, fakes: Path, tmp_path: Path) -> None:
-    make(tmp_path)
+def test_the_cpp_tests_of_tensorrt_pass(build: Path, fakes: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    for name, folder in artifacts.items():
+        (tmp_path / name).symlink_to(folder)
     done = subprocess.run(
         [build / "tests" / "mlpdeploy-tensorrt-tests"],
         env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
