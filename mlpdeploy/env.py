@@ -41,6 +41,8 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "python_multipart": (("python-multipart",), "serve"),
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
     "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
+    "cuda": (("cuda-bindings",), "cuda"),
+    "pycuda": (("pycuda",), "pycuda"),
     "tritonclient": (("tritonclient",), "triton"),
     "ray": (("ray",), "ray"),
     "pyarrow": (("pyarrow",), "ray"),

@@ -1,7 +1,8 @@
-"""Artifacts of the small models in tiny.py."""
+"""Artifacts of the small models in tiny.py, and how the tests are shared out among processes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,26 @@ from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
 
 torch.set_num_threads(2)
+
+TESTS = Path(__file__).parent
+TOGETHER = {"cpp", "plugins"}  # folders whose tests share what is compiled for them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and those that wait for one compiler too."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        folder = path.parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else str(path)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several processes a processor of its own: two that use both slow each other down."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[int(worker) % len(processors)]})
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

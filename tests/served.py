@@ -6,6 +6,7 @@ As a program this file is the worker. Its artifact is a manifest only (`write_mo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -32,10 +33,13 @@ OPEN = (
 )
 
 
-def write_model(directory: Path, *, open_sizes: bool = False, **model: Any) -> Path:
+def write_model(directory: Path, *, open_sizes: bool = False, batch: int | str = "batch", **model: Any) -> Path:
     """Write an artifact; `model` may have `sleep_s` (of each run), `scale`, `broken`."""
     directory.mkdir(parents=True, exist_ok=True)
-    inputs, outputs = OPEN if open_sizes else FIXED
+    inputs, outputs = (
+        tuple(dataclasses.replace(spec, shape=(batch, *spec.shape[1:])) for spec in specs)
+        for specs in (OPEN if open_sizes else FIXED)
+    )
     entry = FileEntry("canonical", "", 0)
     values = {"name": "small", "scale": 1.0, **model}
     write_manifest(directory, Manifest(values, inputs, outputs, 21, "fp32", files={"model.onnx": entry}))

@@ -30,7 +30,7 @@ from mlpdeploy.bench.report import BenchReport, Result
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.errors import ArtifactError, VerificationError
 from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest
-from mlpdeploy.runtime.session import AUTO, DEFAULT_BACKEND, Session, load
+from mlpdeploy.runtime.session import AUTO, DEFAULT_BACKEND, GPU_BACKENDS, Session, load
 
 _TOOLS = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "onnxscript", "onnx_ir")
 
@@ -104,11 +104,11 @@ def bench_artifact(
         precision=precision,
     )
     environment = _environment()
-    results, uses = _carry_out(plan, directory, manifest, say)
+    results, uses, file = _carry_out(plan, directory, manifest, say)
     return BenchReport(
         **environment,
         model=manifest.model,
-        artifact=_artifact(manifest, plan.backend),
+        artifact=_artifact(manifest, plan.backend, file),
         options=asdict(plan),
         results=tuple(results),
         memory=tuple(uses),
@@ -137,15 +137,18 @@ def _write(path: Path, data: bytes) -> None:
 
 def _carry_out(
     plan: BenchPlan, directory: Path, manifest: Manifest, say: Progress
-) -> tuple[list[Result], list[MemoryUse]]:
-    """Return results and memory figures. Ours runs first at every batch size, so that a wrong request fails early."""
+) -> tuple[list[Result], list[MemoryUse], str]:
+    """Return results, memory figures and the file that ran.
+
+    Ours runs first at every batch size, so that a wrong request fails early.
+    """
     largest = max(plan.batches)
     say("loading the artifact")
     results: list[Result] = []
     uses: list[MemoryUse] = []
-    with load(
-        directory, plan.backend, "cpu", threads=plan.threads, max_batch=largest, precision=plan.precision
-    ) as session:
+    on_gpu = plan.backend in GPU_BACKENDS
+    device, threads = (None, None) if on_gpu else ("cpu", plan.threads)
+    with load(directory, plan.backend, device, threads=threads, max_batch=largest, precision=plan.precision) as session:
         ours = Peer(OURS, session_run(session), _source(plan, directory))
         max_error = max(MAX_OUTPUT_ERROR[name] for name in (manifest.precision, session.precision))
         feeds = {batch: _feed(session, batch, plan.height_width) for batch in plan.batches}
@@ -166,7 +169,7 @@ def _carry_out(
                 timed = {result.name for result in results if result.batch == batch and result.timing}
                 candidates = [peer for peer in (ours, *built.peers) if peer.name in timed]
                 uses += _memory_at(candidates, feed.shape, plan.threads, say)
-    return results, uses
+    return results, uses, session.file
 
 
 def _measure_batch(
@@ -255,6 +258,9 @@ def _source(plan: BenchPlan, directory: Path) -> Source | None:
     return None if loader is None or plan.precision is not None else Source(loader, directory)
 
 
-def _artifact(manifest: Manifest, backend: str) -> dict[str, Any]:
+def _artifact(manifest: Manifest, backend: str, file: str) -> dict[str, Any]:
+    """Return what ran: one of the artifact's files, or an engine, which is none of them."""
+    if backend in GPU_BACKENDS:
+        return {"precision": manifest.precision, "opset": manifest.opset, "file": file}
     name = manifest.file_for({"openvino": "openvino", "torch": CANONICAL}.get(backend, "cpu"))
     return {"precision": manifest.precision, "opset": manifest.opset, "file": name, **asdict(manifest.files[name])}

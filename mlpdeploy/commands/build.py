@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--max-batch", type=int, help="Rows of the largest batch.  [default: 32]")
 @click.option("--profile", "profiles", multiple=True, metavar="MIN:OPT:MAX", help="The three at once; repeatable.")
 @click.option("--image-size", "sizes", metavar="MIN:OPT:MAX", help="Pixels, 224 or 224x320 each, where they are open.")
-@click.option("--shift", default="auto", show_default=True, help="auto, plugin or native; auto is the plugin if built.")
+@click.option("--shift", default="auto", show_default=True, help="auto, plugin or native; auto measures both.")
 @click.option("--workspace", type=int, metavar="MB", help="Limit of the builder's scratch memory.")
 @click.option("--optimization-level", type=int, help="0 to 5: how long to search.")
 @click.option("--timing-cache", type=ARTIFACT, help="File that keeps timings.  [default: in the artifact]")
@@ -127,5 +127,7 @@ def print_built(built: Built) -> None:
         inside = sidecar.engine_layers
         types = ", ".join(f"{count} {name}" for name, count in inside["types"].items())
         click.echo(f"  {sum(inside['layers'].values())} layers in the engine: {types}; {inside['reformats']} reformats")
+    for form, times in sidecar.measured_ms.items():
+        click.echo(f"  shift as {form}: " + ", ".join(f"{ms:.3f} ms at batch {rows}" for rows, ms in times.items()))
     for warning in sidecar.warnings:
         click.echo(f"note: {warning}", err=True)

@@ -77,3 +77,5 @@ def print_engine(engine: dict[str, Any]) -> None:
         tactics = len({layer["tactic"] for layer in inside["each"] if layer["tactic"]})
         click.echo(f"  {sum(inside['layers'].values())} layers in the engine: {kinds}")
         click.echo(f"  {tactics} different kernels, {inside['plugins']} plugin layers, {inside['reformats']} reformats")
+    for form, times in engine["measured_ms"].items():
+        click.echo(f"  shift as {form}: " + ", ".join(f"{ms:.3f} ms at batch {rows}" for rows, ms in times.items()))

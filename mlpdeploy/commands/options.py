@@ -53,7 +53,9 @@ ARTIFACT = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
 THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")
 BACKEND = click.option(
-    "--backend", metavar="NAME", help="onnxruntime, openvino, torch or auto, the fastest.  [default: onnxruntime]"
+    "--backend",
+    metavar="NAME",
+    help="onnxruntime, openvino, tensorrt, torch or auto, the fastest.  [default: onnxruntime]",
 )
 PRECISION = click.option(
     "--precision", metavar="NAME", help="Compute in fp32 or bf16 (openvino).  [default: the artifact's]"

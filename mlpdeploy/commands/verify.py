@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: mlpdeploy verify asmlp_s --json")
 @click.argument("directory", type=ARTIFACT)
 @BACKEND
-@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--device", metavar="NAME", help="cpu or cuda.  [default: cpu; cuda for tensorrt]")
 @THREADS
 @click.option("--no-record", is_flag=True, help="Leave the artifact's manifest as it is.")
 @JSON
 def verify(
-    directory: Path, backend: str | None, device: str, threads: int | None, no_record: bool, as_json: bool
+    directory: Path, backend: str | None, device: str | None, threads: int | None, no_record: bool, as_json: bool
 ) -> None:
     """Compare an artifact with PyTorch: interface, values, rows of a batch, classes."""
     from mlpdeploy.verify import verify_artifact

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpdeploy.artifact import disk_errors, keep_file, write_file
-from mlpdeploy.engines.network import NATIVE_SHIFT, Network, lowered_network
+from mlpdeploy.engines.network import FORMS, NATIVE_SHIFT, Network, has_own_file, lowered_network
 from mlpdeploy.engines.options import BuildOptions, Shapes, profiles_for
 from mlpdeploy.engines.process import Progress, run_build
 from mlpdeploy.engines.sidecar import FOLDER, SUFFIXES, Fingerprint, Sidecar, read_sidecar
@@ -56,6 +56,9 @@ def build_artifact(
 ) -> Built:
     """Build an engine into `DIR/engines` and return it; the same request again returns the engine that is there.
 
+    With the shift `auto`, an engine with the plugin and one with native layers are built and measured on this GPU where
+    both are possible; the faster one stays.
+
     Args:
         directory: made by `mlpdeploy export`.
         options: what the engine is asked to be.
@@ -71,6 +74,41 @@ def build_artifact(
     directory = Path(directory)
     options.check()
     manifest = read_manifest(directory)
+    if options.shift == "auto" and has_both_forms(manifest, options):
+        from mlpdeploy.engines.choose import build_fastest
+
+        return build_fastest(directory, manifest, options, force=force, progress=progress)
+    built = _build(directory, manifest, options, force=force, progress=progress)
+    assert built is not None
+    return built
+
+
+def find_engine(directory: Path, manifest: Manifest, options: BuildOptions) -> Built | None:
+    """Return the engine that `build_artifact` would give, where it is there already; the shift must be named."""
+    return _build(directory, manifest, options, only_look=True)
+
+
+def has_both_forms(manifest: Manifest, options: BuildOptions) -> bool:
+    """Return whether the shift can be the plugin and native layers, and engines with either can be run here."""
+    if options.target == "tensorrt-rtx" or manifest.model["family"] != "asmlp" or options.flags.strip:
+        return False
+    try:
+        _find_plugin_library(load_tensorrt(options.target).version)
+    except MlpDeployError:
+        return False
+    return manifest.precision == "fp32" or all(has_own_file(manifest, options.target, form) for form in FORMS)
+
+
+def _build(
+    directory: Path,
+    manifest: Manifest,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    only_look: bool = False,
+) -> Built | None:
+    """Return the engine, built where it is not there; None where it is not and we only look."""
     profiles = profiles_for(manifest, options)
     version = load_tensorrt(options.target).version
     # Asked before TensorRT is: without a GPU it does not say so, but ends the process.
@@ -85,6 +123,8 @@ def build_artifact(
         found = None if force else _existing(folder, mark)
         if found is not None:
             return Built(folder / found.file, found, reused=True)
+        if only_look:
+            return None
         cache = options.timing_cache or (_timing_cache(folder, version, gpu) if gpu else None)
         request = BuildRequest(
             target=options.target,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The form of the shift in native layers: of Pad, Slice and Concat the parser makes several times as many layers, and
 # TensorRT-RTX larger engines: benchmarks/results/rtx_build.json.
 NATIVE_SHIFT: Literal["conv"] = "conv"
+FORMS = ("plugin", NATIVE_SHIFT)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def lowered_network(directory: Path, manifest: Manifest, target: str, shift: Shi
     _check(model, path, shift)
     ir.save(model, path, external_data=weights, size_threshold_bytes=1024)
     return Network(path, shift if has_shift else "", _joined(sha256_of(path), sha256_of(scratch / weights)))
+
+
+def has_own_file(manifest: Manifest, target: str, shift: str) -> bool:
+    """Return whether the artifact has a file for a target with the shift as `plugin`, or in native layers."""
+    return _own_file(manifest, target, shift) is not None
 
 
 def _own_file(manifest: Manifest, target: str, shift: str) -> str | None:

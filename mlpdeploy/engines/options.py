@@ -31,7 +31,7 @@ class BuildOptions:
         target: the flavour of TensorRT.
         batches: (min, opt, max) rows of each profile; empty means one profile with DEFAULT_BATCHES.
         image_sizes: (min, opt, max) as (height, width), for a model whose image size is open.
-        shift: `plugin`, `native` layers, or `auto`, which takes what the target has.
+        shift: `plugin`, `native` layers, or `auto`: the faster one as measured, or what the target has.
         compute_capabilities: `8.9` and so on, for TensorRT-RTX; TensorRT builds for the GPU that is there.
         timing_cache: a file that keeps the tactics' timings; None means the one in the artifact.
         flags: `workspace_bytes` limits the builder's scratch memory; `optimization_level` is 0 to 5;

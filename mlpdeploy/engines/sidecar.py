@@ -71,6 +71,7 @@ class Sidecar:
         network_types: {type: how many layers of the parsed network give it}.
         engine_layers: what the engine says about itself; None where it cannot be asked (without a GPU).
         warnings: what TensorRT had to say.
+        measured_ms: {form of the shift: {rows: GPU milliseconds}} where `--shift auto` chose by them; else empty.
     """
 
     fingerprint: Fingerprint
@@ -84,6 +85,7 @@ class Sidecar:
     network_types: dict[str, int]
     engine_layers: dict[str, Any] | None = None
     warnings: tuple[str, ...] = field(default=())
+    measured_ms: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the file's text, with a checksum over everything else in it."""

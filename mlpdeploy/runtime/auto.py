@@ -15,6 +15,7 @@ import numpy as np
 
 from mlpdeploy.artifact import write_file
 from mlpdeploy.bench.measure import Candidate, Run, measure_interleaved
+from mlpdeploy.engines.sidecar import FOLDER, Sidecar
 from mlpdeploy.env import cpu_count, cpu_name, installed_version
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
@@ -38,14 +39,18 @@ def fastest_backend(directory: Path, manifest: Manifest, options: LoadOptions) -
         UsageError: no installed backend can do what `options` ask for.
         ArtifactError: the artifact is damaged.
     """
-    backends = _able(manifest, options)
+    engine = _engine(directory, manifest, options)
+    backends = [*_able(manifest, options), *(["tensorrt"] if engine else [])]
     if not backends:
         raise UsageError(
             "no installed backend can run this artifact as asked", fix="leave --precision out, or see: mlpdeploy doctor"
         )
     if len(backends) == 1:
         return backends[0]
-    key = _key(manifest, options, backends)
+    key = {
+        **_key(manifest, options, backends),
+        **({"engine": engine.sha256, "gpu": engine.fingerprint.gpu} if engine else {}),
+    }
     path = cache_folder() / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
     known = _remembered(path, key, backends)
     if known is not None:
@@ -61,6 +66,19 @@ def cache_folder() -> Path:
     """Return where choices are remembered: `$XDG_CACHE_HOME/mlpdeploy/backends`, by default under `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlpdeploy" / "backends"
+
+
+def _engine(directory: Path, manifest: Manifest, options: LoadOptions) -> Sidecar | None:
+    """Return the engine of the artifact that TensorRT could run here as asked, or None."""
+    if options.device == "cpu" or options.threads is not None or options.precision not in (None, manifest.precision):
+        return None
+    if options.role is not None and "tensorrt" not in ROLE_BACKENDS[options.role]:
+        return None
+    if not any((directory / FOLDER).glob("*.json")):  # before TensorRT is imported
+        return None
+    from mlpdeploy.runtime.tensorrt import fitting_engine
+
+    return fitting_engine(directory, manifest, options)
 
 
 def _able(manifest: Manifest, options: LoadOptions) -> list[str]:

@@ -22,11 +22,13 @@ class Gpu:
         name: as the driver says it.
         compute_capability: `8.9` and so on.
         driver: version of the driver, or of the CUDA that it serves where its own is not told.
+        cuda: the newest version of CUDA that the driver serves, `13.0`.
     """
 
     name: str
     compute_capability: str
     driver: str
+    cuda: str = ""
 
 
 def visible_gpu(index: int = 0) -> Gpu:
@@ -58,8 +60,9 @@ def visible_gpu(index: int = 0) -> Gpu:
     )
     if any(calls):
         raise MissingDependencyError(f"the NVIDIA driver does not tell what GPU {index} is (CUDA error {max(calls)})")
-    driver = _driver_version() or f"CUDA {served.value // 1000}.{served.value % 1000 // 10}"
-    return Gpu(name.value.decode(), f"{major.value}.{minor.value}", driver)
+    cuda_version = f"{served.value // 1000}.{served.value % 1000 // 10}"
+    driver = _driver_version() or f"CUDA {cuda_version}"
+    return Gpu(name.value.decode(), f"{major.value}.{minor.value}", driver, cuda_version)
 
 
 def _driver_version() -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,21 +23,30 @@ BACKENDS = {
     "onnxruntime": "mlpdeploy.runtime.onnxruntime",
     "openvino": "mlpdeploy.runtime.openvino",
     "torch": "mlpdeploy.runtime.torch",
+    "tensorrt": "mlpdeploy.runtime.tensorrt",
 }
 DEFAULT_BACKEND = "onnxruntime"
 AUTO = "auto"
-# Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only.
+GPU_BACKENDS = ("tensorrt",)  # run on a GPU or not at all
+# Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only, and
+# TensorRT the engine that was built of it.
 ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
     "canonical": ("onnxruntime", "torch"),
     "cpu": ("onnxruntime",),
     "openvino": ("openvino", "onnxruntime"),
-    "tensorrt": ("onnxruntime",),
-    "tensorrt-rtx": ("onnxruntime",),
+    "tensorrt": ("onnxruntime", "tensorrt"),
+    "tensorrt-rtx": ("onnxruntime", "tensorrt"),
 }
 PRECISIONS = ("fp32", "bf16")
 DEFAULT_MAX_BATCH = 32
+_CUDA_DEVICE = 2  # kDLCUDA of dlpack.h
 
+# Calls of `run_async` that compute at the same time; what else is asked for waits in order.
+ASYNC_RUNS = 2
+
+# A backend whose arrays may be on a GPU has its own class for those; they have an array's shape, dtype and row slices.
 Arrays = dict[str, np.ndarray]
+OnGpu = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)
@@ -81,18 +91,22 @@ class Session(ABC):
         self.fixed_batch = fixed if isinstance(fixed, int) else None
         self.max_batch = self.fixed_batch or max_batch or DEFAULT_MAX_BATCH
         self._closed = threading.Event()
+        self._async: ThreadPoolExecutor | None = None
+        self._making_async = threading.Lock()
 
     @abstractmethod
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
         """Run one batch that the backend takes as it is, writing to `into` where that is given. Thread-safe."""
 
-    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, np.ndarray] | None = None) -> Arrays:
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Arrays:
         """Return {output name: array} for {input name: array}.
 
         Args:
-            feeds: one array per input, with the input's dtype; numpy, or anything on the CPU with `__dlpack__`.
+            feeds: one array per input, with the input's dtype; numpy, or anything on the CPU with `__dlpack__`. The
+                backend `tensorrt` also takes arrays on the GPU, by `__dlpack__` or `__cuda_array_interface__`.
             outputs: contiguous arrays to write the results to, one per output; they are bound, not copied to. The
-                caller must not share them between threads.
+                caller must not share them between threads. With `tensorrt` they may be on the GPU. Without them results
+                are numpy arrays.
 
         Raises:
             UsageError: an input is missing, unknown, of another dtype or of a shape that the model cannot take; an
@@ -100,9 +114,36 @@ class Session(ABC):
         """
         if self._closed.is_set():
             raise UsageError("this session is closed", fix="load the artifact again")
-        arrays = check_feeds(self.inputs, feeds)
+        arrays = check_feeds(self.inputs, feeds, self._on_gpu)
         rows = len(next(iter(arrays.values())))
-        into = None if outputs is None else check_outputs(self.outputs, outputs, rows)
+        into = None if outputs is None else check_outputs(self.outputs, outputs, rows, self._on_gpu)
+        results = self._run_batch(arrays, into, rows)
+        return results if outputs is None else {spec.name: outputs[spec.name] for spec in self.outputs}
+
+    def run_async(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Future[Arrays]:
+        """Return at once what `run` will return, as a Future; at most ASYNC_RUNS compute at the same time.
+
+        The arrays must not be changed before the result is there. `close` waits for what was asked for before it.
+
+        Raises:
+            UsageError: the session is closed. All other errors of `run` are raised by the Future.
+        """
+        with self._making_async:
+            if self._closed.is_set():
+                raise UsageError("this session is closed", fix="load the artifact again")
+            if self._async is None:
+                self._async = ThreadPoolExecutor(ASYNC_RUNS, "mlpdeploy-async")
+            return self._async.submit(self.run, feeds, outputs)
+
+    def _on_gpu(self, value: Any, name: str) -> Any:
+        """Return an array on a GPU as this backend's own; those that have none refuse."""
+        raise UsageError(
+            f"{name!r} is on a GPU, and the backend {self.backend} takes arrays of the CPU",
+            fix="move it to the CPU, or load the artifact with backend='tensorrt'",
+        )
+
+    def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
+        """Run a batch of any size: split it, and pad it where the model's batch is fixed."""
         if rows == self.max_batch or (rows < self.max_batch and self.fixed_batch is None):
             return self._execute(arrays, into)
         parts = [self._run_part(arrays, into, start, rows) for start in range(0, rows, self.max_batch)]
@@ -142,9 +183,13 @@ class Session(ABC):
 
     def close(self) -> None:
         """Free the backend's memory; later calls of `run` refuse. Closing twice is fine."""
-        if not self._closed.is_set():
+        with self._making_async:
+            if self._closed.is_set():
+                return
+            if self._async is not None:
+                self._async.shutdown()
             self._closed.set()
-            self._release()
+        self._release()
 
     @abstractmethod
     def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -167,8 +212,12 @@ class Session(ABC):
         return f"<Session {name} on {self.backend} ({self.device}), at most {self.max_batch} rows at once>"
 
 
-def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> Arrays:
-    """Return the feeds as contiguous arrays, in the model's order, after checking names, dtypes and shapes."""
+def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any], on_gpu: OnGpu | None = None) -> Arrays:
+    """Return the feeds as contiguous arrays, in the model's order, after checking names, dtypes and shapes.
+
+    Args:
+        on_gpu: gives a backend's own array for one on a GPU; None refuses it.
+    """
     names = [spec.name for spec in specs]
     unknown = sorted(set(feeds) - set(names))
     if unknown:
@@ -179,24 +228,46 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> Arra
         if spec.name not in feeds:
             raise UsageError(f"input {spec.name!r} is missing", f"inputs {', '.join(names)}")
         value = feeds[spec.name]
-        array = value if isinstance(value, np.ndarray) else _to_numpy(value, spec.name)
-        _check_array(array, spec, sizes)
-        arrays[spec.name] = np.ascontiguousarray(array)
+        if on_gpu is not None and _is_on_gpu(value):
+            arrays[spec.name] = on_gpu(value, spec.name)
+        else:
+            array = value if isinstance(value, np.ndarray) else _to_numpy(value, spec.name)
+            arrays[spec.name] = np.ascontiguousarray(array)
+        _check_array(arrays[spec.name], spec, sizes)
     return arrays
 
 
-def check_outputs(specs: tuple[TensorSpec, ...], outputs: Mapping[str, np.ndarray], rows: int) -> Arrays:
-    """Return the output arrays in the model's order, after checking that results can be written to them directly."""
+def _is_on_gpu(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) == _CUDA_DEVICE
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def check_outputs(
+    specs: tuple[TensorSpec, ...], outputs: Mapping[str, Any], rows: int, on_gpu: OnGpu | None = None
+) -> Arrays:
+    """Return the output arrays in the model's order, after checking that results can be written to them directly.
+
+    Args:
+        on_gpu: gives a backend's own array for one on a GPU; None refuses it.
+    """
     arrays: Arrays = {}
     for spec in specs:
         array = outputs.get(spec.name)
         if array is None:
             raise UsageError(f"outputs lacks {spec.name!r}", f"arrays for {', '.join(s.name for s in specs)}")
+        if on_gpu is not None and _is_on_gpu(array):
+            array = on_gpu(array, spec.name)
+            usable = array.writable
+        else:
+            usable = array.flags.c_contiguous and array.flags.writeable
         fits = array.ndim == len(spec.shape) and array.shape[0] == rows
         if fits:
             sizes = zip(array.shape[1:], spec.shape[1:], strict=True)
             fits = all(size == wanted or not isinstance(wanted, int) for size, wanted in sizes)
-        if array.dtype != np.dtype(spec.dtype) or not fits or not array.flags.c_contiguous or not array.flags.writeable:
+        if array.dtype != np.dtype(spec.dtype) or not fits or not usable:
             shape = (rows, *spec.shape[1:])
             raise UsageError(
                 f"output array {spec.name!r} is {array.dtype} {array.shape}",
@@ -269,11 +340,13 @@ def load(
 
     Args:
         directory: made by `mlpdeploy export`.
-        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), or `auto`: the fastest of those that
-            are installed and that the artifact has a file for, measured once on each machine.
+        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), `tensorrt` (an engine that
+            `mlpdeploy build` made for this machine), or `auto`: the fastest of those that are installed and that the
+            artifact has a file or an engine for, measured once on each machine.
         device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
-        threads: of one run; None takes every processor that this process may use.
-        max_batch: rows that go through the backend at once; None means 32. A larger batch is split.
+        threads: of one run; None takes every processor that this process may use. `tensorrt` has none.
+        max_batch: rows that go through the backend at once; None means 32, or what an engine was built for. A larger
+            batch is split.
         role: which of the artifact's models: `canonical` or a target's name; None takes the one lowered for the
             backend, or the canonical one where there is none (OpenVINO needs one of its own).
         precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO

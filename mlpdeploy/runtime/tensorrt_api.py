@@ -10,6 +10,8 @@
 | plugins | V2 | V2, V3 | V3 (V2 deprecated) | none |
 | timing cache | yes | yes | yes | without effect |
 | engine for | this GPU | this GPU | this GPU | the named compute capabilities |
+| contexts that share a profile | asked for at the build | always | always | always |
+| context with our scratch memory | a method of its own | a strategy | a strategy | a strategy |
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError, UsageError
@@ -51,6 +55,34 @@ class EngineFlags:
     version_compatible: bool = False
     strip: bool = False
     refit: bool = False
+
+
+# Names of `DataType` -> numpy's; bfloat16 is none of numpy's own.
+_NUMPY = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32", "INT64": "int64",
+    "UINT8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+# What is in the registry of a package; a second time TensorRT would refuse it.
+_loaded_libraries: WeakKeyDictionary[Any, set[Path]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """One input or output of an engine.
+
+    Attributes:
+        name: as in the ONNX file.
+        is_input: or an output.
+        dtype: numpy's name.
+        shape: -1 where the profile decides.
+    """
+
+    name: str
+    is_input: bool
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -140,6 +172,8 @@ class TensorRt:
         if self.is_rtx:
             return
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if not self.strongly_typed:  # later versions always let contexts share a profile
+            config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
         if options.workspace_bytes is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         if options.optimization_level is not None:
@@ -156,15 +190,19 @@ class TensorRt:
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
 
     def load_plugins(self, library: Path) -> None:
-        """Load a library of plugins into TensorRT's registry.
+        """Load a library of plugins into TensorRT's registry, once in a process.
 
         Raises:
             EngineError: it cannot be loaded.
         """
+        loaded = _loaded_libraries.setdefault(self.module, set())
+        if library in loaded:
+            return
         if self.module.get_plugin_registry().load_library(str(library)) is None:
             raise EngineError(
                 f"{self.name} cannot load the plugin library {library}", fix="build it again: mlpdeploy plugin build"
             )
+        loaded.add(library)
 
     def engine_information(self, logger: Any, plan: Any, host_code: bool) -> str:
         """Return the inspector's JSON about a plan that was just built; this needs the GPU it was built for.
@@ -172,15 +210,65 @@ class TensorRt:
         Raises:
             EngineError: the plan cannot be loaded.
         """
-        trt = self.module
-        runtime = trt.Runtime(logger)
-        if host_code:  # a version-compatible plan carries a runtime of its own
-            runtime.engine_host_code_allowed = True
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
+        runtime, engine = self.open_engine(logger, plan, host_code)
+        if runtime is None or engine is None:
             raise EngineError(f"{self.name} cannot load the engine that it has just built")
-        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        return str(text)
+        form = self.module.LayerInformationFormat.JSON
+        return str(engine.create_engine_inspector().get_engine_information(form))
+
+    def open_engine(self, logger: Any, plan: Any, host_code: bool) -> tuple[Any, Any]:
+        """Return (runtime, engine) of a plan, the latter None where TensorRT refuses it and has told the logger why.
+
+        The runtime and the logger must live as long as the engine.
+
+        Args:
+            host_code: whether the plan is version-compatible, and so carries a runtime of its own.
+        """
+        try:
+            runtime = self.module.Runtime(logger)
+        except TypeError:  # how the bindings say that there is none: CUDA does not work
+            return None, None
+        if host_code:
+            runtime.engine_host_code_allowed = True
+        return runtime, runtime.deserialize_cuda_engine(plan)
+
+    def tensors(self, engine: Any) -> list[EngineTensor]:
+        """Return the engine's inputs and outputs in its own order."""
+        found = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            is_input = engine.get_tensor_mode(name) == self.module.TensorIOMode.INPUT
+            dtype = engine.get_tensor_dtype(name).name
+            found.append(EngineTensor(name, is_input, _NUMPY.get(dtype, dtype), tuple(engine.get_tensor_shape(name))))
+        return found
+
+    def create_context(self, engine: Any) -> Any:
+        """Return an execution context without scratch memory: contexts that run one after another share it.
+
+        Raises:
+            EngineError: TensorRT gives none.
+        """
+        strategies = getattr(self.module, "ExecutionContextAllocationStrategy", None)
+        if strategies is None:
+            context = engine.create_execution_context_without_device_memory()
+        else:
+            context = engine.create_execution_context(strategies.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"{self.name} cannot create an execution context", fix="free memory of the GPU")
+        return context
+
+    def scratch_bytes(self, engine: Any) -> int:
+        """Return how much scratch memory a context needs."""
+        return int(
+            engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
+        )
+
+    def give_scratch(self, context: Any, pointer: int, size_bytes: int) -> None:
+        """Have a context use this device memory while it runs."""
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(pointer, size_bytes)
+        else:
+            context.device_memory = pointer
 
     def set_compute_capabilities(self, config: Any, wanted: tuple[str, ...]) -> None:
         """Tell TensorRT-RTX which GPUs the engine is for.
@@ -269,3 +357,14 @@ def load_tensorrt(target: str) -> TensorRt:
             found.name, f"TensorRT 8.6 to {NEWEST_MAJOR}.x", f"run: pip install 'tensorrt<{NEWEST_MAJOR + 1}'"
         )
     return found
+
+
+def cuda_major(target: str) -> int | None:
+    """Return the major version of CUDA that the installed TensorRT is made for, or None where its package hides it."""
+    for number in (14, 13, 12):
+        try:
+            metadata.version(f"{MODULES[target].replace('_', '-')}-cu{number}")
+        except metadata.PackageNotFoundError:
+            continue
+        return number
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +166,7 @@ class ServedModel:
         key = tuple(array.shape[1:] for array in arrays.values())
         row_bytes = sum(array.nbytes for array in arrays.values()) // rows
         capacity = max(1, min(self.max_batch, self._batch_bytes // row_bytes))
-        return Request(rows, key, capacity, self._loop.time(), feeds=arrays, future=self._loop.create_future())
+        return Request(rows, key, capacity, time.monotonic(), feeds=arrays, future=self._loop.create_future())
 
     def _accept(self, request: Request, limit: float) -> None:
         """Queue a request, or raise why not."""
@@ -199,8 +200,10 @@ class ServedModel:
 
     def _pump(self) -> None:
         """Hand out what can be handed out now, and wake up when more can."""
+        if not self._batcher.waiting:
+            return
         while idle := self._pool.idle:
-            batch = self._batcher.take(self._loop.time(), idle, self._pool.idle_since)
+            batch = self._batcher.take(time.monotonic(), idle, self._pool.idle_since)
             if not batch:
                 break
             self._submit(batch)
@@ -211,11 +214,11 @@ class ServedModel:
             self._wake = None
         at = self._batcher.wake_at(self._pool.idle_since) if self._pool.idle else None
         if at is not None:
-            self._wake = self._loop.call_at(at, self._pump)
+            self._wake = self._loop.call_later(max(0.0, at - time.monotonic()), self._pump)
 
     def _submit(self, batch: Batch[Request]) -> None:
         first = batch[0].ticket
-        now = self._loop.time()
+        now = time.monotonic()
         try:
             self._pool.submit(batch, [array.shape[1:] for array in first.feeds.values()], self._dtypes)
         except OSError as error:

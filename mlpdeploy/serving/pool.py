@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -171,7 +172,7 @@ class Pool:
         """Whether a worker computes for so long that it may hang."""
         limit = max(self._workers.hang_seconds, _LONGEST_FACTOR * self.longest)
         computed = instance.computed
-        return computed is not None and self._loop.time() - computed.started > limit
+        return computed is not None and time.monotonic() - computed.started > limit
 
     @property
     def rows(self) -> int:
@@ -198,7 +199,7 @@ class Pool:
         arrays, place = instance.process.slots[slot].arrays(wanted)
         self._owner.fill(batch, arrays)
         number = next(self._numbers)
-        instance.batches[number] = _Running(batch, rows, slot, place, self._loop.time())
+        instance.batches[number] = _Running(batch, rows, slot, place, time.monotonic())
         instance.process.send({"number": number, "slot": slot, "rows": counts, "inputs": inputs})
 
     def give_up(self) -> None:
@@ -232,7 +233,7 @@ class Pool:
         self._timers.add(timer)
 
     def _spawn(self, instance: _Instance) -> None:
-        instance.error, instance.spawned = None, self._loop.time()
+        instance.error, instance.spawned = None, time.monotonic()
         try:
             process = WorkerProcess(
                 self._workers.command, lambda message: self._hear(instance, message), lambda: self._lost(instance)
@@ -250,7 +251,7 @@ class Pool:
         if message["kind"] == "error":
             instance.error = error_of(message)  # type: ignore[assignment]
         elif message["kind"] == "ready":
-            instance.ready, instance.free_since = True, self._loop.time()
+            instance.ready, instance.free_since = True, time.monotonic()
             (_, one), (rows, many) = message["seconds"][0], message["seconds"][-1]
             self.longest = max(self.longest, many)
             self.fixed_seconds = max(0.0, (rows * one - many) / (rows - 1)) if rows > 1 else 0.0
@@ -263,11 +264,11 @@ class Pool:
     def _done(self, instance: _Instance, message: dict[str, Any]) -> None:
         assert instance.process is not None
         running = instance.batches.pop(message["number"])
-        instance.deaths, instance.held, instance.free_since = 0, running.slot, self._loop.time()
+        instance.deaths, instance.held, instance.free_since = 0, running.slot, time.monotonic()
         self.longest = max(self.longest, message["seconds"])
         following = instance.computed
         if following is not None:
-            following.started = self._loop.time()
+            following.started = time.monotonic()
         failed = {int(index): error_of(told) for index, told in message["failed"].items()}
         outputs: list[np.ndarray] = []
         if message["outputs"]:
@@ -275,8 +276,10 @@ class Pool:
                 (spec.dtype, (running.rows, *row)) for spec, row in zip(self._outputs, message["outputs"], strict=True)
             ]
             outputs, _ = instance.process.slots[running.slot].arrays(wanted, running.place)
-        self._owner.done(running.batch, outputs, failed, message["seconds"])
-        instance.held = None
+        try:
+            self._owner.done(running.batch, outputs, failed, message["seconds"])
+        finally:
+            instance.held = None
         self._owner.changed()
 
     def _lost(self, instance: _Instance) -> None:
@@ -284,13 +287,12 @@ class Pool:
         if self._closed:
             return
         ended = instance.process.end_text() if instance.process else "could not be started"
-        LOG.warning("worker of %s %s", self._order["directory"], instance.error or ended)
-        once_more = self._warm.done() and instance.deaths < _PATIENCE
-        if not instance.ready and instance.error is None and not once_more:
-            instance.error = UnavailableError(f"the worker process {ended} while it loaded {self._order['directory']}")
+        directory, starting = self._order["directory"], not self._warm.done()
+        LOG.warning("worker of %s: %s", directory, instance.error or ended)
+        if instance.error is None and (starting or (not instance.ready and instance.deaths >= _PATIENCE)):
+            instance.error = UnavailableError(f"the worker process {ended} while {directory} was loaded")
         instance.process, instance.ready, instance.held = None, False, None
-        if not self._warm.done():
-            assert instance.error is not None
+        if starting and instance.error is not None:
             self._warm.set_exception(instance.error)
             return
         batches, instance.batches = list(instance.batches.values()), {}
@@ -307,7 +309,7 @@ class Pool:
 
     def _check(self) -> None:
         """Kill workers that hang."""
-        now = self._loop.time()
+        now = time.monotonic()
         for instance in self._instances:
             if instance.process is None:
                 continue

@@ -47,8 +47,9 @@ TOLERANCES = {
 # In int8 such a last bit moves a value to the next level now and then.
 ROW_IDENTITY = {"fp32": 2e-6, "fp16": 2.0**-10, "bf16": 2.0**-7, "int8": 2e-2}
 # OpenVINO cuts a norm's sum over a whole image among the threads that share the image: alone a row has all of them, in
-# a batch one. That is another order of summation, with the bound that other orders have.
-SPLIT_SUMS = ("openvino",)
+# a batch one. TensorRT has other kernels for another batch or profile. Both are other orders of summation, with the
+# bound that other orders have.
+SPLIT_SUMS = ("openvino", "tensorrt")
 
 # Precisions in which every class must be the reference's. In half precision two classes closer than the rounding may
 # change places, which random weights bring about; there the agreement is told, and the values decide.

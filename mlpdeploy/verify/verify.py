@@ -15,7 +15,7 @@ from mlpdeploy.artifact import write_manifest
 from mlpdeploy.env import installed_version, require
 from mlpdeploy.errors import ArtifactError, MlpDeployError, VerificationError
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest, state_dict_sha256
-from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, load
+from mlpdeploy.runtime.session import DEFAULT_BACKEND, GPU_BACKENDS, ROLE_BACKENDS, Session, load
 from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools
@@ -90,7 +90,7 @@ def verify_artifact(
     directory: str | Path,
     *,
     backend: str | None = None,
-    device: str | None = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     record: bool = True,
     progress: Progress | None = None,
@@ -104,10 +104,11 @@ def verify_artifact(
     Args:
         directory: made by `mlpdeploy export`.
         backend: whose results are compared, for the files that it runs; the other files are run by the first of
-            `ROLE_BACKENDS` that is installed, and with None all of them.
-        device: where they are computed, see `load`.
+            `ROLE_BACKENDS` that is installed, and with None all of them. With `tensorrt` the engine for this machine is
+            compared, and nothing else.
+        device: where they are computed, see `load`; None means the CPU, or a GPU for `tensorrt`.
         threads: of one run.
-        record: write the report into the manifest.
+        record: write the report into the manifest; one about an engine is never written, for it belongs to a machine.
         progress: called with a short text at the beginning of each step.
 
     Raises:
@@ -118,6 +119,8 @@ def verify_artifact(
     require("torch")
     directory, say = Path(directory), progress or (lambda text: None)
     manifest = read_manifest(directory)
+    on_gpu = backend in GPU_BACKENDS
+    device, record = (device, False) if on_gpu else (device or "cpu", record)
     if record and not os.access(directory, os.W_OK):
         raise ArtifactError(
             f"{directory} cannot be written", "a place for the report", "pass --no-record (record=False)"
@@ -131,7 +134,12 @@ def verify_artifact(
     say(f"computing the reference in float64 and {manifest.precision}")
     references = [_reference(model, pool, manifest) for pool in sets]
     files: dict[str, dict[str, Any]] = {}
-    for name, entry in manifest.models.items():
+    if on_gpu:
+        with load(directory, backend, device, threads=threads) as session:
+            say(f"checking {session.file}")
+            checks = _checks(session, sets, references)
+            files[session.file] = {"backend": backend, "checks": checks, "skipped": None, "divergence": None}
+    for name, entry in manifest.models.items() if not on_gpu else ():
         say(f"checking {name}")
         reason = _why_skipped(entry, manifest)
         if reason:
@@ -230,21 +238,12 @@ def _check_file(
     device: str | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    """Return the results of one file's checks; values are only compared where the interface is right."""
-    checks: list[dict[str, Any]] = []
+    """Return the results of one file's checks, and where it diverges."""
     divergence = None
     role = manifest.files[name].role
     with load(directory, backend, device, threads=threads, role=role) as session:
-        inputs, outputs = session.native_interface()
-        failures = interface_failures("input", manifest.inputs, inputs)
-        failures += interface_failures("output", manifest.outputs, outputs)
-        checks.append(
-            {"check": "names, axes, dtypes and shapes", "passed": not failures, "reason": "; ".join(failures)}
-        )
-        if not failures:
-            for pool, reference in zip(sets, references, strict=True):
-                checks += value_checks(session, pool, reference, manifest.precision)
-    if not failures and not all(check["passed"] for check in checks):
+        checks = _checks(session, sets, references)
+    if checks[0]["passed"] and not all(check["passed"] for check in checks):
         path = checked_file(directory, manifest, name)
         batch = manifest.inputs[0].shape[0]
         rows = batch if isinstance(batch, int) else 1
@@ -253,3 +252,18 @@ def _check_file(
         except MlpDeployError as error:
             divergence = f"the first node that diverges could not be found ({error})"
     return {"backend": backend, "checks": checks, "skipped": None, "divergence": divergence}
+
+
+def _checks(session: Session, sets: list[Pool], references: list[Reference]) -> list[dict[str, Any]]:
+    """Return the results of all checks, that of the interface first; values are only compared where it is right."""
+    manifest = session.manifest
+    inputs, outputs = session.native_interface()
+    failures = interface_failures("input", manifest.inputs, inputs)
+    failures += interface_failures("output", manifest.outputs, outputs)
+    checks: list[dict[str, Any]] = [
+        {"check": "names, axes, dtypes and shapes", "passed": not failures, "reason": "; ".join(failures)}
+    ]
+    if not failures:
+        for pool, reference in zip(sets, references, strict=True):
+            checks += value_checks(session, pool, reference, manifest.precision)
+    return checks

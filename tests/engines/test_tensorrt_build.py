@@ -58,7 +58,12 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
             raise MissingDependencyError("the plugin is not built", fix="run: mlpdeploy plugin build")
         return library
 
+    def no_cuda(index: int) -> None:
+        raise MissingDependencyError("no package for CUDA is installed")
+
     monkeypatch.setattr(build_module, "_find_plugin_library", find)
+    monkeypatch.setattr("mlpdeploy.plugins.find.find_plugin_library", find)
+    monkeypatch.setattr("mlpdeploy.runtime.tensorrt.open_cuda", no_cuda)  # so `auto` cannot measure; see test_choose.py
 
 
 @pytest.fixture

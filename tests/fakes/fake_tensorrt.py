@@ -4,7 +4,8 @@
 tests/runtime/test_tensorrt_api.py compares them with the real bindings of each version, in both directions. A wrong
 call raises FakeError, which no code under test catches: it always fails the test.
 
-The plan that it "builds" is JSON that holds the ONNX file; a layer of the engine is a node of the graph.
+The plan that it "builds" is JSON that holds the ONNX file; a layer of the engine is a node of the graph. It runs on the
+simulated GPU of fake_cuda.py, computed by ONNX Runtime row by row.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
+from fakes.fake_cuda import Device, FakeError, require
 from onnx import TensorProto
 
+SCRATCH_BYTES = 4096
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 TYPES = {
     TensorProto.FLOAT: "FLOAT",
@@ -63,35 +71,38 @@ MEMBERS = {
     "MemoryPoolType": dict.fromkeys((8, 10, 11), ("WORKSPACE",)),
     "ProfilingVerbosity": dict.fromkeys((8, 10, 11), ("LAYER_NAMES_ONLY", "DETAILED")),
     "LayerInformationFormat": dict.fromkeys((8, 10, 11), ("ONELINE", "JSON")),
+    "TensorIOMode": dict.fromkeys((8, 10, 11), ("NONE", "INPUT", "OUTPUT")),
+    "PreviewFeature": {8: ("PROFILE_SHARING_0806",), 10: ("PROFILE_SHARING_0806",), 11: ()},
+    "ExecutionContextAllocationStrategy": dict.fromkeys((10, 11), ("STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED")),
 }
 
 
-class FakeError(BaseException):
-    """The code under test used TensorRT wrongly. A BaseException, so that nothing swallows it."""
+def make_tensorrt(version: str, plugins: bool = True, device: Device | None = None) -> ModuleType:
+    """Return a fake of one version; with `plugins` false no library can be loaded.
 
-
-def require(condition: object, text: str) -> None:
-    if not condition:
-        raise FakeError(text)
-
-
-def make_tensorrt(version: str, plugins: bool = True) -> ModuleType:
-    """Return a fake of one version; with `plugins` false no library can be loaded."""
+    Engines run on `device`; without one they can be built and inspected only.
+    """
     major = int(version.partition(".")[0])
     module = ModuleType("tensorrt")
-    enums = {name: enum.Enum(name, {m: i for i, m in enumerate(by[major])}) for name, by in MEMBERS.items()}
+    enums = {
+        name: enum.Enum(name, {m: i for i, m in enumerate(by[major])}) for name, by in MEMBERS.items() if major in by
+    }
     for name, kind in enums.items():
         # As pybind's enums: int() gives the value.
         kind.__int__ = lambda self: self.value  # type: ignore[attr-defined]
         setattr(module, name, kind)
     module.__version__ = version  # type: ignore[attr-defined]
     registry = _Registry(plugins)
+    v2 = {"device_memory_size_v2": _ENGINE_V2} if major >= 10 else {}
+    engine = type("ICudaEngine", (ICudaEngine if major < 11 else _NewEngine,), {"_trt": module, **v2})
+    context = type("IExecutionContext", (IExecutionContext if major == 8 else _NewContext,), {"_trt": module})
+    engine._context_class, engine._device = context, device
     classes: dict[str, Any] = {
         "ILogger": ILogger,
         "IBuilderConfig": type("IBuilderConfig", (_Config,), {"progress_monitor": None} if major >= 10 else {}),
         "OnnxParser": type("OnnxParser", (_Parser,), {"_trt": module}),
         "Builder": type("Builder", (_Builder,), {"_trt": module, "_registry": registry}),
-        "Runtime": type("Runtime", (_Runtime,), {"_trt": module, "_registry": registry}),
+        "Runtime": type("Runtime", (_Runtime,), {"_trt": module, "_registry": registry, "_engine": engine}),
         "get_plugin_registry": lambda: registry,
     }
     module._inner = {  # type: ignore[attr-defined]
@@ -101,7 +112,8 @@ def make_tensorrt(version: str, plugins: bool = True) -> ModuleType:
         "IOptimizationProfile": IOptimizationProfile,
         "ITimingCache": ITimingCache,
         "ParserError": _NamedParserError if major >= 10 else _ParserError,
-        "ICudaEngine": ICudaEngine,
+        "ICudaEngine": engine,
+        "IExecutionContext": context,
         "EngineInspector": EngineInspector,
     }
     if major >= 10:
@@ -134,6 +146,7 @@ class _Registry:
 
     def load_library(self, plugin_path: str) -> object | None:
         require(isinstance(plugin_path, str), "load_library takes a str")
+        require(plugin_path not in self._loaded, "a library that is loaded twice")
         if not self._works:
             return None
         self._loaded.append(plugin_path)
@@ -194,6 +207,7 @@ class _Builder:
                 "compatibility": config.hardware_compatibility_level and config.hardware_compatibility_level.name,
             },
             "flags": sorted(flag.name for flag in config._flags),
+            "shared_profiles": not trt.__version__.startswith("8") or "PROFILE_SHARING_0806" in config._previews,
         }
         return _HostMemory(json.dumps(plan).encode())
 
@@ -261,6 +275,7 @@ class _Config:
         self._flags = {trt.BuilderFlag.TF32}
         self._cache: Any = None
         self._limits: dict[Any, int] = {}
+        self._previews: set[str] = set()
 
     def __setattr__(self, name: str, value: Any) -> None:
         require(name.startswith("_") or hasattr(type(self), name), f"IBuilderConfig has no {name} in this version")
@@ -289,6 +304,10 @@ class _Config:
         require(not ignore_mismatch, "a cache of another GPU or version must not be taken")
         self._cache = cache
         return True
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        require(isinstance(feature, self._trt.PreviewFeature) and enable, "a preview feature")
+        self._previews.add(feature.name)
 
     def get_timing_cache(self) -> Any:
         return self._cache
@@ -370,6 +389,7 @@ class _Runtime:
 
     _trt: Any
     _registry: _Registry
+    _engine: Any
     engine_host_code_allowed = False
 
     def __init__(self, logger: ILogger) -> None:
@@ -391,15 +411,238 @@ class _Runtime:
         if any(node.domain for node in model.graph.node) and not self._registry._loaded:
             self._logger.log(ILogger.Severity.ERROR, "Cannot find plugin creator AxialShift")
             return None
-        return ICudaEngine(self, model, body)
+        device = self._engine._device
+        require(device is None or device.stack, "an engine loaded without a current CUDA context")
+        return self._engine(self, model, body)
 
 
-class ICudaEngine:
+class _NewEngine:
+    """An engine as all versions have it."""
+
+    _trt: Any
+    _device: Device | None
+    _context_class: Any
+
     def __init__(self, runtime: _Runtime, model: Any, plan: dict[str, Any]) -> None:
-        self._runtime, self._model, self._plan = runtime, model, plan
+        self._runtime, self._model, self._plan = weakref.ref(runtime), model, plan
+        self._values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+        self._profile_users: dict[int, weakref.ref[Any]] = {}
+        self._session: Any = None
+        self._known_shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._values)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return max(len(self._plan["profiles"]), 1)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._values)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        mode = self._trt.TensorIOMode
+        return mode.INPUT if name in {value.name for value in self._model.graph.input} else mode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._trt.DataType[TYPES[self._values[name].type.tensor_type.elem_type]]
+
+    def get_tensor_shape(self, name: str) -> Any:
+        dims = self._values[name].type.tensor_type.shape.dim
+        return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
+        return [tuple(shape) for shape in self._plan["profiles"][profile_index][name]]
+
+    def create_execution_context(self, strategy: Any = None) -> Any:
+        strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
+        require(strategies and strategy is strategies.USER_MANAGED, "a context that allocates its own scratch memory")
+        return self._context_class(self)
 
     def create_engine_inspector(self) -> Any:
         return EngineInspector(self._model, self._plan)
+
+    def _shapes_of(self, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple[int, ...]]:
+        """Return the outputs' shapes for those of the inputs, by computing zeros: symbols may say nothing."""
+        if inputs not in self._known_shapes:
+            results = self._run({name: np.zeros(shape, np.float32) for name, shape in inputs})
+            self._known_shapes[inputs] = {name: array.shape for name, array in results.items()}
+        return self._known_shapes[inputs]
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute row by row, so that a row's bits do not depend on its neighbours."""
+        if self._session is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.log_severity_level = 1, 3
+            text = runnable(self._model).SerializeToString()
+            self._session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in self._model.graph.output]
+        if all(self.get_tensor_shape(name)[0] != -1 for name in feeds):
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
+        rows = range(len(next(iter(feeds.values()))))
+        results = [self._session.run(names, {name: array[i : i + 1] for name, array in feeds.items()}) for i in rows]
+        return {name: np.concatenate([row[k] for row in results]) for k, name in enumerate(names)}
+
+
+# As a property that a class of a version may or may not have.
+_ENGINE_V2 = property(lambda self: SCRATCH_BYTES)
+
+
+class ICudaEngine(_NewEngine):
+    """With what TensorRT 8 and 10 have, and 11 does not."""
+
+    @property
+    def device_memory_size(self) -> int:
+        require(not hasattr(self, "device_memory_size_v2"), "the old name where there is a new one")
+        return SCRATCH_BYTES
+
+    def create_execution_context_without_device_memory(self) -> Any:
+        require(not hasattr(self._trt, "ExecutionContextAllocationStrategy"), "the old name where there is a new one")
+        return self._context_class(self)
+
+
+def runnable(model: Any) -> Any:
+    """Return a model with the function of our operator for ONNX Runtime, where the plan leaves it to the plugin."""
+    if not any(node.domain for node in model.graph.node):
+        return model
+    from mlpdeploy.ops.axial_shift import axial_shift_function
+
+    model = onnx.load_from_string(model.SerializeToString())
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    model.functions.append(axial_shift_function("zero", opset))
+    return model
+
+
+class IExecutionContext:
+    """Refuses what would be undefined behaviour; the work itself runs when somebody waits for the stream."""
+
+    _trt: Any
+
+    def __init__(self, engine: _NewEngine) -> None:
+        require(engine._device is not None and engine._device.stack, "a context without a current CUDA context")
+        self._engine, self._device = engine, engine._device
+        require(engine._runtime() is not None, "an engine that outlives its runtime")
+        self._busy = threading.Lock()
+        self._profile: int | None = None
+        self._open = any(-1 in engine.get_tensor_shape(value.name) for value in engine._model.graph.input)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._scratch = 0
+        self._ran = self._captured = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "device_memory":
+            require(not hasattr(self, "set_device_memory"), "the old name where there is a new one")
+            return self._set_scratch(value)
+        require(name.startswith("_"), f"IExecutionContext has no {name}")
+        super().__setattr__(name, value)
+
+    device_memory: Any = 0
+
+    @contextmanager
+    def _alone(self, changes: bool = True) -> Iterator[None]:
+        require(self._busy.acquire(blocking=False), "one context used by two threads at once")
+        try:
+            require(not (changes and self._captured), "a context that changes after a graph was captured of it")
+            require(self._device.stack, "a context used without a current CUDA context")
+            yield
+        finally:
+            self._busy.release()
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        with self._alone():
+            self._device.stream_of(stream_handle)
+            if profile_index >= self._engine.num_optimization_profiles:
+                return False
+            other = self._engine._profile_users.get(profile_index, lambda: None)()
+            if not self._engine._plan["shared_profiles"]:
+                require(other in (None, self), "two contexts with one profile, in an engine that does not share them")
+            self._engine._profile_users[profile_index] = weakref.ref(self)
+            self._profile, self._shapes = profile_index, {}
+            return True
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        with self._alone():
+            fixed = self._engine.get_tensor_shape(name)
+            if self._open:
+                require(self._profile is not None, "a shape before the profile")
+                low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
+                if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+                    return False
+            elif tuple(shape) != fixed:
+                return False
+            self._shapes[name], self._ran = tuple(shape), False
+            return True
+
+    def get_tensor_shape(self, name: str) -> Any:
+        inputs = [value.name for value in self._engine._model.graph.input]
+        if name in inputs:
+            return self._shapes.get(name, self._engine.get_tensor_shape(name))
+        require(set(inputs) <= set(self._shapes), "the shape of an output before those of the inputs")
+        dims = self._engine._values[name].type.tensor_type.shape.dim
+        value = next(iter(self._engine._model.graph.input))
+        known = dict(zip([d.dim_param for d in value.type.tensor_type.shape.dim], self._shapes[inputs[0]], strict=True))
+        if all(dim.HasField("dim_value") or dim.dim_param in known for dim in dims):
+            return tuple(dim.dim_value if dim.HasField("dim_value") else known[dim.dim_param] for dim in dims)
+        return self._engine._shapes_of(tuple(self._shapes.items()))[name]
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        with self._alone():
+            require(isinstance(memory, int) and memory % 256 == 0, "an address that is no multiple of 256")
+            require(set(self._shapes) or not self._open, "an address before the shapes")
+            self._device.bytes_at(memory, 1)
+            self._addresses[name] = memory
+            return True
+
+    def _set_scratch(self, pointer: int) -> None:
+        with self._alone():
+            self._device.bytes_at(pointer, SCRATCH_BYTES)
+            super().__setattr__("_scratch", pointer)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        with self._alone(changes=False):
+            stream = self._device.stream_of(stream_handle)
+            require(stream_handle != 1, "the default stream")
+            require(self._scratch, "no scratch memory")
+            self._device.bytes_at(self._scratch, SCRATCH_BYTES)
+            user = self._device.scratch_users.setdefault(self._scratch, stream_handle)
+            require(user == stream_handle, "one scratch memory in two streams")
+            arrays = {}
+            for name in self._engine._values:
+                require(name in self._addresses, f"{name} has no address")
+                shape = self.get_tensor_shape(name)
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(self._engine._values[name].type.tensor_type.elem_type)
+                arrays[name] = (self._addresses[name], shape, np.dtype(dtype))
+                view(self._device, *arrays[name])
+            if stream.capture is not None:
+                require(self._ran, "a capture before the shapes were run once")
+                self._captured = True
+            self._ran = True
+            alive, engine, device = weakref.ref(self), self._engine, self._device
+            inputs = [value.name for value in engine._model.graph.input]
+
+            def work() -> None:
+                require(alive() is not None, "a context that was destroyed before its work had run")
+                feeds = {name: view(device, *arrays[name]).copy() for name in inputs}
+                for name, result in engine._run(feeds).items():
+                    view(device, *arrays[name])[...] = result
+
+            device.enqueue("execute", stream, work)
+            return True
+
+
+def view(device: Device, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return device memory as an array."""
+    return device.bytes_at(pointer, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+class _NewContext(IExecutionContext):
+    def set_device_memory(self, memory: int, size: int) -> None:
+        require(size == SCRATCH_BYTES, "the size of the scratch memory")
+        self._set_scratch(memory)
 
 
 class EngineInspector:

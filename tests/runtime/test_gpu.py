@@ -48,7 +48,7 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path, init: int = 0, fail: int 
 
 def test_what_the_driver_says(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, driver)
-    assert gpu.visible_gpu(1) == gpu.Gpu("NVIDIA L4", "8.9", "CUDA 12.4")
+    assert gpu.visible_gpu(1) == gpu.Gpu("NVIDIA L4", "8.9", "CUDA 12.4", "12.4")
     assert gpu.visible_gpu().name == "NVIDIA H100"
 
 

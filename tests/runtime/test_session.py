@@ -16,12 +16,14 @@ from mlpdeploy.env import installed_version
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
-from mlpdeploy.runtime.session import BACKENDS, Session, load
+from mlpdeploy.runtime.session import BACKENDS, GPU_BACKENDS, Session, load
+
+CPU_BACKENDS = [name for name in BACKENDS if name not in GPU_BACKENDS]
 
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=CPU_BACKENDS)
 def session(request: pytest.FixtureRequest, exported_for_all: Path) -> Iterator[Session]:
     if installed_version(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
@@ -113,7 +115,7 @@ def test_wrong_output_arrays(session: Session, array: np.ndarray) -> None:
 
 
 def test_a_closed_session_refuses(exported_for_all: Path) -> None:
-    for backend in filter(installed_version, BACKENDS):
+    for backend in filter(installed_version, CPU_BACKENDS):
         with load(exported_for_all, backend, "cpu") as opened:
             opened.warmup()
         opened.close()
@@ -176,7 +178,7 @@ def test_impossible_options(exported: Path, options: dict, text: str) -> None:
 def test_cuda_without_a_gpu_says_what_to_type(exported: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    for backend in BACKENDS:
+    for backend in CPU_BACKENDS:
         with pytest.raises(UsageError, match="cuda"):
             load(exported, backend, "cuda")
 

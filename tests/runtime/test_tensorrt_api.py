@@ -156,3 +156,10 @@ def test_a_package_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(tensorrt_api, "require", fail)
     with pytest.raises(MissingDependencyError, match=r"cannot be loaded \(libnvinfer"):
         load_tensorrt("tensorrt")
+
+
+def test_what_the_runtime_uses_is_in_tensorrt_rtx() -> None:
+    real_rtx = pytest.importorskip("tensorrt_rtx")
+    mine = surface(VERSIONS[11])
+    for name in ("Runtime", "ICudaEngine", "IExecutionContext", "TensorIOMode", "ExecutionContextAllocationStrategy"):
+        assert mine[name] <= set(dir(getattr(real_rtx, name))), name

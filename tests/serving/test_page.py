@@ -58,7 +58,9 @@ def local(url: str) -> bool:
 def picture(size: int = 64) -> bytes:
     data = io.BytesIO()
     gradient = np.linspace(0, 255, size, dtype=np.uint8)
-    Image.fromarray(np.stack(np.broadcast_arrays(gradient, gradient[:, None], 128), axis=2).astype(np.uint8)).save(data, "PNG")
+    Image.fromarray(np.stack(np.broadcast_arrays(gradient, gradient[:, None], 128), axis=2).astype(np.uint8)).save(
+        data, "PNG"
+    )
     return data.getvalue()
 
 

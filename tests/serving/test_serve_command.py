@@ -176,7 +176,9 @@ def test_an_error_of_ours_shows_nothing_of_the_inside(exported: Path, tmp_path: 
         status, headers, body = server.ask("GET", "/v2/models/tiny")
         assert status == 500 and "secret" not in str(body) and headers["x-request-id"] in body["error"]
         with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
-            channel.unary_unary(f"/{SERVICE}/ModelMetadata")(message_classes()["Named"](name="tiny").SerializeToString())
+            channel.unary_unary(f"/{SERVICE}/ModelMetadata")(
+                message_classes()["Named"](name="tiny").SerializeToString()
+            )
         assert error.value.code() == grpc.StatusCode.INTERNAL and "secret" not in error.value.details()
     assert server.stderr.read_text().count("KeyError: 'the secret'") == 2
 

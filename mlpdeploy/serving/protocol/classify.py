@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +32,7 @@ class Decoder:
     def __init__(self, waiting: int) -> None:
         self._pool = ThreadPoolExecutor(min(MAX_DECODERS, cpu_count()), thread_name_prefix="decode")
         self._limit, self._pending = waiting, 0
+        self._pool.submit(importlib.import_module, "PIL.Image")  # or the first picture would wait for it
 
     async def decode(self, data: Buffer, preprocessing: Preprocessing) -> np.ndarray:
         """Return the (C, H, W) float32 input tensor of a picture.

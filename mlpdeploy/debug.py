@@ -1,0 +1,213 @@
+"""Where an error comes from: a model's values at the end of each block, against those of the float32 canonical file.
+
+The values are made outputs of both files. On a CPU both run in ONNX Runtime. For `tensorrt` an engine is built of the
+same file with these outputs, and thrown away afterwards. A value that is an output is not fused away, so that engine
+rounds a little otherwise than the one that ships; and its shift is in native layers, whose types are known before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpdeploy.env import closest, require
+from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest
+from mlpdeploy.quant.blocks import blocks_of
+from mlpdeploy.runtime.onnxruntime import inference_session
+
+if TYPE_CHECKING:
+    import onnx
+
+BACKENDS = ("onnxruntime", "tensorrt")
+DEFAULT_SIZE = 224
+IMAGES = 4
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """What a block's last value loses.
+
+    Attributes:
+        block: as in the names of its nodes.
+        value: the name of its last value that both files have.
+        error: root mean square of the differences, over the standard deviation of the reference.
+        worst: the largest difference, over the same.
+        added: how much of `error` was not there after the block before; negative where a block hides an error.
+    """
+
+    block: str
+    value: str
+    error: float
+    worst: float
+    added: float
+
+
+@dataclass(frozen=True)
+class DebugReport:
+    """What was compared, and what came of it; `blocks` are in the model's order."""
+
+    model: str
+    precision: str
+    file: str
+    backend: str
+    images: int
+    blocks: tuple[BlockError, ...]
+
+    def ranked(self) -> list[BlockError]:
+        """Return the blocks, the one that adds most first."""
+        return sorted(self.blocks, key=lambda block: -block.added)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
+        return asdict(self)
+
+
+def debug_artifact(
+    directory: str | Path,
+    role: str | None = None,
+    backend: str = "onnxruntime",
+    against: str = CANONICAL,
+    images: np.ndarray | None = None,
+) -> DebugReport:
+    """Return what each block of a model adds to the error.
+
+    Args:
+        directory: the artifact.
+        role: which of its models; None is the first one that is not the canonical one, and for `tensorrt` what
+            `mlpdeploy build` takes.
+        backend: `onnxruntime`, or `tensorrt`, which builds an engine for this.
+        against: the role of the reference, which runs in ONNX Runtime.
+        images: (N, C, H, W) float32; None is standard normal noise.
+
+    Raises:
+        UsageError: an unknown role or backend, or two files without a common value.
+    """
+    onnx = require("onnx")
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}", fix=closest(backend, BACKENDS))
+    feed = _images(manifest) if images is None else images
+    reference = onnx.load(checked_file(directory, manifest, _file(manifest, against)))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _model(directory, manifest, role, backend, Path(scratch)) as (name, model),
+    ):
+        marks = _marks(reference, model)
+        wanted = _run(_marked(reference, marks), marks, feed, Path(scratch) / "reference")
+        if backend == "onnxruntime":
+            found = _run(_marked(model, marks), marks, feed, Path(scratch) / "model")
+        else:
+            from mlpdeploy.debug_engine import run_marked
+
+            found = run_marked(_marked(model, marks), marks, feed, manifest, Path(scratch))
+    return DebugReport(
+        model=manifest.model["name"],
+        precision=manifest.precision,
+        file=name,
+        backend=backend,
+        images=len(feed),
+        blocks=_errors(marks, wanted, found),
+    )
+
+
+def _images(manifest: Manifest) -> np.ndarray:
+    """Return standard normal images of the model's size, as many as a fixed batch takes."""
+    rows, *sizes = manifest.inputs[0].shape
+    shape = [size if isinstance(size, int) else DEFAULT_SIZE for size in sizes]
+    count = rows if isinstance(rows, int) else IMAGES
+    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
+
+
+def _file(manifest: Manifest, role: str) -> str:
+    """Return the name of the file with a role."""
+    roles = {entry.role: name for name, entry in manifest.models.items()}
+    if role not in roles:
+        raise UsageError(f"the artifact has no model for {role!r}", fix=closest(role, roles))
+    return roles[role]
+
+
+@contextmanager
+def _model(
+    directory: Path, manifest: Manifest, role: str | None, backend: str, scratch: Path
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Yield (name, model) of what is compared."""
+    import onnx
+
+    if backend == "tensorrt" and role is None:
+        from mlpdeploy.engines.network import NATIVE_SHIFT, lowered_network
+
+        network = lowered_network(directory, manifest, "tensorrt", NATIVE_SHIFT, scratch)
+        yield "engine", onnx.load(network.path)
+        return
+    own = [entry.role for entry in manifest.models.values() if entry.role != CANONICAL]
+    if role is None and not own:
+        raise UsageError(f"{directory} has only its canonical model", fix="run: mlpdeploy lower, for a target")
+    name = _file(manifest, role or own[0])
+    if manifest.files[name].shift == "plugin":
+        raise UsageError(f"{name}, whose shift is the plugin", "native layers", "export --shift conv, or leave it out")
+    yield name, onnx.load(checked_file(directory, manifest, name))
+
+
+def _marks(reference: onnx.ModelProto, model: onnx.ModelProto) -> dict[str, str]:
+    """Return {block: its last value that both files have}, in the model's order; the outputs are of the last blocks."""
+    known = {output for node in reference.graph.node for output in node.output}
+    blocks = blocks_of(node.name for node in model.graph.node)
+    marks: dict[str, str] = {}
+    for node in model.graph.node:
+        for output in node.output:
+            if output in known:
+                marks.pop(blocks[node.name], None)  # so that the order is that of the last values
+                marks[blocks[node.name]] = output
+    if not marks:
+        raise UsageError("two files that have no value in common", fix="export the model again")
+    return marks
+
+
+def _marked(model: onnx.ModelProto, marks: dict[str, str]) -> onnx.ModelProto:
+    """Return the model with the marked values as outputs, with their types; the weights are inside."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    del model.graph.output[:]
+    for name in marks.values():
+        model.graph.output.append(types.get(name, onnx.helper.make_empty_tensor_value_info(name)))
+    return model
+
+
+def _run(model: onnx.ModelProto, marks: dict[str, str], feed: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    """Return {value: array} in ONNX Runtime, image by image unless the batch is fixed."""
+    import onnx
+
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.weights", convert_attribute=False)
+    session = inference_session(path)
+    (given,) = session.get_inputs()
+    images = feed.astype(np.float16 if "16" in given.type else np.float32)
+    names = list(marks.values())
+    step = given.shape[0] if isinstance(given.shape[0], int) else 1
+    parts = [session.run(names, {given.name: images[i : i + step]}) for i in range(0, len(images), step)]
+    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
+
+
+def _errors(
+    marks: dict[str, str], wanted: dict[str, np.ndarray], found: dict[str, np.ndarray]
+) -> tuple[BlockError, ...]:
+    """Return one BlockError for each mark, in order."""
+    errors = []
+    before = 0.0
+    for block, name in marks.items():
+        exact, other = (side[name].astype(np.float64) for side in (wanted, found))
+        scale = float(np.std(exact)) or 1.0
+        difference = np.abs(other - exact) / scale
+        error = float(np.sqrt(np.mean(np.square(difference))))
+        errors.append(BlockError(block, name, error, float(difference.max()), error - before))
+        before = error
+    return tuple(errors)

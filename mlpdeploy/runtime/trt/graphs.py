@@ -1,0 +1,83 @@
+"""A context's work as a CUDA graph: one launch by the processor instead of one for each kernel."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mlpdeploy.runtime.cuda.interface import CudaError
+from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.trt.engine import LoadedEngine
+
+CAPTURED = "CUDA graph"
+
+
+class Launcher:
+    """Puts the work of one context into one stream.
+
+    The first launch runs directly: TensorRT finishes its preparations for the shapes in it. The second is captured, if
+    it is wanted; all later ones launch the graph. Shapes, addresses and scratch memory of the context must not change
+    once a graph is wanted: they are part of it.
+    """
+
+    def __init__(self, engine: LoadedEngine, context: Any, stream: Any, label: str, why_no_graph: str = "") -> None:
+        """Begin without a graph.
+
+        Args:
+            engine: whose `notes` are kept.
+            context: with everything set.
+            stream: where the work goes.
+            label: the shapes, for the note.
+            why_no_graph: not empty where none is wanted.
+        """
+        self._engine, self._context, self._stream, self._label = engine, context, stream, label
+        self._handle = engine.cuda.handle(stream)
+        self._graph: Any = None
+        self._wants_graph, self._ran = not why_no_graph, False
+        engine.notes[label] = why_no_graph or "runs directly the first time"
+
+    def launch(self) -> None:
+        """Enqueue the work once.
+
+        Raises:
+            EngineError: TensorRT cannot.
+            CudaError: CUDA cannot.
+        """
+        if self._graph is None and self._wants_graph and self._ran:
+            self._capture()
+        if self._graph is not None:
+            self._engine.cuda.launch(self._graph, self._stream)
+        elif not self._context.execute_async_v3(self._handle):
+            raise EngineError(f"{self._engine.api.name} could not run the engine: {self._engine.complaints.last()}")
+        self._ran = True
+
+    def _capture(self) -> None:
+        """Capture the work into a graph, or note why it cannot be; the stream is as before either way."""
+        cuda = self._engine.cuda
+        self._wants_graph = False
+        try:
+            cuda.begin_capture(self._stream)
+            try:
+                enqueued = self._context.execute_async_v3(self._handle)
+            finally:
+                graph = cuda.end_capture(self._stream)
+        except CudaError as error:
+            self._say(f"no CUDA graph: {error}")
+            return
+        if not enqueued:
+            cuda.destroy_graph(graph)
+            self._say(f"no CUDA graph: {self._engine.complaints.last()}")
+            return
+        self._graph, self._engine.notes[self._label] = graph, CAPTURED
+
+    def _say(self, note: str) -> None:
+        """Keep why there is no graph, and tell it once for these shapes."""
+        if self._engine.notes.get(self._label) != note:
+            sys.stderr.write(f"mlpdeploy: {self._label} runs with {note}\n")
+        self._engine.notes[self._label] = note
+
+    def close(self) -> None:
+        """Destroy the graph."""
+        if self._graph is not None:
+            self._engine.cuda.destroy_graph(self._graph)
+            self._graph = None

@@ -1,0 +1,48 @@
+"""What a server may be asked for, and what the process that takes requests loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpdeploy.env import cpu_count
+from mlpdeploy.errors import UsageError
+from mlpdeploy.serving.options import ServeOptions
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"max_batch": 0}, "max_batch is 0; wanted at least 1"),
+        ({"instances": 0}, "instances is 0"),
+        ({"threads": -1}, "threads is -1"),
+        ({"queue_limit": 0}, "queue_limit is 0"),
+        ({"http_port": 65536}, "http_port is 65536"),
+        ({"grpc_port": -1}, "grpc_port is -1"),
+        ({"max_delay_ms": -1.0}, "max_delay_ms is -1"),
+        ({"drain_seconds": float("inf")}, "drain_seconds is inf"),
+        ({"timeout_ms": float("nan")}, "timeout_ms is nan"),
+        ({"timeout_ms": 0.0}, "timeout_ms is 0; wanted more than 0"),
+        ({"tls_cert": Path("cert.pem")}, "only one of tls_cert and tls_key"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        ServeOptions(**values)
+
+
+def test_instances_share_the_processors() -> None:
+    assert ServeOptions().threads_per_instance == cpu_count()
+    assert ServeOptions(instances=cpu_count()).threads_per_instance == 1
+    assert ServeOptions(instances=10 * cpu_count()).threads_per_instance == 1
+    assert ServeOptions(instances=2, threads=3).threads_per_instance == 3
+
+
+def test_the_process_that_takes_requests_loads_no_runtime() -> None:
+    code = "import sys, mlpdeploy.serving.repository; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"onnxruntime", "openvino", "torch", "onnx", "PIL", "click", "rich"} & set(loaded)

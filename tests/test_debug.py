@@ -1,0 +1,81 @@
+"""`mlpdeploy debug`: the block that a fault was put into is the one that it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from fakes.machine import Machine
+from onnx import numpy_helper
+
+from mlpdeploy.artifact import write_manifest
+from mlpdeploy.cli import main
+from mlpdeploy.debug import debug_artifact
+from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import read_manifest, sha256_of
+
+
+def spoil(artifact: Path, block: str) -> None:
+    """Change the weights of one block in the CPU's file, and make the manifest agree."""
+    import dataclasses
+
+    manifest = read_manifest(artifact)
+    name = manifest.file_for("cpu")
+    model = onnx.load(artifact / name)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(f"{block}.mlp.fc2") and tensor.name.endswith("weight"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
+    onnx.save(model, artifact / name)
+    entry = dataclasses.replace(
+        manifest.files[name], sha256=sha256_of(artifact / name), bytes=(artifact / name).stat().st_size, weights=""
+    )
+    write_manifest(artifact, dataclasses.replace(manifest, files={**manifest.files, name: entry}))
+
+
+def test_a_sound_model_has_rounding_only(exported: Path) -> None:
+    report = debug_artifact(exported)
+    names = [block.block for block in report.blocks]
+    assert names == ["patch_embed", "layers.0.blocks.0", "layers.0.downsample", "layers.1.blocks.0", "norm",
+                     "ReduceMean", "head"]  # fmt: skip
+    assert report.blocks[-1].value == "logits" and report.file == "model.cpu.onnx"
+    assert 0 < max(block.worst for block in report.blocks) < 1e-4
+
+
+@pytest.mark.parametrize("block", ["layers.0.blocks.0", "layers.1.blocks.0"])
+def test_the_spoilt_block_is_named(artifact: Path, block: str) -> None:
+    spoil(artifact, block)
+    report = debug_artifact(artifact)
+    assert report.ranked()[0].block == block and report.ranked()[0].added > 0.01
+    sound = report.blocks[: [found.block for found in report.blocks].index(block)]
+    assert all(found.error < 1e-5 for found in sound)
+
+
+def test_an_engine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    report = debug_artifact(exported, backend="tensorrt")
+    assert (report.file, report.backend, len(report.blocks)) == ("engine", "tensorrt", 7)
+    assert max(block.worst for block in report.blocks) < 1e-4
+    assert machine.nothing_is_left() and not (exported / "engines").exists()
+
+
+def test_the_command(exported: Path) -> None:
+    done = CliRunner().invoke(main, ["debug", str(exported), "--top", "2"], catch_exceptions=False)
+    assert done.exit_code == 0 and "model.cpu.onnx on onnxruntime against canonical" in done.output
+    done = CliRunner().invoke(main, ["debug", str(exported), "--json"], catch_exceptions=False)
+    body: Any = json.loads(done.output)
+    assert body["blocks"][-1]["block"] == "head"
+
+
+def test_wrong_requests(exported: Path) -> None:
+    for options, text in (
+        ({"role": "openvino"}, "no model for 'openvino'"),
+        ({"backend": "tensorr"}, "did you mean tensorrt"),
+        ({"against": "cpuu"}, "did you mean cpu"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            debug_artifact(exported, **options)  # type: ignore[arg-type]
