@@ -43,3 +43,17 @@ add_library(onnxruntime_c UNKNOWN IMPORTED)
 set_target_properties(onnxruntime_c PROPERTIES
   IMPORTED_LOCATION ${ONNXRUNTIME_LIBRARY}
   INTERFACE_INCLUDE_DIRECTORIES ${ONNXRUNTIME_INCLUDE_DIR})
+
+# TensorRT's and CUDA's headers; their libraries are loaded at run time.
+if(MLPDEPLOY_WITH_TENSORRT)
+  set(TENSORRT_ROOT "" CACHE PATH "Folder with TensorRT's NvInferRuntime.h, or with an include/ that has it")
+  find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h
+    HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_HOME} /usr/local/tensorrt /opt/tensorrt PATH_SUFFIXES include)
+  find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h
+    HINTS $ENV{CUDA_HOME} /usr/local/cuda PATH_SUFFIXES include)
+  if(NOT TENSORRT_INCLUDE_DIR OR NOT CUDA_INCLUDE_DIR)
+    message(FATAL_ERROR
+      "MLPDEPLOY_WITH_TENSORRT needs the headers of TensorRT 8.6, 10 or 11 and of CUDA; pass -DTENSORRT_ROOT=<a folder with "
+      "NvInferRuntime.h>, and set CUDA_HOME where CUDA is not in /usr/local/cuda")
+  endif()
+endif()

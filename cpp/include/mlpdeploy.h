@@ -39,9 +39,17 @@ typedef struct {
   size_t rank;
 } mlpdeploy_spec;
 
-/* threads, max_batch: 0 takes the default. role: NULL or "" takes the model lowered for the CPU. */
-MLPDEPLOY_C_API int mlpdeploy_load(const char* folder, int threads, int max_batch, const char* role,
-                                   mlpdeploy_session** session);
+/* NULL, "" and 0 take the defaults: ONNX Runtime on the CPU, all processors, the model lowered for the backend. */
+typedef struct {
+  const char* backend; /* "onnxruntime" or "tensorrt" */
+  const char* device;  /* of tensorrt, e.g. "cuda:1" */
+  const char* role;
+  int threads;
+  int max_batch;
+} mlpdeploy_options;
+
+/* options: NULL takes all defaults. */
+MLPDEPLOY_C_API int mlpdeploy_load(const char* folder, const mlpdeploy_options* options, mlpdeploy_session** session);
 MLPDEPLOY_C_API void mlpdeploy_free(mlpdeploy_session* session); /* NULL is fine */
 
 MLPDEPLOY_C_API size_t mlpdeploy_input_count(const mlpdeploy_session* session);

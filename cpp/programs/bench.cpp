@@ -189,24 +189,27 @@ Json artifact_of(const Json& manifest, const std::string& file) {
   value.set("precision", *manifest.find("precision"));
   value.set("opset", *manifest.find("opset"));
   value.set("file", file);
-  for (const auto& [name, entry] : manifest.find("files")->find(file)->members) value.set(name, entry);
+  // An engine is not among the artifact's files.
+  if (const Json* entry = manifest.find("files")->find(file)) {
+    for (const auto& [name, field] : entry->members) value.set(name, field);
+  }
   return value;
 }
 
-Json options_of(const Plan& plan, int threads) {
+Json options_of(const Plan& plan, const mlpdeploy::Session& session) {
   Json batches = Json::array(), sides = Json::array();
   for (const int batch : plan.batches) batches.add(batch);
   for (const int side : {plan.height, plan.width}) sides.add(side);
   Json value = Json::object();
   value.set("batches", std::move(batches));
-  value.set("threads", threads);
+  value.set("threads", session.threads());
   value.set("seconds", plan.seconds);
   value.set("warmup", warmup);
   value.set("min_runs", min_runs);
   value.set("height_width", std::move(sides));
   value.set("peers", Json::array());
   value.set("memory", false);
-  value.set("backend", "onnxruntime");
+  value.set("backend", session.backend());
   value.set("precision", Json());
   value.set("seed", 0);
   return value;
@@ -221,11 +224,11 @@ Json report(const mlpdeploy::Session& session, const std::string& folder, const 
   head.set("labels", std::move(labels));
   Json tools = Json::object();
   tools.set("mlpdeploy", MLPDEPLOY_VERSION);
-  tools.set("onnxruntime", mlpdeploy::backend_version());
+  tools.set(session.backend(), session.backend_version());
   head.set("tools", std::move(tools));
   head.set("model", *manifest.find("model"));
   head.set("artifact", artifact_of(manifest, session.model().file));
-  head.set("options", options_of(plan, session.threads()));
+  head.set("options", options_of(plan, session));
   Json results = Json::array();
   for (const Timing& timing : timings) {
     Json result = Json::object();
@@ -253,6 +256,8 @@ Command bench_command() {
           {{"--batch", "N", "1 and 8", "rows of one run; repeat for a sweep"},
            {"--seconds", "S", "20", "measuring time per batch size"},
            {"--image-size", "PIXELS", "224", "one number or HEIGHTxWIDTH, where the model leaves it open"},
+           backend_option(),
+           device_option(),
            threads_option(),
            {"--json", "", "", "print JSON with the fields of `mlpdeploy bench --json`"}},
           "Example: mlpdeploy-infer bench asmlp_s --batch 1 --batch 8 --json > cpp.json"};
@@ -273,6 +278,11 @@ int run_bench(const Arguments& arguments) {
   resolve(plan, session, arguments.has("--image-size"));
   std::vector<Timing> timings;
   for (const int batch : plan.batches) timings.push_back(measure(session, plan, batch));
+  for (const auto& [shapes, note] : session.graphs()) {
+    if (note.rfind("no CUDA graph", 0) == 0) {
+      std::fprintf(stderr, "mlpdeploy-infer: %s runs with %s\n", shapes.c_str(), note.c_str());
+    }
+  }
   if (arguments.has("--json")) {
     const Json document = report(session, arguments.operands().front(), plan, timings, std::move(head));
     std::puts(mlpdeploy::indented_json(document).c_str());

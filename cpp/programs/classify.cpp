@@ -14,6 +14,8 @@ Command classify_command() {
           {{"--top", "N", std::to_string(defaults.top), "classes to name per image"},
            {"--batch", "N", "8", "images that go through the model at once"},
            {"--skip-bad", "", "", "name images that cannot be read, and go on"},
+           backend_option(),
+           device_option(),
            threads_option(),
            {"--json", "", "", "print JSON instead of text"}},
           "Example: mlpdeploy-infer classify asmlp_s photo.jpg --top 3"};

@@ -17,10 +17,20 @@ inline Option threads_option() {
   return {"--threads", "N", "", "threads of one run; all usable processors if not given"};
 }
 
-// The session that --threads and a number of rows ask for.
+inline Option backend_option() {
+  return {"--backend", "NAME", mlpdeploy::LoadOptions().backend, "onnxruntime or tensorrt"};
+}
+
+inline Option device_option() { return {"--device", "cuda:N", "", "the GPU of tensorrt; the first if not given"}; }
+
+// The session that --backend, --device, --threads and a number of rows ask for. Without --batch an
+// engine takes the rows that it was built for.
 inline mlpdeploy::Session loaded(const Arguments& arguments, int max_batch) {
   mlpdeploy::LoadOptions options;
+  options.backend = arguments.text("--backend");
+  options.device = arguments.text("--device");
   if (arguments.has("--threads")) options.threads = arguments.number("--threads");
-  options.max_batch = max_batch;
+  const bool on_cpu = options.backend == mlpdeploy::LoadOptions().backend;
+  if (on_cpu || arguments.has("--batch")) options.max_batch = max_batch;
   return mlpdeploy::Session::load(arguments.operands().front(), options);
 }

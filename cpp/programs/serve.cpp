@@ -182,6 +182,8 @@ Command serve_command() {
        {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a frame waits for company"},
        {"--queue", "N", std::to_string(defaults.queue_limit), "frames that wait; then the sender waits"},
        {"--max-frame-mb", "N", "64", "largest frame, in megabytes"},
+       backend_option(),
+       device_option(),
        threads_option()},
       "A frame is 4 bytes with a length, little-endian, and a JPEG or PNG file of that length. Answers come in the\n"
       "frames' order: {\"frame\": 0, \"top\": [{\"index\": 3, \"label\": \"...\", \"probability\": 0.9}, ...]}, or\n"

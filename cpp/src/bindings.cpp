@@ -15,12 +15,6 @@ std::string tuple(const std::vector<std::string>& sizes) {
   return "(" + join(sizes, ", ") + (sizes.size() == 1 ? ",)" : ")");
 }
 
-std::string shape_text(const std::int64_t* shape, std::size_t rank) {
-  std::vector<std::string> sizes;
-  for (std::size_t axis = 0; axis < rank; ++axis) sizes.push_back(std::to_string(shape[axis]));
-  return tuple(sizes);
-}
-
 std::vector<std::string> axis_texts(const TensorSpec& spec) {
   std::vector<std::string> sizes;
   for (const Axis& axis : spec.shape) sizes.push_back(axis.fixed() ? std::to_string(axis.size) : axis.symbol);
@@ -107,6 +101,12 @@ bool fits(const MutableTensorView& view, const TensorSpec& spec, std::int64_t ro
 }
 
 }  // namespace
+
+std::string shape_text(const std::int64_t* shape, std::size_t rank) {
+  std::vector<std::string> sizes;
+  for (std::size_t axis = 0; axis < rank; ++axis) sizes.push_back(std::to_string(shape[axis]));
+  return tuple(sizes);
+}
 
 Binding binding(DType dtype, const std::int64_t* shape, std::size_t rank, void* data) noexcept {
   Binding result;

@@ -2,22 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "backend.h"
 #include "mlpdeploy/session.h"
-#include "onnxruntime.h"
 
 namespace mlpdeploy {
 
-struct Feeds {
-  Binding tensors[max_tensors];  // the model reads them; `data` is not const because the runtime's interface is not
-
-  std::int64_t rows() const noexcept { return tensors[0].shape[0]; }
-};
-
-struct Results {
-  Binding tensors[max_tensors];
-};
+std::string shape_text(const std::int64_t* shape, std::size_t rank);  // as Python prints a tuple
 
 Binding binding(DType dtype, const std::int64_t* shape, std::size_t rank, void* data) noexcept;
 

@@ -58,6 +58,17 @@ T* given(T* pointer, const char* what) {
   return pointer;
 }
 
+mlpdeploy::LoadOptions options_of(const mlpdeploy_options* options) {
+  mlpdeploy::LoadOptions result;
+  if (!options) return result;
+  if (options->backend && *options->backend) result.backend = options->backend;
+  if (options->device) result.device = options->device;
+  if (options->role) result.role = options->role;
+  if (options->threads != 0) result.threads = options->threads;
+  if (options->max_batch != 0) result.max_batch = options->max_batch;
+  return result;
+}
+
 mlpdeploy::DType dtype_of(const char* name) {
   using mlpdeploy::DType;
   const std::string wanted = given(name, "a tensor's dtype");
@@ -112,15 +123,11 @@ const mlpdeploy::Preprocessor& preparer(const mlpdeploy_session* session, std::s
 
 extern "C" {
 
-int mlpdeploy_load(const char* folder, int threads, int max_batch, const char* role, mlpdeploy_session** session) {
+int mlpdeploy_load(const char* folder, const mlpdeploy_options* options, mlpdeploy_session** session) {
   return guard([&] {
     *given(session, "session") = nullptr;
-    mlpdeploy::LoadOptions options;
-    if (threads != 0) options.threads = threads;
-    if (max_batch != 0) options.max_batch = max_batch;
-    if (role) options.role = role;
     auto loaded = std::make_unique<mlpdeploy_session>(
-        mlpdeploy_session{mlpdeploy::Session::load(given(folder, "folder"), options), std::nullopt, {}});
+        mlpdeploy_session{mlpdeploy::Session::load(given(folder, "folder"), options_of(options)), std::nullopt, {}});
     if (loaded->session.preprocessing()) loaded->prepare.emplace(*loaded->session.preprocessing());
     for (const auto* specs : {&loaded->session.inputs(), &loaded->session.outputs()}) {
       for (const auto& spec : *specs) {

@@ -262,11 +262,14 @@ const FileEntry* Manifest::file(std::string_view name) const {
   return nullptr;
 }
 
+const FileEntry& Manifest::canonical() const {
+  // Its presence was checked when the manifest was read.
+  return *std::find_if(files.begin(), files.end(), [](const FileEntry& entry) { return entry.role == "canonical"; });
+}
+
 const FileEntry& Manifest::file_for(std::string_view role) const {
-  const FileEntry* canonical = nullptr;
   const FileEntry* wanted = nullptr;
   for (const FileEntry& entry : files) {
-    if (entry.role == "canonical") canonical = &entry;
     if (entry.is_model() && entry.role == role) wanted = &entry;
   }
   if (!wanted && model.precision != "fp32") {
@@ -274,7 +277,7 @@ const FileEntry& Manifest::file_for(std::string_view role) const {
         "this artifact has no " + model.precision + " model for " + std::string(role), "",
         "run: mlpdeploy quantize FLOAT32_ARTIFACT --precision " + model.precision + " --target " + std::string(role));
   }
-  return wanted ? *wanted : *canonical;
+  return wanted ? *wanted : canonical();
 }
 
 std::vector<std::string> Manifest::roles() const {

@@ -34,6 +34,7 @@ struct Manifest {
   ModelInfo model;
 
   const FileEntry* file(std::string_view name) const;
+  const FileEntry& canonical() const;
   // The file for a target, or the canonical one where there is none. Throws Error (artifact) where there is none and
   // the artifact's precision is not that of its canonical file, float32.
   const FileEntry& file_for(std::string_view role) const;

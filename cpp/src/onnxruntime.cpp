@@ -148,19 +148,6 @@ Binding binding_of(OrtValue* value, DType dtype) {
 
 }  // namespace
 
-std::size_t Binding::row_bytes() const noexcept {
-  std::size_t bytes = item_bytes(dtype);
-  for (std::size_t axis = 1; axis < rank; ++axis) bytes *= static_cast<std::size_t>(shape[axis]);
-  return bytes;
-}
-
-Binding Binding::rows(std::int64_t start, std::int64_t stop) const noexcept {
-  Binding part = *this;
-  part.shape[0] = stop - start;
-  if (data) part.data = static_cast<std::byte*>(data) + row_bytes() * static_cast<std::size_t>(start);
-  return part;
-}
-
 struct OnnxModel::Impl {
   std::shared_ptr<OrtEnv> environment;
   MemoryInfo memory;

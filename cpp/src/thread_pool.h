@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -43,6 +44,23 @@ class ThreadPool {
   std::vector<std::thread> threads_;
 
   void serve();
+};
+
+// The pool of a session: its threads are started when the first work for them comes.
+class SharedPool {
+ public:
+  explicit SharedPool(int threads) : threads_(threads) {}
+
+  ThreadPool& get() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!pool_) pool_ = std::make_unique<ThreadPool>(threads_);
+    return *pool_;
+  }
+
+ private:
+  int threads_;
+  std::mutex mutex_;
+  std::unique_ptr<ThreadPool> pool_;
 };
 
 }  // namespace mlpdeploy

@@ -33,24 +33,26 @@ struct Range {
   std::size_t begin = 0, end = 0;
 };
 
-Range backend_code() {
-  Range range;
+// The code of ONNX Runtime, or of TensorRT and CUDA.
+Range ranges[3];
+
+void find_backend_code() {
+  static std::size_t known;
+  known = 0;
   dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void* context) {
-        if (!std::strstr(info->dlpi_name, "libonnxruntime")) return 0;
-        auto& found = *static_cast<Range*>(context);
+      [](dl_phdr_info* info, std::size_t, void*) {
+        const auto named = [&](const char* name) { return std::strstr(info->dlpi_name, name) != nullptr; };
+        if (known == 3 || !(named("libonnxruntime") || named("libnvinfer") || named("libcuda"))) return 0;
+        Range& range = ranges[known++];
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           if (info->dlpi_phdr[i].p_type != PT_LOAD || !(info->dlpi_phdr[i].p_flags & PF_X)) continue;
-          found.begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
-          found.end = found.begin + info->dlpi_phdr[i].p_memsz;
+          range.begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+          range.end = range.begin + info->dlpi_phdr[i].p_memsz;
         }
-        return 1;
+        return 0;
       },
-      &range);
-  return range;
+      nullptr);
 }
-
-Range backend_range;
 
 void note() {
   if (!counting || inside) return;
@@ -60,7 +62,7 @@ void note() {
   bool found = false;
   for (int i = 0; i < depth; ++i) {
     const auto address = reinterpret_cast<std::size_t>(frames[i]);
-    found = found || (address >= backend_range.begin && address < backend_range.end);
+    for (const Range& range : ranges) found = found || (address >= range.begin && address < range.end);
   }
   ++(found ? backend : ours);
   inside = false;
@@ -101,7 +103,7 @@ Allocations allocations() { return {ours, backend}; }
 
 void count_allocations(bool on) {
   if (on) {
-    backend_range = backend_code();
+    find_backend_code();
     void* frame[1];
     backtrace(frame, 1);  // its first call loads a library
   }

@@ -1,6 +1,6 @@
 #pragma once
 
-// Allocations since the program's start: by ONNX Runtime (a frame of it is on the stack), and by everything else.
+// Allocations since the program's start: by the backend (a frame of it is on the stack), and by everything else.
 struct Allocations {
   long ours, backend;
 };

@@ -148,13 +148,18 @@ class Server:
         return not self._stop.is_set()
 
     async def reload(self, on_reload: Callable[[list[Reloaded]], None], all_of_them: bool = True) -> None:
-        """Look for new artifacts, and tell what was found; `all_of_them` tells of unchanged models too."""
-        results = await self.repository.reload()
+        """Look for new artifacts, and tell what was found.
+
+        Args:
+            on_reload: is told.
+            all_of_them: tell of unchanged models too, and try again what was refused, even if its files are the same.
+        """
+        results = await self.repository.reload(again=all_of_them)
         for result in results:
             outcome = "refused" if result.error else "changed" if result.changed else "unchanged"
             if all_of_them or outcome != "unchanged":
                 self.state.metrics.reloads.labels(outcome).inc()
-        told = [result for result in results if all_of_them or result.changed]
+        told = [result for result in results if all_of_them or result.changed or result.error]
         if told:
             on_reload(told)
 

@@ -14,11 +14,27 @@ import numpy as np
 import pytest
 
 import mlpdeploy
+from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.manifest import TensorSpec, _checksum
+from mlpdeploy.plugins.toolchain import find_nvcc, find_tensorrt_include
 
 ROOT = Path(mlpdeploy.__file__).parent.parent
 PRESET = "release"
 BUILD = ROOT / "build" / f"cpp-{PRESET}"
+
+
+def tensorrt_options() -> list[str]:
+    """Return CMake's options for the backend tensorrt: on where the headers of TensorRT and CUDA are here."""
+    nvcc = find_nvcc()
+    homes = [os.environ.get("CUDA_HOME"), nvcc.resolve().parent.parent if nvcc else None, "/usr/local/cuda"]
+    cuda = next((Path(home, "include") for home in homes if home and Path(home, "include", "cuda.h").is_file()), None)
+    try:
+        tensorrt = find_tensorrt_include()
+    except MlpDeployError:
+        tensorrt = None
+    if tensorrt is None or cuda is None:
+        return ["-DMLPDEPLOY_WITH_TENSORRT=OFF"]
+    return ["-DMLPDEPLOY_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={tensorrt}", f"-DCUDA_INCLUDE_DIR={cuda}"]
 
 
 def built() -> Path:
@@ -30,7 +46,7 @@ def built() -> Path:
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}: the C++ part is not tested")
     headers = [sys.executable, str(ROOT / "cpp" / "get_onnxruntime.py"), str(ROOT / "build" / "onnxruntime")]
-    configure = ["cmake", "--preset", PRESET]
+    configure = ["cmake", "--preset", PRESET, *tensorrt_options()]
     for command in (headers, configure):
         done = subprocess.run(command, cwd=ROOT / "cpp", capture_output=True, text=True)
         if done.returncode:
@@ -55,6 +71,16 @@ class _Tensor(ctypes.Structure):
     )
 
 
+class _Options(ctypes.Structure):
+    _fields_ = (
+        ("backend", ctypes.c_char_p),
+        ("device", ctypes.c_char_p),
+        ("role", ctypes.c_char_p),
+        ("threads", ctypes.c_int),
+        ("max_batch", ctypes.c_int),
+    )
+
+
 class NativeError(Exception):
     """What a function of the library refused: its exit code and text."""
 
@@ -68,7 +94,7 @@ def library(build: Path) -> ctypes.CDLL:
     lib = ctypes.CDLL(str(build / "libmlpdeploy.so"))
     size, pointer, text = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
     lib.mlpdeploy_last_error.restype = lib.mlpdeploy_label.restype = text
-    lib.mlpdeploy_load.argtypes = (text, ctypes.c_int, ctypes.c_int, text, ctypes.POINTER(pointer))
+    lib.mlpdeploy_load.argtypes = (text, ctypes.POINTER(_Options), ctypes.POINTER(pointer))
     lib.mlpdeploy_free.argtypes = (pointer,)
     lib.mlpdeploy_run.argtypes = (pointer, ctypes.POINTER(_Tensor), size, ctypes.POINTER(_Tensor), size)
     lib.mlpdeploy_prepare_file.argtypes = (pointer, text, pointer, size)
@@ -93,11 +119,14 @@ def _tensor(name: str, array: np.ndarray) -> _Tensor:
 class NativeSession:
     """A session of the C++ library."""
 
-    def __init__(self, build: Path, folder: Path, threads: int = 0, max_batch: int = 0, role: str = "") -> None:
+    def __init__(
+        self, build: Path, folder: Path, threads: int = 0, max_batch: int = 0, role: str = "", backend: str = ""
+    ) -> None:
         self._lib = library(build)
         self._handle = ctypes.c_void_p()
         name = os.fsencode(folder)
-        self._check(self._lib.mlpdeploy_load(name, threads, max_batch, role.encode(), ctypes.byref(self._handle)))
+        options = _Options(backend.encode(), None, role.encode(), threads, max_batch)
+        self._check(self._lib.mlpdeploy_load(name, ctypes.byref(options), ctypes.byref(self._handle)))
 
     def _check(self, code: int) -> None:
         if code:

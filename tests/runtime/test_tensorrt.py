@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,10 @@ def close(found: np.ndarray, wanted: np.ndarray) -> bool:
 
 
 @pytest.fixture(scope="session")
-def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact with an engine of the newest version with two profiles; do not change it."""
     with pytest.MonkeyPatch.context() as patch:
-        yield Machine(patch).built(exported, tmp_path_factory.mktemp("built") / "tiny", PROFILES)
+        return Machine(patch).built(exported, tmp_path_factory.mktemp("built") / "tiny", PROFILES)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -203,6 +202,8 @@ def test_run_async(machine: Machine, built: Path, images: Any, wanted: Any) -> N
             assert close(future.result(60)["logits"], wanted[start : start + 9])
         with pytest.raises(UsageError, match="missing"):
             session.run_async({}).result(60)
+        waiting = [session.run_async({"input": images}) for _ in range(4)]
+    assert all(close(future.result(0)["logits"], wanted) for future in waiting)  # close waited for them
     with pytest.raises(UsageError, match="closed"):
         session.run_async({"input": images[:1]})
 

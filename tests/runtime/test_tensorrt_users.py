@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def shared(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("built") / "tiny"
-        yield Machine(patch).built(exported, place, BuildOptions(batches=((1, 2, 4),)))
+        return Machine(patch).built(exported, place, BuildOptions(batches=((1, 2, 4),)))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mlpdeploy import load
 @pytest.fixture(scope="session")
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of the small AS-MLP as `tiny`; no test may stop it."""
-    with running(tmp_path_factory.mktemp("server"), f"tiny={exported}") as server:
+    with running(tmp_path_factory.mktemp("server"), f"tiny={exported}", "--max-batch", "8") as server:
         yield server
         assert server.alive()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -108,8 +109,12 @@ def test_a_compressed_body_is_never_unpacked_beyond_the_limit(monkeypatch: pytes
         if fine:
             assert http.decompress(packed, "deflate") == bytes(size)
         else:
+            tracemalloc.start()
             with pytest.raises(RefusedError):
                 http.decompress(packed, "deflate")
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 200_000
     for damaged in (packed[:-4], b"no", zlib.compress(b"a") + b"more"):
         with pytest.raises((UsageError, RefusedError)):
             http.decompress(damaged, "deflate")

@@ -56,7 +56,7 @@ enum class ErrorKind {
   artifact,      // the folder is incomplete, edited, truncated or not ours
   image,         // a picture cannot be used as input
   verification,  // the model gives scores that are not finite
-  backend,       // the runtime failed to compute a batch
+  backend,       // the runtime is missing, has no engine for this machine, or failed to compute a batch
   cancelled,     // the request was cancelled before a batch took it
 };
 
@@ -143,8 +143,10 @@ struct Preprocessing {
 };
 
 struct LoadOptions {
-  std::optional<int> threads;    // of one run; none: every processor that this process may use
-  std::optional<int> max_batch;  // rows that go through the backend at once; none: 32. A larger batch is split.
+  std::string backend = "onnxruntime";  // on the CPU; or "tensorrt": an engine of the artifact, on an NVIDIA GPU
+  std::string device;                   // of `tensorrt`: "cuda:1" is the second GPU; empty: the first
+  std::optional<int> threads;           // of one run on the CPU, and of preprocessing; none: all usable processors
+  std::optional<int> max_batch;  // rows that go through the backend at once; none: 32, or all that the engine takes
   std::string role;  // `canonical` or a target's name; empty: the model lowered for `cpu`, or the canonical one
 };
 
@@ -157,18 +159,24 @@ struct ModelInfo {
   bool random_weights = false;
 };
 
-MLPDEPLOY_API std::string backend_version();  // of ONNX Runtime, e.g. "1.31.1"
+// Whether runs of one set of input shapes are one CUDA graph.
+struct GraphNote {
+  std::string shapes;  // e.g. "8x3x224x224"
+  std::string note;    // "CUDA graph", or why there is none: then the work is launched kernel by kernel
+};
 
-// A loaded model on ONNX Runtime's CPU provider. Any batch is taken: it is split, and padded with zeros where the
-// model's batch is fixed; the padding is dropped.
+// A loaded model on ONNX Runtime's CPU provider, or on TensorRT. Any batch is taken: it is split, and padded with zeros
+// where the model's batch is fixed or the engine takes no fewer rows; the padding is dropped.
 //
 // Thread-safe: `run` may be called on one session from any number of threads at once. Moving and destroying may not
 // happen while another thread uses it. After the first calls at a batch size, `run` with the caller's outputs
-// allocates nothing of its own; what ONNX Runtime allocates inside is its affair.
+// allocates nothing of its own; what the runtime allocates inside is its affair. With TensorRT two calls compute at the
+// same time, others wait.
 class MLPDEPLOY_API Session {
  public:
-  // Checks the manifest's version and checksum, and size and SHA-256 of the model and its weights, then loads it.
-  // Throws Error: usage (threads, max_batch or role), artifact (anything wrong with the folder).
+  // Checks the manifest's version and checksum, and size and SHA-256 of the model and its weights, then loads it. With
+  // TensorRT the engine is compared with this machine first, and its plugin library is found and loaded.
+  // Throws Error: usage (an option), artifact (anything wrong with the folder), backend (no TensorRT, GPU or engine).
   static Session load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
   Session(Session&&) noexcept;
@@ -183,9 +191,12 @@ class MLPDEPLOY_API Session {
   int threads() const noexcept;
   int max_batch() const noexcept;
   std::optional<int> fixed_batch() const noexcept;
+  const std::string& backend() const noexcept;
+  std::string backend_version() const;    // e.g. "1.31.1"
+  std::vector<GraphNote> graphs() const;  // of the shapes that were run; empty on the CPU. Waits for running calls.
 
   // Writes every output of the model to the caller's memory, which must not overlap the inputs'.
-  // Throws Error: usage (a missing, unknown or misfitting tensor), backend (ONNX Runtime failed).
+  // Throws Error: usage (a missing, unknown or misfitting tensor), backend (the runtime failed).
   void run(const TensorView* inputs, std::size_t input_count, const MutableTensorView* outputs,
            std::size_t output_count) const;
 

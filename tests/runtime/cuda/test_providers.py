@@ -218,6 +218,7 @@ def test_the_fakes_have_no_other_names(device: Device) -> None:
 
 def test_which_provider(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     monkeypatch.setattr(interface, "_opened", {})
+    monkeypatch.delenv("MLPDEPLOY_CUDA", raising=False)
     for module, make in MAKERS.values():
         monkeypatch.setattr(module, "require", lambda name, make=make: make(device))
     monkeypatch.setattr(interface, "installed_version", lambda package: "1.0")

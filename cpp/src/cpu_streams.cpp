@@ -1,0 +1,205 @@
+#include "cpu_streams.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "onnxruntime.h"
+#include "split.h"
+
+namespace mlpdeploy {
+
+namespace {
+
+constexpr int default_max_batch = 32;
+constexpr std::int64_t rows_per_stream_run = 2;  // as in mlpdeploy/runtime/onnxruntime.py
+
+// Zeros behind the rows of a part, and room for the results of a whole fixed batch; kept from call to call.
+struct Scratch {
+  std::vector<std::byte> inputs[max_tensors], outputs[max_tensors];
+};
+
+// A stack of scratches: as many as threads have padded at once.
+class Scratches {
+ public:
+  std::unique_ptr<Scratch> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Scratch>();
+    auto scratch = std::move(free_.back());
+    free_.pop_back();
+    return scratch;
+  }
+
+  void give_back(std::unique_ptr<Scratch> scratch) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
+};
+
+class CpuStreams final : public Backend {
+ public:
+  CpuStreams(const std::filesystem::path& file, const Manifest& manifest, const CpuOptions& options, SharedPool& pool)
+      : file_(file),
+        inputs_(manifest.inputs),
+        outputs_(manifest.outputs),
+        threads_(options.threads),
+        pool_(pool),
+        whole_(file, threads_, inputs_, outputs_) {
+    const Axis& batch = inputs_.front().shape.front();
+    fixed_ = batch.fixed();
+    range_.most = fixed_ ? batch.size : options.max_batch.value_or(default_max_batch);
+    if (fixed_) range_.least = range_.most;
+  }
+
+  int max_batch() const noexcept override { return static_cast<int>(range_.most); }
+  std::string version() const override { return OnnxModel::version(); }
+  std::vector<GraphNote> graphs() const override { return {}; }
+  void prepare(const Feeds&, int) const override {}  // the first runs do it
+
+  void run(const Feeds& feeds, const Results& results) const override {
+    const std::int64_t rows = feeds.rows();
+    for (Chunk chunk; chunk.stop < rows;) {
+      chunk = next_chunk(&range_, 1, chunk.stop, rows);
+      if (chunk.computed > chunk.rows()) {
+        run_padded(feeds, results, chunk);
+      } else {
+        execute(feeds, results, chunk.start, chunk.stop);
+      }
+    }
+  }
+
+  // ONNX Runtime says the sizes: part by part, without streams.
+  std::vector<Tensor> run_open(const Feeds& feeds) const override {
+    struct Collector {
+      std::vector<Tensor> tensors;
+      std::size_t rows;
+    } collector{std::vector<Tensor>(outputs_.size()), 0};
+    const auto take = [](void* context, std::size_t output, const Binding& value) {
+      auto& all = *static_cast<Collector*>(context);
+      Tensor& tensor = all.tensors[output];
+      tensor.shape.assign(value.shape, value.shape + value.rank);
+      const auto* data = static_cast<const std::byte*>(value.data);
+      tensor.bytes.insert(tensor.bytes.end(), data, data + value.row_bytes() * all.rows);
+    };
+    const std::int64_t rows = feeds.rows();
+    for (Chunk chunk; chunk.stop < rows;) {
+      chunk = next_chunk(&range_, 1, chunk.stop, rows);
+      collector.rows = static_cast<std::size_t>(chunk.rows());
+      run_open_part(feeds, chunk, take, &collector);
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      collector.tensors[i].name = outputs_[i].name;
+      collector.tensors[i].dtype = outputs_[i].dtype;
+      collector.tensors[i].shape[0] = rows;
+    }
+    return std::move(collector.tensors);
+  }
+
+ private:
+  std::filesystem::path file_;
+  std::vector<TensorSpec> inputs_, outputs_;
+  int threads_;
+  SharedPool& pool_;
+  OnnxModel whole_;
+  RowRange range_;
+  bool fixed_;
+  mutable std::mutex making_;
+  mutable std::unique_ptr<OnnxModel> single_threaded_;
+  mutable Scratches scratches_;
+
+  // With its own copy of the weights: loaded when the first batch for streams comes.
+  const OnnxModel& stream_model() const {
+    const std::lock_guard<std::mutex> lock(making_);
+    if (!single_threaded_) single_threaded_ = std::make_unique<OnnxModel>(file_, 1, inputs_, outputs_);
+    return *single_threaded_;
+  }
+
+  void run_rows(const OnnxModel& model, const Feeds& feeds, const Results& results, std::int64_t start,
+                std::int64_t stop) const {
+    Binding inputs[max_tensors], outputs[max_tensors];
+    for (std::size_t i = 0; i < inputs_.size(); ++i) inputs[i] = feeds.tensors[i].rows(start, stop);
+    for (std::size_t i = 0; i < outputs_.size(); ++i) outputs[i] = results.tensors[i].rows(start, stop);
+    model.run(inputs, outputs);
+  }
+
+  // Rows start..stop, which the backend takes as they are.
+  void execute(const Feeds& feeds, const Results& results, std::int64_t start, std::int64_t stop) const {
+    const std::int64_t rows = stop - start;
+    if (fixed_ || threads_ < 2 || rows < threads_) return run_rows(whole_, feeds, results, start, stop);
+    const std::int64_t shared = start + rows - rows % threads_;
+    stream(feeds, results, start, shared);
+    if (shared < stop) run_rows(whole_, feeds, results, shared, stop);
+  }
+
+  void stream(const Feeds& feeds, const Results& results, std::int64_t start, std::int64_t stop) const {
+    struct Part {
+      const CpuStreams& session;
+      const OnnxModel& model;
+      const Feeds& feeds;
+      const Results& results;
+      std::int64_t start, stop, step;
+    };
+    const std::int64_t rows = stop - start, step = std::min(rows_per_stream_run, rows / threads_);
+    Part part{*this, stream_model(), feeds, results, start, stop, step};
+    const auto work = [](void* context, std::size_t index) {
+      const Part& p = *static_cast<Part*>(context);
+      const std::int64_t from = p.start + static_cast<std::int64_t>(index) * p.step;
+      p.session.run_rows(p.model, p.feeds, p.results, from, std::min(from + p.step, p.stop));
+    };
+    pool_.get().run(static_cast<std::size_t>((rows + step - 1) / step), work, &part);
+  }
+
+  // Fewer rows than the model's fixed batch: zeros behind them, and only their results are copied out.
+  void run_padded(const Feeds& feeds, const Results& results, const Chunk& chunk) const {
+    auto scratch = scratches_.take();
+    Binding inputs[max_tensors], outputs[max_tensors];
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      inputs[i] = feeds.tensors[i].rows(chunk.start, chunk.stop);
+      pad(inputs[i], chunk, scratch->inputs[i]);
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      auto& bytes = scratch->outputs[i];
+      outputs[i] = results.tensors[i];
+      outputs[i].shape[0] = chunk.computed;
+      bytes.resize(outputs[i].row_bytes() * static_cast<std::size_t>(chunk.computed));
+      outputs[i].data = bytes.data();
+    }
+    whole_.run(inputs, outputs);
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      const Binding target = results.tensors[i].rows(chunk.start, chunk.stop);
+      std::memcpy(target.data, outputs[i].data, target.row_bytes() * static_cast<std::size_t>(chunk.rows()));
+    }
+    scratches_.give_back(std::move(scratch));
+  }
+
+  void run_open_part(const Feeds& feeds, const Chunk& chunk, OnnxModel::Take take, void* context) const {
+    std::vector<std::byte> padded[max_tensors];
+    Binding inputs[max_tensors], outputs[max_tensors];
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      inputs[i] = feeds.tensors[i].rows(chunk.start, chunk.stop);
+      if (chunk.computed > chunk.rows()) pad(inputs[i], chunk, padded[i]);
+    }
+    whole_.run(inputs, outputs, take, context);
+  }
+
+  // Has an input of fewer rows than are computed point to a copy with zeros behind them.
+  static void pad(Binding& part, const Chunk& chunk, std::vector<std::byte>& bytes) {
+    bytes.resize(part.row_bytes() * static_cast<std::size_t>(chunk.computed));
+    copy_padded(part, chunk.computed, bytes.data());
+    part.shape[0] = chunk.computed;
+    part.data = bytes.data();
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_cpu_streams(const std::filesystem::path& file, const Manifest& manifest,
+                                          const CpuOptions& options, SharedPool& pool) {
+  return std::make_unique<CpuStreams>(file, manifest, options, pool);
+}
+
+}  // namespace mlpdeploy
