@@ -20,6 +20,7 @@ TESTS = Path(__file__).parent
 TOGETHER = {"cpp", "plugins"}  # folders whose tests share what is compiled for them
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and those that wait for one compiler too."""
     for item in items:
