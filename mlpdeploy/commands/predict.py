@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,26 +61,16 @@ def predict(
     """Classify photographs, or folders of them; with --engine ray also Parquet files with a column of pictures."""
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}", fix=closest(engine, ENGINES))
+    shared: dict[str, Any] = {"top": top, "backend": backend, "device": device, "threads": threads}
+    shared |= {"precision": precision, "batch": rows, "skip_bad": skip_bad}
     if engine == "ray":
         if output is None:
             raise UsageError("--engine ray without a place for the results", fix="add -o FOLDER")
         from mlpdeploy.distributed.predict import RayOptions, predict_on_ray
 
         with bar("classifying") as progress:
-            summary = predict_on_ray(
-                directory,
-                images,
-                output,
-                RayOptions(ray_address, workers, column=column),
-                top=top,
-                backend=backend,
-                device=device,
-                threads=threads,
-                precision=precision,
-                batch=rows,
-                skip_bad=skip_bad,
-                progress=progress,
-            )
+            options = RayOptions(ray_address, workers, column=column)
+            summary = predict_on_ray(directory, images, output, options, progress=progress, **shared)
         print_summary(summary, as_json)
         return
     if output is not None or workers is not None or ray_address is not None:
@@ -88,18 +78,7 @@ def predict(
     from mlpdeploy.prediction import predict as run
 
     with bar("classifying") as progress:
-        predictions = run(
-            directory,
-            images,
-            top=top,
-            backend=backend,
-            device=device,
-            threads=threads,
-            precision=precision,
-            batch=rows,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
+        predictions = run(directory, images, progress=progress, **shared)
     print_predictions(directory, predictions, as_json)
 
 
