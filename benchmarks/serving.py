@@ -217,13 +217,13 @@ def measure(name: str, directory: Path, rounds: int, seconds: float) -> dict[str
         after = best_batch(session, seconds / 4)
     alone = {batch: (before[batch] + after[batch]) / 2 for batch in before}
     best = max(alone.values())
-    batch_ms = 1000 * 8 / alone["8"]
+    batch_ms = 1000 * 32 / alone["32"]
     for protocol, figures in loop.items():
         figures["share_of_best"] = figures["rows_per_second"] / best
-        figures["p99_in_batches_of_8"] = figures["p99_ms"] / batch_ms
+        figures["p99_in_batches_of_32"] = figures["p99_ms"] / batch_ms
         print(f"  {CLIENTS} clients, {protocol}: {figures['rows_per_second']:.1f} rows/s, "
               f"{100 * figures['share_of_best']:.0f} % of the session's best; p99 {figures['p99_ms']:.1f} ms, "
-              f"{figures['p99_in_batches_of_8']:.1f} batches of 8")  # fmt: skip
+              f"{figures['p99_in_batches_of_32']:.1f} batches of 32")  # fmt: skip
     return {"model": name, "batch_1": single, "session_rows_per_second": alone, "closed_loop": loop}
 
 
