@@ -208,9 +208,12 @@ def closed_loop(session: Session, address: Address, seconds: float) -> dict[str,
 
 
 def measure(name: str, directory: Path, rounds: int, seconds: float) -> dict[str, Any]:
-    """Return all figures of one model."""
+    """Return all figures of one model.
+
+    The session's threads do not spin after a run: spinning, they take a processor from the request that comes next.
+    """
     print(name)
-    with server(name, directory) as address, load(directory) as session:
+    with server(name, directory) as address, load(directory, share_processors=True) as session:
         single = overhead(session, address, rounds)
         before = best_batch(session, seconds / 4)
         loop = closed_loop(session, address, seconds)

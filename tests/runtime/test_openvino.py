@@ -144,7 +144,7 @@ def test_float32_stays_float32(artifacts: dict[str, Path]) -> None:
         for compiled in compiled_of(session):
             assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
             assert "ACCURACY" in str(compiled.get_property("EXECUTION_MODE_HINT"))
-            assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == min(2, cpu_count())
 
 
 @needs_bf16
