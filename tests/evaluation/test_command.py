@@ -76,7 +76,14 @@ def started(exported: Path, tmp_path: Path, *more: object) -> tuple[subprocess.P
     arguments = ["eval", str(exported), "--data", str(tmp_path / "x.npz"), "--no-torch", "--threads", "1", "--json"]
     arguments += map(str, more)
     command = [sys.executable, "-m", "mlpdeploy", *arguments, "--batch", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background of a shell ignore Ctrl-C, and so would this process.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     rows = tmp_path / "state" / "0.rows"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not (rows.exists() and rows.stat().st_size > 500):

@@ -14,7 +14,7 @@ import torch
 from tiny import tiny_asmlp, tiny_vip
 
 from mlpdeploy.artifact import write_manifest
-from mlpdeploy.env import installed_version
+from mlpdeploy.env import cpu_count, installed_version
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import file_entry, read_manifest
