@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlpdeploy.artifact import write_file
 from mlpdeploy.commands.options import ARTIFACT, JSON, ImageSize
 from mlpdeploy.console import plain_table, print_json, show, steps
 from mlpdeploy.errors import UsageError
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 def load(url: str, output: Path | None, plot: Path | None, as_json: bool, **asked: Any) -> None:
     """Send requests to a server that speaks the Open Inference Protocol v2, and measure its answers."""
     from mlpdeploy.loadgen.options import DEFAULT_CLIENTS, LoadOptions, RampOptions
-    from mlpdeploy.loadgen.report import run_load, write_report
+    from mlpdeploy.loadgen.report import run_load
 
     is_ramp, rate, clients = asked["ramp"], asked["rate"], asked["clients"]
     if clients is not None and (is_ramp or rate is not None):
@@ -123,3 +125,13 @@ def _cells(step: Step) -> list[str]:
 
 def _name(step: Step) -> str:
     return f"{step.clients} clients" if step.rate is None else f"{step.rate:.1f}/s"
+
+
+def write_report(report: LoadReport, output: Path | None, plot: Path | None) -> None:
+    """Write the report as JSON to `output` and as PNG to `plot`, where they are given."""
+    if output is not None:
+        write_file(output, (json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    if plot is not None:
+        from mlpdeploy.loadgen.chart import chart_png
+
+        write_file(plot, chart_png(report))

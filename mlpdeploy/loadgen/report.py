@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.artifact import write_file
 from mlpdeploy.env import git_commit, machine, package_version
 from mlpdeploy.loadgen.arrivals import run_precisely
 from mlpdeploy.loadgen.loops import closed_loop, open_loop
@@ -124,13 +122,3 @@ def _target(address: Address, options: LoadOptions) -> Target:
     from mlpdeploy.loadgen.grpc import GrpcTarget
 
     return GrpcTarget(address, options)
-
-
-def write_report(report: LoadReport, output: Path | None, plot: Path | None) -> None:
-    """Write the report as JSON to `output` and as PNG to `plot`, where they are given."""
-    if output is not None:
-        write_file(output, (json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
-    if plot is not None:
-        from mlpdeploy.loadgen.chart import chart_png
-
-        write_file(plot, chart_png(report))

@@ -15,8 +15,9 @@ from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.export.passes.rewrite import array_of
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.products import is_shift_convolution, products_of
-from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq, quantized_weight
+from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.quant.scales import quantized_weight
 
 Lowered = Callable[..., ir.Model]
 INT8 = Recipe("int8")

@@ -20,8 +20,9 @@ from mlpdeploy.quant.calibration import Calibration, calibrate
 from mlpdeploy.quant.data import calibration_images
 from mlpdeploy.quant.half import half_types, unexpected_float32
 from mlpdeploy.quant.products import products_of, quantized_tensors
-from mlpdeploy.quant.qdq import INT8_FORMS, as_scale, insert_qdq
+from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe, Rest
+from mlpdeploy.quant.scales import as_scale
 
 Lowered = Callable[..., ir.Model]
 FAMILIES = ("asmlp", "vip")
