@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,11 @@ README = (ROOT / "README.md").read_text()
 USE = README.partition("## Use it")[2]
 COMMANDS = [line.partition("  #")[0].strip() for line in re.findall(r"^(mlpdeploy .*)$", USE, re.MULTILINE)]
 MEASURES = "bench"  # minutes long: its options are parsed here, and it runs in `make bench` and in its own tests
+SERVES = "serve"  # until it is told to stop
 
 
 def test_every_command_is_there() -> None:
-    assert [command.split()[1] for command in COMMANDS] == ["export", "predict", "bench"]
+    assert [command.split()[1] for command in COMMANDS] == ["export", "predict", "bench", "serve"]
 
 
 def test_bench_takes_the_options_of_the_readme() -> None:
@@ -42,6 +45,9 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in COMMANDS:
         if command.split()[1] == MEASURES:
+            continue
+        if command.split()[1] == SERVES:
+            ask_a_server(command, tmp_path, path)
             continue
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
@@ -59,6 +65,22 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert names["logits"].shape == (2, 1000)
+
+
+def ask_a_server(command: str, folder: Path, path: str) -> None:
+    """Run the README's server on free ports, and ask it what the README's curl asks."""
+    (address,) = re.findall(r"http://127\.0\.0\.1:8000(/\S+)'", USE)
+    words = [*shlex.split(command), "--http-port", "0", "--grpc-port", "0", "--json"]
+    process = subprocess.Popen(words, cwd=folder, env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        server = json.loads(process.stdout.readline())["http"]
+        request = urllib.request.Request(server + address, (folder / "photo.jpg").read_bytes())
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert "probability" in response.read().decode()
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_the_speed_table_is_that_of_the_results_files() -> None:
