@@ -46,6 +46,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "tritonclient": (("tritonclient",), "triton"),
     "ray": (("ray",), "ray"),
     "pyarrow": (("pyarrow",), "ray"),
+    "fastapi": (("fastapi",), "ray-serve"),
 }
 
 # Import name -> what must not be imported along with it. OpenVINO's import reports itself to a statistics service and

@@ -6,21 +6,26 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlpdeploy.commands.options import BACKEND, DEVICE, PRECISION, THREADS
+from mlpdeploy.env import closest
+from mlpdeploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from mlpdeploy.distributed.serving import RayModels
     from mlpdeploy.serving.repository import Reloaded
     from mlpdeploy.serving.server import Addresses
 
 FILE = click.Path(path_type=Path)
+ENGINES = ("local", "ray")
 
 
 @click.command(
-    epilog="Examples: mlpdeploy serve asmlp_s; mlpdeploy serve digits=examples/asmlp_digits --http-port 0 --json"
+    epilog="Examples: mlpdeploy serve asmlp_s; mlpdeploy serve digits=examples/asmlp_digits --http-port 0 --json; "
+    "mlpdeploy serve asmlp_s --engine ray --ray-address auto --min-replicas 2 --max-replicas 8"
 )
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
@@ -28,7 +33,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--grpc-port", default=8001, show_default=True, help="For gRPC; 0 takes a free one.")
 @click.option("--max-batch", type=int, help="Rows computed at once.  [default: the model's, or 32]")
 @click.option("--max-delay-ms", default=2.0, show_default=True, help="How long a batch may wait for more rows.")
-@click.option("--instances", default=1, show_default=True, help="Processes for each model.")
+@click.option("--instances", type=int, help="Processes for each model.  [default: 1]")
 @click.option("--queue-limit", default=256, show_default=True, help="Rows that may wait; more are refused (429).")
 @click.option("--timeout-ms", default=10_000.0, show_default=True, help="Until a request is given up (504).")
 @click.option("--drain-seconds", default=30.0, show_default=True, help="For open requests when told to stop.")
@@ -42,6 +47,14 @@ FILE = click.Path(path_type=Path)
 @DEVICE
 @THREADS
 @PRECISION
+@click.option("--engine", default="local", show_default=True, help="local, or ray: replicas on Ray Serve.")
+@click.option("--replicas", type=int, help="Of --engine ray: processes for each model, on --threads processors.")
+@click.option("--min-replicas", type=int, help="Of --engine ray, with --max-replicas: as many as requests need.")
+@click.option("--max-replicas", type=int, help="See --min-replicas.")
+@click.option(
+    "--gpus-per-replica", type=float, help="Of --engine ray with --device cuda; 0.5 shares one.  [default: 1]"
+)
+@click.option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster, or auto.  [default: this machine]")
 @click.option("--json", "as_json", is_flag=True, help="Print the addresses, and reloads, as JSON lines to stdout.")
 def serve(
     directories: tuple[str, ...],
@@ -50,7 +63,7 @@ def serve(
     grpc_port: int,
     max_batch: int | None,
     max_delay_ms: float,
-    instances: int,
+    instances: int | None,
     queue_limit: int,
     timeout_ms: float,
     drain_seconds: float,
@@ -64,6 +77,12 @@ def serve(
     device: str | None,
     threads: int | None,
     precision: str | None,
+    engine: str,
+    replicas: int | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    gpus_per_replica: float | None,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Serve artifacts by REST and gRPC (Open Inference Protocol v2), pictures too, with dynamic batching.
@@ -71,7 +90,6 @@ def serve(
     DIR is an artifact folder, or a folder of version folders 1, 2, ...; NAME=DIR gives it another name. SIGHUP loads
     what is new, SIGTERM answers what is open and stops.
     """
-    from mlpdeploy.errors import UsageError
     from mlpdeploy.serving.options import ServeOptions
     from mlpdeploy.serving.server import Server
     from mlpdeploy.serving.server import serve as run
@@ -80,13 +98,21 @@ def serve(
         raise UsageError("--access-log and --no-access-log", "one of them")
     if not 0 <= watch_seconds < float("inf"):
         raise UsageError(f"watch-seconds is {watch_seconds}", "0 or more")
+    spread = {
+        "--replicas": replicas,
+        "--min-replicas": min_replicas,
+        "--max-replicas": max_replicas,
+        "--gpus-per-replica": gpus_per_replica,
+        "--ray-address": ray_address,
+    }
+    models = models_of(engine, spread, instances, device)
     options = ServeOptions(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
         max_batch=max_batch,
         max_delay_ms=max_delay_ms,
-        instances=instances,
+        instances=1 if instances is None else instances,
         threads=threads,
         queue_limit=queue_limit,
         timeout_ms=timeout_ms,
@@ -105,11 +131,52 @@ def serve(
                 log = stack.enter_context(access_log.open("a", encoding="utf-8"))
             except OSError as error:
                 raise UsageError(f"{access_log} cannot be written ({error.strerror})", "a file") from error
+
+        def make() -> Server:
+            server = Server(directories, options, log, watch_seconds, models)
+            if models is not None:
+                stack.enter_context(models)  # takes seconds: after all that can be checked without it
+            return server
+
         run(
-            lambda: Server(directories, options, log, watch_seconds),
+            make,
             lambda addresses: print_ready(addresses, as_json),
             lambda results: print_reloaded(results, as_json),
         )
+
+
+def models_of(engine: str, spread: dict[str, Any], instances: int | None, device: str | None) -> RayModels | None:
+    """Return who starts models on Ray Serve, or None for this machine's processes.
+
+    Raises:
+        UsageError: unknown engine, or an option of another one.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}", fix=closest(engine, ENGINES))
+    given = {name: value for name, value in spread.items() if value is not None}
+    if engine == "local":
+        if given:
+            raise UsageError(f"{' and '.join(given)} without --engine ray", fix="add --engine ray, or leave it out")
+        return None
+    if instances is not None:
+        raise UsageError("--instances with --engine ray", "--replicas")
+    if "--replicas" in given and given.keys() & {"--min-replicas", "--max-replicas"}:
+        raise UsageError("--replicas with --min-replicas or --max-replicas", "a number, or its limits")
+    if len(given.keys() & {"--min-replicas", "--max-replicas"}) == 1:
+        raise UsageError("only one of --min-replicas and --max-replicas", "both, or --replicas")
+    if "--gpus-per-replica" in given and not (device or "").startswith("cuda"):
+        raise UsageError("--gpus-per-replica without a GPU", fix="add --device cuda, or leave it out")
+    from mlpdeploy.distributed.serving import RayModels, RayServeOptions
+
+    count = given.get("--replicas", 1)
+    return RayModels(
+        RayServeOptions(
+            address=given.get("--ray-address"),
+            min_replicas=given.get("--min-replicas", count),
+            max_replicas=given.get("--max-replicas", count),
+            gpus=given.get("--gpus-per-replica", 1.0),
+        )
+    )
 
 
 def print_ready(addresses: Addresses, as_json: bool) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,13 @@ from typing import Any
 import mlpdeploy.errors
 from mlpdeploy.classification import classifier_preprocessing
 from mlpdeploy.distributed.chunks import DEFAULT_COLUMN, Chunk, find_chunks, work_sha256
+from mlpdeploy.distributed.cluster import cluster, default_threads
 from mlpdeploy.distributed.results import open_run, part_path
 from mlpdeploy.distributed.worker import Done, Worker, WorkerOptions
-from mlpdeploy.env import cpu_count, require
+from mlpdeploy.env import require
 from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import FILE_NAME, read_manifest, sha256_of
 
-DEFAULT_THREADS = 4  # of a worker on the CPU: a core group
 CHUNKS_AHEAD = 2  # of a worker: it must not wait for its next one
 MOST_RETRIES = 3  # of a chunk whose worker died; a picture that kills every worker must end
 _OBJECT_STORE_BYTES = 100 << 20  # chunks are names and counts
@@ -115,10 +112,10 @@ def predict_on_ray(
     if not missing:
         return Summary(str(output), total, rows_before, 0, 0)
     worker = WorkerOptions(
-        str(directory), str(output), top, batch, skip_bad, backend, device, threads or _threads(), precision
+        str(directory), str(output), top, batch, skip_bad, backend, device, threads or default_threads(), precision
     )
     bad, done_rows = 0, rows_before
-    with cluster(options.address) as ray:
+    with cluster(options.address, _OBJECT_STORE_BYTES) as ray:
         actors = _start_workers(ray, worker, options.workers, len(missing))
         try:
             for done in _run(ray, actors, missing):
@@ -132,42 +129,6 @@ def predict_on_ray(
             for actor in actors:
                 ray.kill(actor)
     return Summary(str(output), total, rows_before, bad, len(actors))
-
-
-def _threads() -> int:
-    return min(DEFAULT_THREADS, cpu_count())
-
-
-@contextmanager
-def cluster(address: str | None) -> Iterator[Any]:
-    """Yield the module `ray`, connected to `address`, to what this process is connected to, or to a cluster of its own.
-
-    A cluster of its own lives in a temporary folder and ends with the block. Ray's reports of usage are off.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray = require("ray")
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    with tempfile.TemporaryDirectory(prefix="mlpd-", ignore_cleanup_errors=True) as folder:
-        if address is not None:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UsageError(f"no Ray cluster at {address!r} ({error})", "host:port, or auto") from error
-        else:
-            ray.init(
-                num_cpus=cpu_count(),
-                include_dashboard=False,
-                _temp_dir=folder,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
 
 
 def _start_workers(ray: Any, options: WorkerOptions, wanted: int | None, chunks: int) -> list[Any]:

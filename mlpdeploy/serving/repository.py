@@ -14,9 +14,9 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, MlpDeployError, UsageError
 from mlpdeploy.manifest import FILE_NAME, Manifest, read_manifest
 from mlpdeploy.serving.failures import UnknownModelError
+from mlpdeploy.serving.interface import Served, Start
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
-from mlpdeploy.serving.pool import Workers
 
 # A model that was replaced closes after so long without a request: who looked it up just before still gets an answer.
 LINGER_SECONDS = 2.0
@@ -71,16 +71,21 @@ class ModelRepository:
     """All models of a server, by name. `async with` loads and warms them, and closes them in the end."""
 
     def __init__(
-        self, folders: Sequence[str | Path], options: ServeOptions | None = None, workers: Workers | None = None
+        self, folders: Sequence[str | Path], options: ServeOptions | None = None, start_model: Start | None = None
     ) -> None:
         """Take `DIR` or `NAME=DIR` each; without a name, the manifest's model name is taken.
+
+        Args:
+            folders: of the artifacts.
+            options: None means the default ones.
+            start_model: starts one model; None has worker processes on this machine compute it.
 
         Raises:
             UsageError: no folder, a name that cannot stand in an address, or two models of one name.
             ArtifactError: a folder is no artifact.
         """
         self.options = options or ServeOptions()
-        self._workers = workers or Workers()
+        self._start_model: Start = start_model or ServedModel.start
         self._places: dict[str, Place] = {}
         for folder in folders:
             place = _place(folder)
@@ -92,8 +97,8 @@ class ModelRepository:
             self._places[place.name] = place
         if not self._places:
             raise UsageError("no artifact folder", "at least one")
-        self._models: dict[str, ServedModel] = {}
-        self._replaced: list[ServedModel] = []
+        self._models: dict[str, Served] = {}
+        self._replaced: list[Served] = []
         self._refused: dict[str, Files] = {}
         self._retirements: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -120,17 +125,17 @@ class ModelRepository:
             for task in loading:
                 task.cancel()
             for result in await asyncio.gather(*loading, return_exceptions=True):
-                if isinstance(result, ServedModel):
+                if not isinstance(result, BaseException):
                     await result.close()
             raise
         self._models = {model.name: model for model in loaded}
 
-    async def _load(self, place: Place) -> ServedModel:
+    async def _load(self, place: Place) -> Served:
         version, directory = place.newest()
         manifest = read_manifest(directory)
-        return await ServedModel.start(place.name, version, directory, manifest, self.options, self._workers)
+        return await self._start_model(place.name, version, directory, manifest, self.options)
 
-    def get(self, name: str, version: str = "") -> ServedModel:
+    def get(self, name: str, version: str = "") -> Served:
         """Return the model that serves under a name; ask again for each request, just before `infer`.
 
         A version that was replaced is answered while it is still loaded.
@@ -148,7 +153,7 @@ class ModelRepository:
                 return replaced
         raise UnknownModelError(f"model {name} has no version {version[:100]!r}", f"version {model.version}")
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[Served]:
         """Return the models that serve, in the order of the folders."""
         return [self._models[name] for name in self._places if name in self._models]
 
@@ -196,7 +201,7 @@ class ModelRepository:
         task.add_done_callback(self._retirements.discard)
         return Reloaded(place.name, new.version, True)
 
-    async def _retire(self, model: ServedModel) -> None:
+    async def _retire(self, model: Served) -> None:
         """Close a model that was replaced, once nothing asks for it any more."""
         asked = -1
         while asked != (asked := model.asked):

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MlpDeployError, UsageError
+from mlpdeploy.serving.interface import Start
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.protocol.keys import read_keys
 from mlpdeploy.serving.protocol.limits import KEEP_ALIVE_SECONDS
@@ -34,7 +35,12 @@ class Server:
     """REST and gRPC over a repository of models; `run` returns when it has been told to stop, and has drained."""
 
     def __init__(
-        self, folders: Sequence[str | Path], options: ServeOptions, access_log: Any = None, watch_seconds: float = 0.0
+        self,
+        folders: Sequence[str | Path],
+        options: ServeOptions,
+        access_log: Any = None,
+        watch_seconds: float = 0.0,
+        start_model: Start | None = None,
     ) -> None:
         """Check everything that can be checked without a port.
 
@@ -43,6 +49,7 @@ class Server:
             options: of the server.
             access_log: an open text file for one line a request; None writes none.
             watch_seconds: how often the folders are looked at for a new version; 0 looks at SIGHUP only.
+            start_model: see `ModelRepository`.
 
         Raises:
             UsageError, ArtifactError: see `ModelRepository` and `read_keys`.
@@ -54,7 +61,7 @@ class Server:
         from mlpdeploy.serving.protocol.state import AccessLog, ServerState
 
         self.options, self.watch_seconds = options, watch_seconds
-        self.repository = ModelRepository(folders, options)
+        self.repository = ModelRepository(folders, options, start_model)
         self.state = ServerState(
             self.repository,
             read_keys(options.api_key_file),

@@ -19,7 +19,8 @@ from PIL import Image
 
 from mlpdeploy.cli import main
 from mlpdeploy.distributed.chunks import find_chunks
-from mlpdeploy.distributed.predict import RayOptions, Summary, cluster, predict_on_ray
+from mlpdeploy.distributed.cluster import cluster
+from mlpdeploy.distributed.predict import RayOptions, Summary, predict_on_ray
 from mlpdeploy.distributed.results import open_run, part_path
 from mlpdeploy.distributed.worker import Worker, WorkerOptions
 from mlpdeploy.errors import ImageError, UsageError
@@ -204,7 +205,7 @@ def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeyp
         elif done >= 24:
             raise Stopped
 
-    with cluster(None):
+    with cluster(None, 100 << 20):
         with pytest.raises(Stopped):
             run(disturb)
         assert killed

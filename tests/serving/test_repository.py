@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -17,12 +18,14 @@ from served import answers, rows, workers, write_model
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.serving import repository
 from mlpdeploy.serving.failures import UnknownModelError
+from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.repository import ModelRepository
 
 
 def models(*folders: object, **options: object) -> ModelRepository:
-    return ModelRepository(list(map(str, folders)), ServeOptions(**options), workers())  # type: ignore[arg-type]
+    start = functools.partial(ServedModel.start, workers=workers())
+    return ModelRepository(list(map(str, folders)), ServeOptions(**options), start)  # type: ignore[arg-type]
 
 
 def test_names_come_from_the_manifest_or_the_command_line(tmp_path: Path) -> None:
@@ -145,14 +148,16 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(tmp_path: Path) -
 
 
 _SERVER = """
-import asyncio, sys
+import asyncio, functools, sys
 sys.path.insert(0, sys.argv[1])
 from served import HANG, bad_row, workers
+from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.repository import ModelRepository
 
 async def run():
-    async with ModelRepository([sys.argv[2]], ServeOptions(instances=2), workers()) as models:
+    start = functools.partial(ServedModel.start, workers=workers())
+    async with ModelRepository([sys.argv[2]], ServeOptions(instances=2), start) as models:
         model = models.models()[0]
         asyncio.ensure_future(model.infer({"x": bad_row(HANG)}))
         await asyncio.sleep(0.1)

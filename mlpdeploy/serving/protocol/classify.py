@@ -15,7 +15,7 @@ from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.images import image_from_bytes, preprocess
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.serving.failures import QueueFullError
-from mlpdeploy.serving.model import ServedModel
+from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.protocol.http import Buffer
 from mlpdeploy.serving.protocol.limits import MAX_PICTURE_PIXELS, RefusedError
 from mlpdeploy.serving.repository import ModelRepository
@@ -67,7 +67,7 @@ def _tensor(data: Buffer, preprocessing: Preprocessing) -> np.ndarray | ImageErr
         return ImageError(error.got, error.wanted, error.fix)
 
 
-def classifier(repository: ModelRepository, name: str | None) -> ServedModel:
+def classifier(repository: ModelRepository, name: str | None) -> Served:
     """Return the model that classifies: the named one, or the only one there is."""
     if name is not None:
         return repository.get(name)
@@ -78,14 +78,14 @@ def classifier(repository: ModelRepository, name: str | None) -> ServedModel:
 
 
 async def classify(
-    model: ServedModel, decoder: Decoder, data: Buffer, top: int, timeout: float | None = None
+    model: Served, decoder: Decoder, data: Buffer, top: int, timeout: float | None = None
 ) -> dict[str, Any]:
     """Return the best classes of a picture as JSON's values.
 
     Raises:
         UsageError: the model does not classify pictures.
         ImageError: the picture cannot be used.
-        And whatever `ServedModel.infer` raises.
+        And whatever `Served.infer` raises.
     """
     manifest = model.manifest
     pixels = await decoder.decode(data, classifier_preprocessing(manifest, f"model {model.name}"))

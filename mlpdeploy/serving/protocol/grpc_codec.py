@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.serving.model import ServedModel
+from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.protocol.inference import (
     Answer,
     InferenceRequest,
@@ -105,7 +105,7 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def message_from_answers(model: ServedModel, request_id: str, answers: list[Answer]) -> Any:
+def message_from_answers(model: Served, request_id: str, answers: list[Answer]) -> Any:
     """Return the ModelInferResponse."""
     message = message_classes()["ModelInferResponse"](model_name=model.name, model_version=model.version, id=request_id)
     for answer in answers:

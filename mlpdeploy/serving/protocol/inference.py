@@ -10,7 +10,7 @@ import numpy as np
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import TensorSpec
-from mlpdeploy.serving.model import ServedModel
+from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.protocol.tensors import BYTES, datatype_of
 from mlpdeploy.serving.repository import ModelRepository
 
@@ -63,12 +63,12 @@ class Answer:
     values: np.ndarray | list[str]
 
 
-async def infer(model: ServedModel, request: InferenceRequest) -> list[Answer]:
+async def infer(model: Served, request: InferenceRequest) -> list[Answer]:
     """Return the wanted outputs.
 
     Raises:
         UsageError: an unknown output, inputs that do not fit, or a classification of what are no classes.
-        And whatever `ServedModel.infer` raises.
+        And whatever `Served.infer` raises.
     """
     specs = {spec.name: spec for spec in model.manifest.outputs}
     wanted = request.outputs
@@ -81,7 +81,7 @@ async def infer(model: ServedModel, request: InferenceRequest) -> list[Answer]:
     return [_answer(output, specs[output.name], arrays[output.name], model) for output in wanted]
 
 
-def _answer(output: RequestedOutput, spec: TensorSpec, array: np.ndarray, model: ServedModel) -> Answer:
+def _answer(output: RequestedOutput, spec: TensorSpec, array: np.ndarray, model: Served) -> Answer:
     if not output.classes:
         return Answer(output.name, datatype_of(spec.dtype), array.shape, output.binary, array)
     rows = array if array.ndim == 2 else array.reshape(len(array), -1)
@@ -114,7 +114,7 @@ def timeout_of(parameters: Any) -> float | None:
     return microseconds / 1e6 if microseconds else None
 
 
-def metadata(repository: ModelRepository, model: ServedModel) -> dict[str, Any]:
+def metadata(repository: ModelRepository, model: Served) -> dict[str, Any]:
     """Return a model's metadata as REST writes it; -1 is a size that is not fixed."""
 
     def tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def sizes(spec: TensorSpec) -> list[int]:
     return [-1, *(size if isinstance(size, int) else -1 for size in spec.shape[1:])]
 
 
-def configuration(model: ServedModel) -> dict[str, Any]:
+def configuration(model: Served) -> dict[str, Any]:
     """Return what Triton's clients read of a model's configuration: names, types, sizes without the batch."""
 
     def tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def configuration(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def statistics(model: ServedModel) -> dict[str, Any]:
+def statistics(model: Served) -> dict[str, Any]:
     """Return a model's counts in the protocol's statistics extension; what is not measured is 0."""
     stats = model.stats
     batches = sum(stats.batches.values())

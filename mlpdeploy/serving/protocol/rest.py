@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.serving.model import ServedModel
+from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.protocol.inference import (
     Answer,
     InferenceRequest,
@@ -142,7 +142,7 @@ def _flag(parameters: dict[str, Any], name: str) -> bool:
     return value
 
 
-def write_answer(model: ServedModel, request_id: str, answers: list[Answer]) -> tuple[list[Buffer], int | None]:
+def write_answer(model: Served, request_id: str, answers: list[Answer]) -> tuple[list[Buffer], int | None]:
     """Return the parts of an answer's body, and the length of its JSON where binary tensors follow it.
 
     Raises:

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from mlpdeploy.env import package_version
 from mlpdeploy.serving.failures import UnavailableError
+from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.metrics import Metrics
-from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.protocol.keys import Keys
 from mlpdeploy.serving.protocol.limits import Budget
 from mlpdeploy.serving.repository import ModelRepository
@@ -93,7 +93,7 @@ class ServerState:
         """Return a name for a request, by which the log can be searched."""
         return f"{self._prefix}-{next(self._numbers)}"
 
-    def model(self, name: str, version: str = "") -> ServedModel:
+    def model(self, name: str, version: str = "") -> Served:
         """Return a model by name.
 
         Raises:

@@ -1,0 +1,60 @@
+"""A connection to a Ray cluster, or a cluster of this process's own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlpdeploy.env import cpu_count, require
+from mlpdeploy.errors import MlpDeployError, UsageError
+
+DEFAULT_THREADS = 4  # of one process on the CPU: a core group
+
+
+def default_threads() -> int:
+    """Return the processors that a process of a cluster gets where nothing else is asked for."""
+    return min(DEFAULT_THREADS, cpu_count())
+
+
+@contextmanager
+def cluster(address: str | None, object_store_bytes: int) -> Iterator[Any]:
+    """Yield the module `ray`, connected to `address`, to what this process is connected to, or to a cluster of its own.
+
+    A cluster of its own lives in a temporary folder and ends with the block. Ray's reports of usage are off.
+
+    Raises:
+        UsageError: there is no cluster at the address.
+        MlpDeployError: Ray does not start.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray = require("ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    with tempfile.TemporaryDirectory(prefix="mlpd-", ignore_cleanup_errors=True) as folder:
+        if address is not None:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UsageError(f"no Ray cluster at {address!r} ({error})", "host:port, or auto") from error
+        else:
+            try:
+                ray.init(
+                    num_cpus=cpu_count(),
+                    include_dashboard=False,
+                    _temp_dir=folder,
+                    object_store_memory=object_store_bytes,
+                    **quiet,
+                )
+            except Exception as error:
+                raise MlpDeployError(
+                    f"Ray does not start here ({error})", fix="try again, or see its documentation"
+                ) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
