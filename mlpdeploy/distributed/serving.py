@@ -108,11 +108,13 @@ class RayModels:
         Raises:
             MlpDeployError: neither works.
         """
-        self._ray = self._stack.enter_context(cluster(self.options.address, _OBJECT_STORE_BYTES))
-        from ray import serve
+        with contextlib.ExitStack() as stack:
+            self._ray = stack.enter_context(cluster(self.options.address, _OBJECT_STORE_BYTES))
+            from ray import serve
 
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(proxy_location="Disabled")
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            serve.start(proxy_location="Disabled")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -127,34 +129,6 @@ class RayModels:
             if free < wanted:
                 raise UsageError(
                     f"{self.options.min_replicas} replicas of {name} on {wanted:g} {kind}, of which {free:g} are free",
-                    fix="lower --replicas or --threads; a new version needs room beside the old one",
-                )
-
-    def __enter__(self) -> RayModels:
-        """Connect to the cluster, or start one.
-
-        Raises:
-            MlpDeployError: neither works.
-        """
-        self._ray = self._stack.enter_context(cluster(self.options.address, _OBJECT_STORE_BYTES))
-        from ray import serve
-
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(proxy_location="Disabled")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Leave the cluster, and end it if it is our own."""
-        self._stack.close()
-
-    def _check_room(self, name: str, options: ServeOptions) -> None:
-        """Raise UsageError if the cluster has no room now: Ray would wait for it without a word."""
-        free, count = self._ray.available_resources(), self.options.min_replicas
-        for kind, each in _resources(options, self.options).items():
-            kind = kind.removeprefix("num_")[:-1].upper()
-            if free.get(kind, 0) < each * count:
-                raise UsageError(
-                    f"{count} replicas of {name} with {each} {kind} each, and {free.get(kind, 0):g} of the cluster's are free",
                     fix="lower --replicas or --threads; a new version needs room beside the old one",
                 )
 
