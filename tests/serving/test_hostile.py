@@ -7,17 +7,20 @@ import gzip
 import io
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 from running import Running, binary_request, running
 
 from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from mlpdeploy.serving.protocol.messages import SERVICE, message_classes
 
 MEGABYTE = 1 << 20
 # A server with other limits.
@@ -283,3 +286,71 @@ def test_slow_clients_are_let_go(exported: Path, tmp_path: Path) -> None:
                         pass
             assert time.monotonic() - started < 10
         assert server.alive()
+
+
+def infer_by_grpc(server: Running, x: np.ndarray) -> grpc.StatusCode:
+    """Return how one call ends."""
+    message = message_classes()["ModelInferRequest"](model_name="tiny", raw_input_contents=[x.tobytes()])
+    message.inputs.add(name="input", datatype="FP32", shape=x.shape)
+    with grpc.insecure_channel(server.grpc) as channel:
+        try:
+            channel.unary_unary(f"/{SERVICE}/ModelInfer")(message.SerializeToString(), timeout=20)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_rest_and_grpc_share_one_budget(exported: Path, tmp_path: Path) -> None:
+    script = tmp_path / "small.py"
+    script.write_text(LIMITED.format(changes="limits.Budget.__init__.__defaults__ = (300_000, 0)"))
+    x = np.zeros((12, 3, 32, 32), np.float32)
+    body, length = binary_request(x)  # 147 kB
+    head = POST + f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with running(tmp_path, f"tiny={exported}", program=[script]) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                stack.enter_context(connected(server, head + body[:-1]))
+            time.sleep(0.3)
+            assert infer_by_grpc(server, x) is grpc.StatusCode.UNAVAILABLE
+        time.sleep(0.3)
+        for _ in range(5):  # what a call took comes back
+            assert infer_by_grpc(server, x) is grpc.StatusCode.OK
+        assert infer_by_grpc(server, np.zeros((30, 3, 32, 32), np.float32)) is grpc.StatusCode.UNAVAILABLE
+        assert server.ask("POST", "/v2/models/tiny/infer", body, Inference_Header_Content_Length=length)[0] == 200
+        metrics = server.ask("GET", "/metrics")[2].decode()
+    assert 'mlpdeploy_requests_total{method="ModelInfer",protocol="grpc",status="UNAVAILABLE"} 2.0' in metrics
+
+
+def test_grpc_messages_that_never_come_hold_nobody_up(exported: Path, tmp_path: Path) -> None:
+    """More calls than are read at once announce a message and wait: others are read all the same, and these ended."""
+    script = tmp_path / "few.py"
+    changes = "limits.MAX_READS = limits.MAX_STREAMS = 2; limits.READ_SECONDS = 0.5"
+    script.write_text(LIMITED.format(changes=changes))
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    with running(tmp_path, f"tiny={exported}", program=[script]) as server:
+        with grpc.insecure_channel(server.grpc) as channel:
+            ask = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+            calls = [ask.future(nothing(), timeout=30) for _ in range(4)]
+            time.sleep(0.3)
+            started = time.monotonic()
+            assert infer_by_grpc(server, x) is grpc.StatusCode.OK
+            assert 0.1 < time.monotonic() - started < 10
+            codes = [call.code() for call in calls if call.done()]
+            assert len(codes) >= 2 and set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+            assert all("in time" in call.details() for call in calls if call.done())
+            # Streams may wait for as long as they like; there are only so many.
+            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+            streams = [stream(nothing(), timeout=30) for _ in range(3)]
+            time.sleep(1.5)
+            assert infer_by_grpc(server, x) is grpc.StatusCode.OK
+            assert [stream.code() for stream in streams if stream.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+            ended.set()
+        with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError, match="no message"):
+            channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20)
+        assert "Traceback" not in server.stderr.read_text()

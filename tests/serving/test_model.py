@@ -132,6 +132,26 @@ def test_open_sizes_share_batches_by_shape_and_outputs_grow(tmp_path: Path) -> N
     serve(write_model(tmp_path / "open", open_sizes=True), use, queue_limit=10_000)
 
 
+def test_slots_grow_to_one_batch_or_one_row_and_no_further(tmp_path: Path) -> None:
+    """They are kept, so what they may grow to is what hostile requests can make a worker hold for good."""
+
+    def square(count: int, side: int) -> np.ndarray:
+        return np.full((count, 2, side, side), 0.5, np.float32)
+
+    async def use(model: ServedModel) -> None:
+        largest_row, native_batch = square(1, 1024).nbytes, square(8, 224).nbytes
+        for count, side in ((40, 224), (100, 2), (12, 512), (1, 1024), (3, 768), (7, 224)):
+            await model.infer({"x": square(count, side)})
+            await asyncio.gather(*(model.infer({"x": square(1, side)}) for _ in range(4)))
+        (instance,) = model._pool._instances
+        assert instance.process is not None
+        sizes = [os.fstat(slot.descriptor).st_size for slot in instance.process.slots]
+        # The outputs of this model have a quarter of the inputs' values; headers and alignment are the rest.
+        assert largest_row < max(sizes) < 1.25 * max(largest_row, native_batch) + 4096
+
+    serve(write_model(tmp_path / "small", open_sizes=True), use, queue_limit=200)
+
+
 def test_rows_of_the_real_model_equal_the_session(exported: Path) -> None:
     images = np.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(np.float32)
 

@@ -217,6 +217,56 @@ def test_reload_and_drain_under_load(exported: Path, tmp_path: Path) -> None:
     assert len(results) > 10 and set(results) == {200}
 
 
+def test_new_versions_are_found_without_a_signal(exported: Path, tmp_path: Path) -> None:
+    """A good version, a broken one, a good one: each is told once, the broken one refused, no request is lost."""
+    versions = tmp_path / "versions"
+    shutil.copytree(exported, versions / "1")
+    results: list[int] = []
+    served: set[str] = set()
+    stop = threading.Event()
+    body, length = binary_request(np.zeros((2, 3, 32, 32), np.float32))
+
+    def put(number: int, broken: bool = False) -> None:
+        new = Path(shutil.copytree(exported, tmp_path / "new"))
+        if broken:
+            (new / "model.cpu.onnx").write_bytes(b"broken")
+        new.rename(versions / str(number))
+
+    with running(tmp_path, f"tiny={versions}", "--watch-seconds", "0.2") as server:
+
+        def load() -> None:
+            while not stop.is_set():
+                sent = {"Inference_Header_Content_Length": length}
+                status, headers, answer = server.ask("POST", "/v2/models/tiny/infer", body, **sent)
+                results.append(status)
+                cut = int(headers.get("inference-header-content-length", "0"))
+                served.add(json.loads(answer[:cut])["model_version"] if cut else "none")
+
+        threads = [threading.Thread(target=load) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        put(2)
+        wait_for(lambda: len(server.lines()) == 2)
+        put(3, broken=True)
+        wait_for(lambda: len(server.lines()) == 3)
+        time.sleep(0.8)  # looked at again and again, and told once
+        assert server.ask("GET", "/v2/models/tiny")[2]["versions"] == ["2"]
+        put(4)
+        wait_for(lambda: len(server.lines()) == 4)
+        wait_for(lambda: "4" in served)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        lines = server.lines()[1:]
+    assert [(line["reload"], line["version"]) for line in lines] == [
+        ("changed", "2"),
+        ("refused", "2"),
+        ("changed", "4"),
+    ]
+    assert "model.cpu.onnx" in lines[1]["error"]
+    assert set(results) == {200} and {"1", "2", "4"} >= served >= {"2", "4"}
+
+
 def test_requests_that_are_here_are_answered_before_the_end(exported: Path, tmp_path: Path) -> None:
     body, length = binary_request(np.zeros((200, 3, 32, 32), np.float32))
     with running(tmp_path, f"tiny={exported}", "--queue-limit", "1000") as server:

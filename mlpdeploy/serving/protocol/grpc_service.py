@@ -24,6 +24,7 @@ from mlpdeploy.serving.protocol.inference import (
     repository_index,
     statistics,
 )
+from mlpdeploy.serving.protocol.intake import Intake
 from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_RPCS, RefusedError
 from mlpdeploy.serving.protocol.messages import SERVICE, message_classes
 from mlpdeploy.serving.protocol.state import ServerState
@@ -215,12 +216,14 @@ def make_server(state: ServerState, host: str, port: int, certificate: tuple[Pat
     """
     import grpc
 
-    service = GrpcService(state)
+    service, intake = GrpcService(state), Intake(state)
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(functools.partial(service.unary, name, handler))
+        name: grpc.stream_unary_rpc_method_handler(intake.unary(name, functools.partial(service.unary, name, handler)))
         for name, handler in _HANDLERS.items()
     }
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(service.streaming)
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+        intake.stream("ModelStreamInfer", service.streaming)
+    )
     options = (
         ("grpc.max_receive_message_length", MAX_BODY_BYTES),
         ("grpc.max_send_message_length", -1),

@@ -13,11 +13,14 @@ MAX_PICTURE_PIXELS = 32_000_000  # each takes up to 8 bytes while it is decoded
 MAX_HEADER_BYTES = 32 << 10
 MAX_CONNECTIONS = 1024
 MAX_RPCS = 512  # gRPC calls and streams at once; one more is refused
+MAX_READS = 8  # of them, calls whose message is being read; the others wait
+MAX_STREAMS = 16  # gRPC streams at once
 MAX_DIMENSIONS = 16
 HEADER_SECONDS = 10.0  # from the first byte (or the connection) to the end of the headers
 KEEP_ALIVE_SECONDS = 75.0
 BODY_SECONDS = 20.0  # and in addition a second for so many bytes:
 BODY_BYTES_PER_SECOND = 64 << 10
+READ_SECONDS = 5.0  # for a gRPC message while others wait to be read
 SEND_SECONDS = 30.0  # that a client may leave an answer unread
 
 

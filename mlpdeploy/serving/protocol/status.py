@@ -22,7 +22,7 @@ _STATUS: tuple[tuple[type[MlpDeployError], int, str], ...] = (
     (ImageError, 400, "INVALID_ARGUMENT"),
 )
 # What the statuses of RefusedError are in gRPC.
-_REFUSED = {401: "UNAUTHENTICATED", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
+_REFUSED = {401: "UNAUTHENTICATED", 408: "DEADLINE_EXCEEDED", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
 
 
 @dataclass(frozen=True)
