@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import queue
 from typing import Any
@@ -49,14 +50,50 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "register_system_shared_memory": ("a", "/a", 64),
     "register_cuda_shared_memory": ("a", b"YQ==", 0, 64),
 }
-INFERENCE = {"infer", "async_infer", "start_stream", "stop_stream", "async_stream_infer", "stream_infer"}
-OTHER = {"close", "plugin", "register_plugin", "unregister_plugin", "generate_request_body", "parse_response_body"}
+# The calls that are not in these tables, and who makes them.
+EACH = {
+    "infer": "test_every_option_of_infer",
+    "close": "call",
+    **dict.fromkeys(("plugin", "register_plugin", "unregister_plugin"), "test_plugins"),
+}
+BODIES = dict.fromkeys(("generate_request_body", "parse_response_body"), "test_bodies_made_by_the_client")
+STREAM = "test_a_stream_answers_in_order_and_survives_an_error"
+MORE: dict[str, dict[str, str]] = {
+    "http": {**EACH, **BODIES, "async_infer": "test_async_calls_of_the_blocking_clients"},
+    "http.aio": {**EACH, **BODIES},
+    "grpc": {
+        **EACH,
+        "async_infer": "test_async_calls_of_the_blocking_clients",
+        **dict.fromkeys(("start_stream", "async_stream_infer", "stop_stream"), STREAM),
+    },
+    "grpc.aio": {**EACH, "stream_infer": "test_a_stream_with_asyncio"},
+}
+# Every option of `infer`; those of one protocol only are left out for the other one.
+OPTIONS: dict[str, Any] = {
+    "model_version": "1",
+    "request_id": "42",
+    "sequence_id": 7,
+    "sequence_start": True,
+    "sequence_end": True,
+    "priority": 1,
+    "timeout": 5_000_000,
+    "client_timeout": 10.0,
+    "headers": {"x-mine": "y"},
+    "query_params": {"q": "1"},
+    "request_compression_algorithm": "gzip",
+    "response_compression_algorithm": "deflate",
+    "compression_algorithm": "gzip",
+    "parameters": {"mine": "x"},
+}
+
+
+def url_of(client: str, server: Running) -> str:
+    return server.grpc if client.startswith("grpc") else f"127.0.0.1:{server.http_port}"
 
 
 async def call(client: str, server: Running, name: str, *arguments: Any, **options: Any) -> Any:
     """Return what one call of a new client gives."""
-    url = server.grpc if client.startswith("grpc") else f"127.0.0.1:{server.http_port}"
-    made = CLIENTS[client].InferenceServerClient(url)
+    made = CLIENTS[client].InferenceServerClient(url_of(client, server))
     try:
         result = getattr(made, name)(*arguments, **options)
         return await result if inspect.isawaitable(result) else result
@@ -77,9 +114,13 @@ def request(client: str, rows: np.ndarray, binary: bool = True) -> list[Any]:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_no_call_is_forgotten(client: str) -> None:
-    methods = inspect.getmembers(CLIENTS[client].InferenceServerClient, callable)
-    public = {name for name, _ in methods if not name.startswith("_")}
-    assert public <= {*WORKS, *REFUSED, *INFERENCE, *OTHER}, public
+    """A new version of the client that has another call, or another option of `infer`, makes this fail."""
+    kind = CLIENTS[client].InferenceServerClient
+    public = {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
+    assert public == {*WORKS, *REFUSED, *MORE[client]}
+    assert all(callable(globals()[test]) for test in MORE[client].values())
+    options = set(inspect.signature(kind.infer).parameters) - {"self", "model_name", "inputs", "outputs"}
+    assert options <= set(OPTIONS)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -105,14 +146,11 @@ def test_inference(server: Running, client: str, rows: np.ndarray, logits: np.nd
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_requested_outputs_and_options(server: Running, client: str, rows: np.ndarray, logits: np.ndarray) -> None:
+def test_every_option_of_infer(server: Running, client: str, rows: np.ndarray, logits: np.ndarray) -> None:
     kind = CLIENTS[client].InferRequestedOutput
-    options = {"model_version": "1", "priority": 1, "timeout": 5_000_000, "parameters": {"mine": "x"}}
-    if client.startswith("http"):
-        options |= {"request_compression_algorithm": "gzip", "response_compression_algorithm": "deflate"}
-    else:
-        options |= {"compression_algorithm": "gzip", "client_timeout": 10.0}
+    known = inspect.signature(CLIENTS[client].InferenceServerClient.infer).parameters
     for outputs in ([kind("logits")], [kind("logits", class_count=3)]):
+        options = {name: copy.copy(value) for name, value in OPTIONS.items() if name in known}  # it writes into them
         result = asyncio.run(call(client, server, "infer", "tiny", request(client, rows), outputs=outputs, **options))
         got = result.as_numpy("logits")
         if got.dtype == object:
@@ -120,6 +158,45 @@ def test_requested_outputs_and_options(server: Running, client: str, rows: np.nd
             assert best == np.argsort(-logits, axis=1)[:, :3].tolist()
         else:
             np.testing.assert_allclose(got, logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_plugins(server: Running, client: str) -> None:
+    class Key(tritonclient.grpc.InferenceServerClientPlugin):  # type: ignore[misc]
+        calls = 0
+
+        def __call__(self, request: Any) -> None:
+            request.headers["x-api-key"] = "not asked for"
+            self.calls += 1
+
+    key = Key()
+
+    async def run() -> None:
+        made = CLIENTS[client].InferenceServerClient(url_of(client, server))
+        made.register_plugin(key)
+        assert made.plugin() is key
+        for _ in range(2):
+            live = made.is_server_live()
+            assert (await live if inspect.isawaitable(live) else live) is True
+            if made.plugin() is key:
+                made.unregister_plugin()
+        closed = made.close()
+        if inspect.isawaitable(closed):
+            await closed
+
+    asyncio.run(run())
+    assert key.calls == 1
+
+
+@pytest.mark.parametrize("client", ["http", "http.aio"])
+def test_bodies_made_by_the_client(server: Running, client: str, rows: np.ndarray, logits: np.ndarray) -> None:
+    kind = CLIENTS[client].InferenceServerClient
+    body, length = kind.generate_request_body(request(client, rows))
+    sent = {"Inference_Header_Content_Length": str(length)}
+    status, headers, answer = server.ask("POST", "/v2/models/tiny/infer", bytes(body), **sent)
+    assert status == 200
+    result = kind.parse_response_body(answer, header_length=int(headers["inference-header-content-length"]))
+    np.testing.assert_allclose(result.as_numpy("logits"), logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("client", ["http", "http.aio"])
@@ -158,7 +235,8 @@ def test_a_stream_answers_in_order_and_survives_an_error(server: Running, rows: 
         client.start_stream(lambda result, error: answers.put((result, error)))
         for index in range(9):
             model = "tinny" if index == 4 else "tiny"
-            client.async_stream_infer(model, request("grpc", rows[: 1 + index % 3]), request_id=str(index))
+            options = {"request_id": str(index), "enable_empty_final_response": index == 8}
+            client.async_stream_infer(model, request("grpc", rows[: 1 + index % 3]), **options)
         for index in range(9):
             result, error = answers.get(timeout=20)
             if index == 4:
@@ -167,6 +245,8 @@ def test_a_stream_answers_in_order_and_survives_an_error(server: Running, rows: 
             assert error is None and result.get_response().id == str(index)
             count = 1 + index % 3
             np.testing.assert_allclose(result.as_numpy("logits"), logits[:count], rtol=1e-4, atol=1e-5)
+            final = result.get_response().parameters
+            assert final["triton_final_response"].bool_param if index == 8 else not final
         client.stop_stream()
 
 

@@ -32,6 +32,7 @@ from mlpdeploy.serving.protocol.status import failure_of
 
 Handler = Callable[["GrpcService", Any, Any], Awaitable[Any]]
 OPEN = ("ServerLive", "ServerReady")  # answered without a key
+FINAL_WANTED = "triton_enable_empty_final_response"
 # Calls of Triton that change a server, or map memory: a request never does either here.
 REFUSED = {
     "RepositoryModelLoad": "models are loaded by who runs the server, with SIGHUP",
@@ -117,6 +118,8 @@ class GrpcService:
                 request_id, model = message.id, message.model_name
                 answer = await self._infer(message, context.time_remaining())
                 reply = self.messages["ModelStreamInferResponse"](infer_response=answer)
+                if FINAL_WANTED in message.parameters:  # every answer is the only one
+                    reply.infer_response.parameters["triton_final_response"].bool_param = True
             except Exception as error:  # noqa: BLE001 - told to the client, ours to the log too
                 failure = failure_of(error, self.state.next_id())
                 code = failure.grpc
