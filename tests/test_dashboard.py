@@ -64,3 +64,19 @@ def test_panels_have_a_place_of_their_own() -> None:
         assert not cells & taken, panel["title"]
         taken |= cells
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_what_grafana_needs_to_import_it() -> None:
+    """Every panel and query has the fields that Grafana reads, and every variable in use is one of the dashboard's."""
+    assert DASHBOARD["title"] and DASHBOARD["uid"] and type(DASHBOARD["schemaVersion"]) is int
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]} | {
+        "__rate_interval",
+        "__interval",
+        "__all",
+    }
+    for panel in DASHBOARD["panels"]:
+        assert panel["type"] and panel["title"] and panel["datasource"]["type"] == "prometheus"
+        references = [target["refId"] for target in panel["targets"]]
+        assert references and len(set(references)) == len(references)
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)))
+    assert used <= variables, used - variables

@@ -12,7 +12,7 @@ from typing import Any
 from mlpdeploy.classification import EncodedPicture, Picture
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
-from mlpdeploy.images import find_images
+from mlpdeploy.images import SUFFIXES, find_images
 
 PARQUET = ".parquet"
 DEFAULT_COLUMN = "image"
@@ -73,7 +73,7 @@ def find_chunks(inputs: Sequence[Path], rows: int, column: str) -> list[Chunk]:
         paths = [str(path.resolve()) for path in find_images(inputs)]
         parts = [paths[start : start + rows] for start in range(0, len(paths), rows)]
         return [Chunk(index, len(part), paths=tuple(part)) for index, part in enumerate(parts)]
-    if any(not _tables(path) for path in inputs):
+    if any(not _tables(path) or _has_images(path) for path in inputs):
         raise UsageError("image files and Parquet files together", "one kind", "run the command once for each")
     chunks: list[Chunk] = []
     for table in tables:
@@ -91,6 +91,10 @@ def _tables(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(found for found in path.glob(f"*{PARQUET}") if not found.name.startswith("."))
     return [path] if path.suffix == PARQUET else []
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and any(found.suffix.lower() in SUFFIXES for found in folder.iterdir())
 
 
 def _row_groups(table: Path, column: str) -> list[int]:

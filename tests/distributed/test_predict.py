@@ -122,6 +122,9 @@ def test_what_there_is_to_do(tmp_path: Path) -> None:
     table = table_of(tmp_path / "t.parquet", [b"x"])
     with pytest.raises(UsageError, match="together"):
         find_chunks([tmp_path / "pictures", table], 2, "image")
+    table_of(tmp_path / "pictures" / "t.parquet", [b"x"])
+    with pytest.raises(UsageError, match="together"):
+        find_chunks([tmp_path / "pictures"], 2, "image")
     with pytest.raises(UsageError, match=r"no column 'picture'; wanted one of id, image"):
         find_chunks([table], 2, "picture")
     with pytest.raises(UsageError, match="is int64"):
