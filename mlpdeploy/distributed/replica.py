@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlpdeploy.serving.stats import ModelStats
 # (class, got, wanted, fix) of an error: exceptions themselves arrive as Ray's, with a traceback in their text.
 Told = tuple[str, str, str, str]
 _MARK = "mlpdeploy-error:"
+UNWELL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Replica:
             )
         except MlpDeployError as error:
             raise RuntimeError(_MARK + json.dumps(told(error))) from None
+        self._ready_at = time.monotonic()
 
     async def infer(self, feeds: dict[str, Any], timeout: float) -> Reply:
         """Answer one request."""
@@ -71,9 +74,15 @@ class Replica:
         return Reply(outputs, None, self._id, self._model.stats)
 
     async def check_health(self) -> None:
-        """Raise if no worker is warm; Ray Serve starts a replica again after three such answers."""
-        if not self._model.ready:
-            raise RuntimeError(f"model {self._model.name} has no warm worker")
+        """Raise if no worker has been warm for long; Ray Serve then starts the replica again.
+
+        A worker that died is started again by the model itself, which is quicker and loses nothing.
+        """
+        now = time.monotonic()
+        if self._model.ready:
+            self._ready_at = now
+        elif now - self._ready_at > UNWELL_SECONDS:
+            raise RuntimeError(f"model {self._model.name} has had no warm worker for {UNWELL_SECONDS:g} s")
 
 
 def told(error: MlpDeployError | InternalError) -> Told:
