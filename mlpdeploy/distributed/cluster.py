@@ -19,18 +19,30 @@ def default_threads() -> int:
     return min(DEFAULT_THREADS, cpu_count())
 
 
+def ray_module() -> Any:
+    """Return the module `ray`, which reports no usage and starts no cluster of its own accord.
+
+    It would, from a thread that outlives ours and asks for something.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read when ray is imported
+    return require("ray")
+
+
 @contextmanager
 def cluster(address: str | None, object_store_bytes: int) -> Iterator[Any]:
     """Yield the module `ray`, connected to `address`, to what this process is connected to, or to a cluster of its own.
 
-    A cluster of its own lives in a temporary folder and ends with the block. Ray's reports of usage are off.
+    A cluster of its own lives in a temporary folder and ends with the block.
 
     Raises:
         UsageError: there is no cluster at the address.
         MlpDeployError: Ray does not start.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray = require("ray")
+    ray = ray_module()
     if ray.is_initialized():
         yield ray
         return

@@ -10,10 +10,9 @@ from typing import Any
 import mlpdeploy.errors
 from mlpdeploy.classification import classifier_preprocessing
 from mlpdeploy.distributed.chunks import DEFAULT_COLUMN, Chunk, find_chunks, work_sha256
-from mlpdeploy.distributed.cluster import cluster, default_threads
+from mlpdeploy.distributed.cluster import cluster, default_threads, ray_module
 from mlpdeploy.distributed.results import open_run, part_path
 from mlpdeploy.distributed.worker import Done, Worker, WorkerOptions
-from mlpdeploy.env import require
 from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import FILE_NAME, read_manifest, sha256_of
 
@@ -104,7 +103,7 @@ def predict_on_ray(
         "precision": precision,
         "skip_bad": skip_bad,
     }
-    require("ray")
+    ray_module()
     open_run(output, work_sha256(chunks, what), what)
     missing = [chunk for chunk in chunks if not part_path(output, chunk).is_file()]
     total = sum(chunk.rows for chunk in chunks)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.distributed.cluster import cluster, default_threads
+from mlpdeploy.distributed.cluster import cluster, default_threads, ray_module
 from mlpdeploy.distributed.replica import Order, Replica, Reply, error_in, error_of
 from mlpdeploy.env import require
 from mlpdeploy.errors import InternalError, MlpDeployError, UsageError
@@ -74,8 +74,8 @@ class RayModels:
         Raises:
             MissingDependencyError: a package of the extra is not installed.
         """
-        for package in ("fastapi", "ray"):
-            require(package)
+        require("fastapi")
+        ray_module()
         self.options, self._workers = options, workers or Workers()
         self._stack = contextlib.ExitStack()
         self._ray: Any = None

@@ -93,7 +93,6 @@ def test_a_replica_is_unwell_only_when_no_worker_comes_back(monkeypatch: pytest.
 @pytest.fixture(scope="module")
 def spread() -> Iterator[Callable[..., RayModels]]:
     """Return RayModels of options, on one cluster for the whole module."""
-    pytest.importorskip("ray")
     pytest.importorskip("fastapi", reason="ray[serve] is not installed")
     os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.5"
     with RayModels(RayServeOptions()) as connected:
