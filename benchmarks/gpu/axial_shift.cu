@@ -1,8 +1,7 @@
-// The axial shift behind a C function, for ctypes: the same launcher that the plugin calls. And the fastest that any
-// kernel of one read and two writes could be on this GPU: a copy that writes its input twice.
+// The fastest that any kernel of one read and two writes could be on this GPU: a copy that writes its input twice.
 #include <cuda_runtime.h>
 
-#include "axial_shift.h"
+#include <cstdint>
 
 namespace {
 
@@ -19,15 +18,6 @@ __global__ void copy_twice_kernel(uint4 const* __restrict__ x, uint4* __restrict
 }
 
 }  // namespace
-
-extern "C" int mlpdeploy_axial_shift(int64_t n, int64_t c, int64_t h, int64_t w, int64_t channel_block,
-                                     int64_t shift_size, int64_t dilation, int32_t padding, int32_t type, void const* x,
-                                     void* y_w, void* y_h, void* stream) {
-    mlpdeploy::AxialShiftParams const params{
-        n, c, h, w, channel_block, shift_size, dilation, static_cast<mlpdeploy::Padding>(padding)};
-    return mlpdeploy::launch_axial_shift(params, x, y_w, y_h, static_cast<mlpdeploy::ElementType>(type),
-                                         static_cast<cudaStream_t>(stream));
-}
 
 extern "C" int mlpdeploy_copy_twice(void const* x, void* one, void* two, int64_t bytes, void* stream) {
     int64_t const chunks = bytes / static_cast<int64_t>(sizeof(uint4));

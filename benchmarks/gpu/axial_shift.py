@@ -43,9 +43,10 @@ def build(folder: Path) -> ctypes.CDLL:
         raise SystemExit("no nvcc: put it on PATH")
     major, minor = torch.cuda.get_device_capability()
     library = folder / "libaxial_shift.so"
-    sources = [Path(__file__).with_suffix(".cu"), CSRC / "axial_shift" / "axial_shift.cu"]
+    op = CSRC / "axial_shift"
+    sources = [Path(__file__).with_suffix(".cu"), op / "axial_shift.cu", op / "c_launcher.cpp"]
     command = [nvcc, "-std=c++17", "-O3", "-lineinfo", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler", "-fPIC"]
-    subprocess.run([*command, "-I", CSRC / "axial_shift", *sources, "-o", library], check=True)
+    subprocess.run([*command, "-I", op, *sources, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -10,7 +10,11 @@ _leave_nodes: ContextVar[bool] = ContextVar("mlpdeploy_leave_nodes", default=Fal
 
 
 def leave_nodes() -> bool:
-    """Return whether a canonical export is being traced in this context."""
+    """Return whether a canonical export is being traced in this context; never in torch.compile, which cannot ask."""
+    import torch
+
+    if torch.compiler.is_dynamo_compiling():
+        return False
     return _leave_nodes.get()
 
 

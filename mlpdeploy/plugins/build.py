@@ -37,8 +37,8 @@ from mlpdeploy.plugins.toolchain import CSRC, Toolchain, find_toolchain, known_a
 # Turing to Blackwell, with Orin (87) for JetPack; those that the installed nvcc does not know are left out.
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "120")
 EXPORTS = {
-    "IPluginV3": ("getCreators", "setLoggerFinder"),
-    "IPluginV2DynamicExt": ("getPluginCreators", "setLoggerFinder"),
+    "IPluginV3": ("getCreators", "mlpdeploy_axial_shift", "setLoggerFinder"),
+    "IPluginV2DynamicExt": ("getPluginCreators", "mlpdeploy_axial_shift", "setLoggerFinder"),
 }
 _LOG_NAME = "build.log"
 

@@ -271,7 +271,7 @@ def test_a_library_that_is_cut_off_is_refused(plugin_library: PluginLibrary, tmp
     (tmp_path / "half.so").write_bytes(plugin_library.path.read_bytes()[:5000])
     with pytest.raises(PluginError, match="is damaged"):
         read_symbols(tmp_path / "half.so")
-    with pytest.raises(PluginError, match="exports getCreators, setLoggerFinder"):
+    with pytest.raises(PluginError, match="exports getCreators, mlpdeploy_axial_shift, setLoggerFinder"):
         builder._check_symbols(plugin_library.path, "IPluginV2DynamicExt")
 
 
@@ -279,5 +279,5 @@ def test_info_of_a_real_library(plugin_library: PluginLibrary, cache: Path, monk
     monkeypatch.setenv(LIBRARY_VARIABLE, str(plugin_library.path))
     result = run("plugin", "info")
     assert result.exit_code == 0
-    assert "getCreators, setLoggerFinder" in result.stdout and "sm_90" in result.stdout
+    assert "getCreators, mlpdeploy_axial_shift, setLoggerFinder" in result.stdout and "sm_90" in result.stdout
     assert json.loads(run("plugin", "info", "--json").stdout)["record"]["ptx"] == ["90"]

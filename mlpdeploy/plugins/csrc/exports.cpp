@@ -1,5 +1,6 @@
-// The two functions that this library shows; IPluginRegistry::loadLibrary()
-// looks them up by name.
+// The two functions that this library shows to TensorRT;
+// IPluginRegistry::loadLibrary() looks them up by name. axial_shift/c_launcher.cpp
+// has the third that it shows.
 #include <cstdint>
 
 #include "face.h"
