@@ -59,7 +59,7 @@ def use_operator(model: torch.nn.Module) -> torch.nn.Module:
     if not shifts:
         raise UsageError(f"a {type(model).__name__} has no axial shift", "an AS-MLP of mlpdeploy.models")
     for module in shifts:
-        module.shift_by = axial_shift
+        setattr(module, "shift_by", axial_shift)  # noqa: B010 - torch's own types allow modules and tensors only
     return model
 
 

@@ -13,8 +13,8 @@ from mlpdeploy.console import megabytes, phase_bar, print_json
 from mlpdeploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlpdeploy.engines.build import Built
     from mlpdeploy.engines.options import Triple
+    from mlpdeploy.engines.single import Built
 
 
 @click.command(
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 @click.option("--profile", "profiles", multiple=True, metavar="MIN:OPT:MAX", help="The three at once; repeatable.")
 @click.option("--image-size", "sizes", metavar="MIN:OPT:MAX", help="Pixels, 224 or 224x320 each, where they are open.")
 @click.option("--shift", default="auto", show_default=True, help="auto, plugin or native; auto measures both.")
+@click.option(
+    "--plugin",
+    metavar="FORM",
+    help="library, which the engine then needs, or embedded: the engine carries the code.  [default: library]",
+)
 @click.option("--workspace", type=int, metavar="MB", help="Limit of the builder's scratch memory.")
 @click.option("--optimization-level", type=int, help="0 to 5: how long to search.")
 @click.option("--timing-cache", type=ARTIFACT, help="File that keeps timings.  [default: in the artifact]")
@@ -56,6 +61,7 @@ def build(
     profiles: tuple[str, ...],
     sizes: str | None,
     shift: Any,
+    plugin: Any,
     workspace: int | None,
     optimization_level: int | None,
     timing_cache: Path | None,
@@ -77,6 +83,7 @@ def build(
         batches=tuple(map(parse_batches, profiles)) or _batches(min_batch, opt_batch, max_batch),
         image_sizes=None if sizes is None else parse_image_sizes(sizes),
         shift=shift,
+        plugin=plugin,
         compute_capabilities=capabilities,
         timing_cache=timing_cache,
         flags=EngineFlags(
@@ -116,6 +123,8 @@ def print_built(built: Built) -> None:
     state = "already there" if built.reused else f"built in {sidecar.build_seconds:.1f} s"
     click.echo(f"{built.path}: {megabytes(sidecar.bytes)}, {state}")
     shift = f", shift as {mark.shift}" if mark.shift else ""
+    if mark.embedded_sha256:
+        shift += ", whose code the engine carries"
     gpu = mark.gpu or ", ".join(mark.compute_capabilities)
     click.echo(f"  {mark.target} {mark.version} for {gpu}; {mark.precision}{shift}")
     for profile in mark.profiles:

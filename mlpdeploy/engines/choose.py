@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mlpdeploy.artifact import write_file
-from mlpdeploy.engines.build import Built, build_artifact, find_engine
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.engines.process import Progress
 from mlpdeploy.engines.sidecar import Sidecar
+from mlpdeploy.engines.single import Built, build_one, find_engine
 from mlpdeploy.errors import MissingDependencyError
 from mlpdeploy.manifest import Manifest
 from mlpdeploy.runtime.session import LoadOptions
@@ -37,7 +37,7 @@ def build_fastest(
         As `build_artifact`.
     """
     tell = progress or (lambda done, text: None)
-    forms = [dataclasses.replace(options, shift="plugin"), dataclasses.replace(options, shift="native")]
+    forms = [dataclasses.replace(options, shift="plugin"), dataclasses.replace(options, shift="native", plugin=None)]
     for form in forms if not force else ():
         known = find_engine(directory, manifest, form)
         if known is not None and known.sidecar.measured_ms:
@@ -48,7 +48,7 @@ def build_fastest(
         def part(done: float, text: str, start: float = number * _BUILD_SHARE, shift: str = form.shift) -> None:
             tell(start + _BUILD_SHARE * done, f"{shift}: {text}")
 
-        built.append(build_artifact(directory, form, force=force, progress=part))
+        built.append(build_one(directory, manifest, form, force=force, progress=part))
     tell(2 * _BUILD_SHARE, "measuring both")
     try:
         times = measure(directory, manifest, [engine.sidecar for engine in built])

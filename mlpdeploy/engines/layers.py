@@ -21,7 +21,7 @@ _TYPE = re.compile(rf"\b({'|'.join(_TYPES)})\b", re.IGNORECASE)
 _TYPE_KEYS = ("Format/Datatype", "Datatype", "Format")
 
 
-def read_engine(text: str, asked: dict[str, str], plugins: list[str]) -> dict[str, Any]:
+def read_engine(text: str, asked: dict[str, str], plugins: list[str], embedded: bool = False) -> dict[str, Any]:
     """Return {layers, types, plugins, reformats, each} of an engine: counts, `types` and `layers` by name.
 
     `each` has one {name, kind, types, tactic} for every layer in its order, with the types of its outputs.
@@ -30,6 +30,7 @@ def read_engine(text: str, asked: dict[str, str], plugins: list[str]) -> dict[st
         text: the inspector's JSON.
         asked: {tensor name: type} of the network that was parsed, with `DataType`'s names.
         plugins: the names of the network's plugin layers.
+        embedded: whether their code is in the engine, which may call their layers something else than plugins.
 
     Raises:
         EngineError: a tensor that was asked to be half or INT8 is fp32, or a plugin layer is not there.
@@ -47,7 +48,7 @@ def read_engine(text: str, asked: dict[str, str], plugins: list[str]) -> dict[st
                     f"{wanted}, as the graph says",
                     "this build is not kept; try another --optimization-level or version of TensorRT, and report it",
                 )
-    _check_plugins(layers, plugins)
+    _check_plugins(layers if embedded else [layer for layer in layers if _is_plugin(layer)], plugins)
     return {
         "layers": dict(sorted(kinds.items())),
         "types": dict(sorted(types.items())),
@@ -83,8 +84,8 @@ def _is_reformat(layer: dict[str, Any]) -> bool:
 
 
 def _check_plugins(layers: list[dict[str, Any]], wanted: list[str]) -> None:
-    """Raise EngineError for a plugin layer that the engine does not have."""
-    names = " ".join(str(layer.get("Name")) for layer in layers if _is_plugin(layer))
+    """Raise EngineError for a plugin layer that is not among these layers of the engine."""
+    names = " ".join(str(layer.get("Name")) for layer in layers)
     lost = [name for name in wanted if name not in names]
     if lost:
         raise EngineError(

@@ -13,8 +13,10 @@ from mlpdeploy.runtime.tensorrt_api import EngineFlags
 
 EngineTarget = Literal["tensorrt", "tensorrt-rtx"]
 EngineShift = Literal["auto", "plugin", "native"]
+PluginForm = Literal["library", "embedded"]
 TARGETS: tuple[str, ...] = get_args(EngineTarget)
 SHIFTS: tuple[str, ...] = get_args(EngineShift)
+PLUGINS: tuple[str, ...] = get_args(PluginForm)
 
 # Min, opt and max of a profile's batch, or of its image size.
 Triple = tuple[int, int, int]
@@ -32,6 +34,8 @@ class BuildOptions:
         batches: (min, opt, max) rows of each profile; empty means one profile with DEFAULT_BATCHES.
         image_sizes: (min, opt, max) as (height, width), for a model whose image size is open.
         shift: `plugin`, `native` layers, or `auto`: the faster one as measured, or what the target has.
+        plugin: `library`, which an engine needs when it is loaded, or `embedded`: the engine carries the kernel's code;
+            None means the library, and native layers where there is none.
         compute_capabilities: `8.9` and so on, for TensorRT-RTX; TensorRT builds for the GPU that is there.
         timing_cache: a file that keeps the tactics' timings; None means the one in the artifact.
         flags: `workspace_bytes` limits the builder's scratch memory; `optimization_level` is 0 to 5;
@@ -44,6 +48,7 @@ class BuildOptions:
     batches: tuple[Triple, ...] = ()
     image_sizes: SizeTriple | None = None
     shift: EngineShift = "auto"
+    plugin: PluginForm | None = None
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: Path | None = None
     flags: EngineFlags = field(default_factory=EngineFlags)
@@ -54,6 +59,10 @@ class BuildOptions:
             raise UsageError(f"unknown target {self.target!r}", fix=closest(self.target, TARGETS))
         if self.shift not in SHIFTS:
             raise UsageError(f"shift lowering {self.shift!r}", f"one of {', '.join(SHIFTS)}")
+        if self.plugin is not None and self.plugin not in PLUGINS:
+            raise UsageError(f"unknown form of the plugin {self.plugin!r}", fix=closest(self.plugin, PLUGINS))
+        if self.plugin is not None and self.shift == "native":
+            raise UsageError(f"--plugin {self.plugin} with --shift native", "one of the two")
         for batch in self.batches:
             _check_triple(batch, "batch", f"{batch[0]}:{batch[1]}:{batch[2]}")
         level, workspace = self.flags.optimization_level, self.flags.workspace_bytes
@@ -76,6 +85,8 @@ class BuildOptions:
             )
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
             raise UsageError(f"compute capabilities {', '.join(self.compute_capabilities)}", "each of them once")
+        if self.plugin is not None:
+            raise UsageError(f"--plugin {self.plugin} for TensorRT-RTX, which has no plugins", fix="leave it out")
         if self.shift == "plugin":
             raise UsageError("--shift plugin for TensorRT-RTX", "auto or native", "it has no plugins")
         given = {

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.engines.worker import BuildRequest, BuildResult
+from mlpdeploy.engines.sidecar import BuildFacts
+from mlpdeploy.engines.worker import BuildRequest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.runtime.tensorrt_api import EngineError
 
@@ -54,7 +55,7 @@ class Phases:
         return f"{name} {min(done + 1, total)}/{total}" if total > 1 else name
 
 
-def run_build(request: BuildRequest, scratch: Path, progress: Progress | None = None) -> BuildResult:
+def run_build(request: BuildRequest, scratch: Path, progress: Progress | None = None) -> BuildFacts:
     """Build in a process of its own and return what it says.
 
     Args:
@@ -115,11 +116,11 @@ def _follow(events: Iterator[dict[str, Any]], tell: Progress) -> dict[str, Any] 
     return None
 
 
-def _result(last: dict[str, Any]) -> BuildResult:
+def _result(last: dict[str, Any]) -> BuildFacts:
     if last.pop("kind") == "error":
         kind = UsageError if last.pop("exit_code") == UsageError.exit_code else EngineError
         raise kind(**last)
-    return BuildResult(**{**last, "warnings": tuple(last["warnings"])})
+    return BuildFacts(**{**last, "warnings": tuple(last["warnings"])})
 
 
 def _end(status: int) -> str:

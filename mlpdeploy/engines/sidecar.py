@@ -35,7 +35,8 @@ class Fingerprint:
         shift: the form of the axial shift; empty for a model without one.
         profiles: {input name: (min, opt, max) shapes} for each profile.
         flags: the builder options that were set.
-        plugin_sha256: of the plugin library; empty without one.
+        plugin_sha256: of the plugin library, which the engine needs to be loaded; empty without one.
+        embedded_sha256: of the plugin's code that the engine carries; empty without any.
         source_sha256: of the artifact's canonical model.
         network_sha256: of the lowered model, weights included, that TensorRT was given.
     """
@@ -51,14 +52,35 @@ class Fingerprint:
     plugin_sha256: str
     source_sha256: str
     network_sha256: str
+    embedded_sha256: str = ""
 
     def name(self) -> str:
         """Return the engine's file name without a suffix: 16 hexadecimal digits."""
         return _sha256(dataclasses.asdict(self))[:16]
 
 
-@dataclass(frozen=True)
-class Sidecar:
+@dataclass(frozen=True, kw_only=True)
+class BuildFacts:
+    """What a build found out.
+
+    Attributes:
+        parse_seconds, build_seconds: what the build took.
+        network_layers: {kind: how many} as parsed.
+        network_types: {type: how many layers of the parsed network give it}.
+        engine_layers: what the engine says about itself; None where it cannot be asked (without a GPU).
+        warnings: what TensorRT had to say.
+    """
+
+    parse_seconds: float
+    build_seconds: float
+    network_layers: dict[str, int]
+    network_types: dict[str, int]
+    engine_layers: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar(BuildFacts):
     """What `engines/<fingerprint>.json` says.
 
     Attributes:
@@ -66,11 +88,6 @@ class Sidecar:
         file: the engine's name in the same folder.
         sha256, bytes: of the engine.
         driver: version of the NVIDIA driver it was built with; empty without one.
-        parse_seconds, build_seconds: what the build took.
-        network_layers: {kind: how many} as parsed.
-        network_types: {type: how many layers of the parsed network give it}.
-        engine_layers: what the engine says about itself; None where it cannot be asked (without a GPU).
-        warnings: what TensorRT had to say.
         measured_ms: {form of the shift: {rows: GPU milliseconds}} where `--shift auto` chose by them; else empty.
     """
 
@@ -79,12 +96,6 @@ class Sidecar:
     sha256: str
     bytes: int
     driver: str
-    parse_seconds: float
-    build_seconds: float
-    network_layers: dict[str, int]
-    network_types: dict[str, int]
-    engine_layers: dict[str, Any] | None = None
-    warnings: tuple[str, ...] = field(default=())
     measured_ms: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> str:

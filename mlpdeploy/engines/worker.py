@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mlpdeploy.artifact import disk_errors
+from mlpdeploy.engines.embedded import register_embedded
 from mlpdeploy.engines.layers import read_engine
+from mlpdeploy.engines.sidecar import BuildFacts
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, Severity, TensorRt, load_tensorrt
 
@@ -37,6 +39,7 @@ class BuildRequest:
         compute_capabilities: for TensorRT-RTX.
         flags: the builder's options.
         plugin_library: to load first; empty for none.
+        embedded: the folder of the code that the engine is to carry as a plugin; empty for none.
         timing_cache: the file to begin with, where it is there; empty for no cache.
         new_timing_cache: the file to write.
     """
@@ -49,21 +52,9 @@ class BuildRequest:
     compute_capabilities: tuple[str, ...] = ()
     flags: EngineFlags = field(default_factory=EngineFlags)
     plugin_library: str = ""
+    embedded: str = ""
     timing_cache: str = ""
     new_timing_cache: str = ""
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """What a build gave; see Sidecar for the fields."""
-
-    version: str
-    parse_seconds: float
-    build_seconds: float
-    network_layers: dict[str, int]
-    network_types: dict[str, int]
-    engine_layers: dict[str, Any] | None = None
-    warnings: tuple[str, ...] = field(default=())
 
 
 class Events:
@@ -105,7 +96,7 @@ class Log:
             self.warnings.append(text)
 
 
-def build_engine(request: BuildRequest, events: Events) -> BuildResult:
+def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
     """Parse, build and write one engine in this process.
 
     Raises:
@@ -116,8 +107,9 @@ def build_engine(request: BuildRequest, events: Events) -> BuildResult:
     logger = api.logger(log)
     if request.plugin_library:
         api.load_plugins(Path(request.plugin_library))
+    problems = register_embedded(api, Path(request.embedded)) if request.embedded else []
     builder = api.module.Builder(logger)
-    network = api.create_network(builder)
+    network = api.create_network(builder, embedded=bool(request.embedded))
     began = time.perf_counter()
     parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
     parsed = time.perf_counter()
@@ -133,13 +125,16 @@ def build_engine(request: BuildRequest, events: Events) -> BuildResult:
     cache = _timing_cache(api, config, request)
     api.watch(config, events)
     plan = builder.build_serialized_network(network, config)
+    if problems:
+        raise problems[0]
     if plan is None:
         reason = log.errors[-1] if log.errors else "it does not say why"
         raise EngineError(f"{api.name} cannot build the engine: {reason}")
     built = time.perf_counter()
     inside = None
     if not api.is_rtx:  # whose engines cannot be opened without a GPU
-        inside = read_engine(api.engine_information(logger, plan, request.flags.version_compatible), asked, plugins)
+        text = api.engine_information(logger, plan, request.flags.version_compatible)
+        inside = read_engine(text, asked, plugins, embedded=bool(request.embedded))
     if cache is not None:
         Path(request.new_timing_cache).write_bytes(cache.serialize())
     output = Path(request.output)
@@ -148,10 +143,9 @@ def build_engine(request: BuildRequest, events: Events) -> BuildResult:
         file.flush()
         os.fsync(file.fileno())
     del parser
-    return BuildResult(
-        version=api.version,
-        parse_seconds=parsed - began,
-        build_seconds=built - parsed,
+    return BuildFacts(
+        parse_seconds=round(parsed - began, 3),
+        build_seconds=round(built - parsed, 3),
         network_layers=dict(sorted(kinds.items())),
         network_types=dict(sorted(types.items())),
         engine_layers=inside,

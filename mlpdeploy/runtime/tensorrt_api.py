@@ -8,6 +8,7 @@
 | name of a parser error's node | no, its index | yes | yes | yes |
 | `STRIP_PLAN`, same compute capability | no | yes | yes | only on a GPU |
 | plugins | V2 | V2, V3 | V3 (V2 deprecated) | none |
+| plugins whose code the engine carries | no | later ones | yes | no |
 | timing cache | yes | yes | yes | without effect |
 | engine for | this GPU | this GPU | this GPU | the named compute capabilities |
 | contexts that share a profile | asked for at the build | always | always | always |
@@ -24,11 +25,15 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError, UsageError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST, NEWEST_MAJOR = (8, 6), 11
+# Python plugins of TensorRT 10 take a number from an array of one, which numpy refuses since 2.4.
+_ARRAYS_READ_SINCE, _STRICT_NUMPY = 11, (2, 4)
 Severity = Literal["error", "warning", "info"]
 
 
@@ -134,14 +139,20 @@ class TensorRt:
 
         return Logger()
 
-    def create_network(self, builder: Any) -> Any:
-        """Return an empty network with explicit batch, strongly typed where the version can."""
+    def create_network(self, builder: Any, embedded: bool = False) -> Any:
+        """Return an empty network with explicit batch, strongly typed where the version can.
+
+        Args:
+            embedded: whether plugins that are described in Python go into the engine as code.
+        """
         flags = self.module.NetworkDefinitionCreationFlag
         wanted = 0
         if hasattr(flags, "EXPLICIT_BATCH"):
             wanted |= 1 << int(flags.EXPLICIT_BATCH)
         if self.strongly_typed:
             wanted |= 1 << int(flags.STRONGLY_TYPED)
+        if embedded:
+            wanted |= 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
         return builder.create_network(wanted)
 
     def set_precision(self, config: Any, types: set[str]) -> None:
@@ -203,6 +214,25 @@ class TensorRt:
                 f"{self.name} cannot load the plugin library {library}", fix="build it again: mlpdeploy plugin build"
             )
         loaded.add(library)
+
+    def check_embedded(self) -> None:
+        """Raise UsageError where an engine of this version cannot carry a plugin's code."""
+        if not hasattr(self.module, "QuickPluginCreationRequest"):
+            raise UsageError(f"--plugin embedded with {self.name}", "a later TensorRT 10, or 11", "leave --plugin out")
+        numpy_version = tuple(int(part) for part in np.__version__.split(".")[:2])
+        if int(self.version.partition(".")[0]) < _ARRAYS_READ_SINCE and numpy_version >= _STRICT_NUMPY:
+            raise UsageError(
+                f"--plugin embedded with {self.name} and numpy {np.__version__}, which its plugin module cannot read",
+                "numpy before 2.4, or TensorRT 11",
+                "run: pip install 'numpy<2.4', or leave --plugin out",
+            )
+
+    def plugin_module(self) -> Any:
+        """Return the module in which plugins are described in Python, whose code an engine then carries.
+
+        `check_embedded` says whether this version has one.
+        """
+        return require(f"{MODULES[self.target]}.plugin")
 
     def engine_information(self, logger: Any, plan: Any, host_code: bool) -> str:
         """Return the inspector's JSON about a plan that was just built; this needs the GPU it was built for.

@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_vip
 
 import mlpdeploy
-from mlpdeploy.engines import build as build_module
+from mlpdeploy.engines import plugin_code, single
 from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.layers import read_engine
 from mlpdeploy.engines.options import BuildOptions
@@ -21,6 +21,7 @@ from mlpdeploy.engines.process import Phases
 from mlpdeploy.engines.sidecar import engines_of
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
+from mlpdeploy.plugins.ptx import Ptx
 from mlpdeploy.runtime import gpu as gpu_module
 from mlpdeploy.runtime import tensorrt_api
 from mlpdeploy.runtime.gpu import Gpu
@@ -51,7 +52,7 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
     from fakes.fake_tensorrt import make_tensorrt
 
     monkeypatch.setattr(tensorrt_api, "require", lambda name: make_tensorrt(version))
-    monkeypatch.setattr(build_module, "visible_gpu", lambda: gpu)
+    monkeypatch.setattr(single, "visible_gpu", lambda: gpu)
 
     def find(version: str) -> Path:
         if library is None:
@@ -61,7 +62,7 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
     def no_cuda(index: int) -> None:
         raise MissingDependencyError("no package for CUDA is installed")
 
-    monkeypatch.setattr(build_module, "_find_plugin_library", find)
+    monkeypatch.setattr(plugin_code, "find_library", find)
     monkeypatch.setattr("mlpdeploy.plugins.find.find_plugin_library", find)
     monkeypatch.setattr("mlpdeploy.runtime.tensorrt.open_cuda", no_cuda)  # so `auto` cannot measure; see test_choose.py
 
@@ -106,6 +107,59 @@ def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: py
     library.write_bytes(b"another one")
     assert not build_artifact(artifact, BuildOptions(shift="plugin")).reused
     assert len(engines_of(artifact)) == 3
+
+
+@pytest.fixture
+def ptx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ptx:
+    """A stand-in for the compiled kernel: the declarations alone."""
+    for element_bytes in (1, 2, 4):
+        words = ["u64", *["u32"] * 13, "u64", "u64"]
+        text = ",\n".join(f".param .{kind} p{index}" for index, kind in enumerate(words))
+        name = f"mlpdeploy_axial_shift_{element_bytes}"
+        (tmp_path / f"axial_shift_{element_bytes}.ptx").write_text(f".visible .entry {name}(\n{text}\n) {{ ret; }}")
+    made = Ptx(tmp_path, "0" * 64, "13.0")
+    monkeypatch.setattr("mlpdeploy.plugins.ptx.build_ptx", lambda: made)
+    monkeypatch.setattr(tensorrt_api, "_STRICT_NUMPY", (99, 0))  # test_embedded.py has that refusal
+    return made
+
+
+def test_an_embedded_plugin(version: str, artifact: Path, ptx: Ptx) -> None:
+    asked = BuildOptions(plugin="embedded", batches=((1, 1, 1), (2, 4, 8)))
+    if version.startswith("8"):
+        with pytest.raises(UsageError, match=r"--plugin embedded with TensorRT 8\.6\.1; wanted a later TensorRT 10"):
+            build_artifact(artifact, asked)
+        return
+    built = build_artifact(artifact, asked)
+    mark = built.sidecar.fingerprint
+    assert (mark.shift, mark.plugin_sha256, mark.embedded_sha256) == ("plugin", "", ptx.sha256)
+    code = plan_of(built.path)["embedded"]
+    assert {entry["kernel"] for entry in code} == {"mlpdeploy_axial_shift_4"}
+    assert len(code) == 2 * 2 * 2  # shifts, profiles, formats
+    assert [entry["arguments"][0] for entry in code[:4]] == [21 * 8 * 8, 21 * 8 * 8, 4 * 21 * 8 * 8, 4 * 21 * 8 * 8]
+    assert build_artifact(artifact, asked).reused
+    changed = dataclasses.replace(asked, shift="native", plugin=None)
+    assert not build_artifact(artifact, changed).reused
+
+
+def test_an_embedded_plugin_that_refuses(newest: str, artifact: Path, ptx: Ptx) -> None:
+    with pytest.raises(EngineError, match="the embedded axial shift got a tensor of 1409286144 elements; wanted"):
+        build_artifact(artifact, BuildOptions(plugin="embedded", batches=((1, 1, 1 << 20),)))
+    assert engines_of(artifact) == []
+
+
+def test_an_embedded_plugin_that_cannot_be(newest: str, artifact: Path, ptx: Ptx, monkeypatch: Any) -> None:
+    for options, text in (
+        (BuildOptions(plugin="embedded", shift="native"), "--plugin embedded with --shift native; wanted one of"),
+        (BuildOptions(plugin="embeded"), "unknown form of the plugin 'embeded'; did you mean embedded"),  # type: ignore[arg-type]
+        (BuildOptions("tensorrt-rtx", plugin="embedded", compute_capabilities=("8.9",)), "which has no plugins"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            build_artifact(artifact, options)
+    use_fake(monkeypatch, newest, gpu=dataclasses.replace(GPU, cuda="12.4"))
+    with pytest.raises(EngineError, match=r"serves CUDA 12\.4, and this nvcc makes code for CUDA 13\.0"):
+        build_artifact(artifact, BuildOptions(plugin="embedded"))
+    with pytest.raises(MissingDependencyError, match="is not built"):
+        build_artifact(artifact, BuildOptions(plugin="library"))  # asked for by name, so never native in silence
 
 
 def test_a_plugin_that_is_not_there(

@@ -26,6 +26,8 @@ import onnx
 from fakes.fake_cuda import Device, FakeError, require
 from onnx import TensorProto
 
+from mlpdeploy.errors import MlpDeployError
+
 SCRATCH_BYTES = 4096
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 TYPES = {
@@ -46,8 +48,8 @@ KINDS = {
 MEMBERS = {
     "NetworkDefinitionCreationFlag": {
         8: ("EXPLICIT_BATCH",),
-        10: ("EXPLICIT_BATCH", "STRONGLY_TYPED"),
-        11: ("STRONGLY_TYPED",),
+        10: ("EXPLICIT_BATCH", "STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS"),
+        11: ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS"),
     },
     "BuilderFlag": {
         8: ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "TF32", "REFIT", "VERSION_COMPATIBLE"),
@@ -68,6 +70,8 @@ MEMBERS = {
         10: ("NONE", "AMPERE_PLUS"),
         11: ("NONE", "AMPERE_PLUS"),
     },
+    "QuickPluginCreationRequest": dict.fromkeys((10, 11), ("UNKNOWN", "PREFER_AOT", "STRICT_AOT")),
+    "TensorFormat": dict.fromkeys((8, 10, 11), ("LINEAR", "HWC", "HWC8", "HWC16", "CHW32")),
     "MemoryPoolType": dict.fromkeys((8, 10, 11), ("WORKSPACE",)),
     "ProfilingVerbosity": dict.fromkeys((8, 10, 11), ("LAYER_NAMES_ONLY", "DETAILED")),
     "LayerInformationFormat": dict.fromkeys((8, 10, 11), ("ONELINE", "JSON")),
@@ -143,6 +147,7 @@ class _Registry:
 
     def __init__(self, works: bool) -> None:
         self._works, self._loaded = works, []  # type: ignore[var-annotated]
+        self._quick: Any = None  # the plugin of fake_quick_plugin.py, once it is registered
 
     def load_library(self, plugin_path: str) -> object | None:
         require(isinstance(plugin_path, str), "load_library takes a str")
@@ -167,6 +172,8 @@ class _Builder:
             require(flags & 1 << int(names.EXPLICIT_BATCH), "TensorRT 8.6 parses ONNX with explicit batch only")
         if hasattr(names, "STRONGLY_TYPED"):
             require(flags & 1 << int(names.STRONGLY_TYPED), "a network that is not strongly typed")
+        if self._registry._quick is not None:
+            require(flags & 1 << int(names.PREFER_AOT_PYTHON_PLUGINS), "a plugin in Python without the network's flag")
         return INetworkDefinition(self._trt, self._registry)
 
     def create_builder_config(self) -> Any:
@@ -195,7 +202,15 @@ class _Builder:
             monitor.phase_finish("Building engine")
         if config._cache is not None:
             config._cache._entries += 1
+        quick = self._registry._quick
+        if quick is not None:
+            try:
+                code = quick.compiled(network._model, network._types, config._profiles)
+            except MlpDeployError as error:  # the real one prints it and has no engine to give
+                self._logger.log(ILogger.Severity.ERROR, f"Exception in the plugin: {type(error)}")
+                return None
         plan = {
+            "embedded": [] if quick is None else code,
             "version": trt.__version__,
             "onnx": base64.b64encode(network._model.SerializeToString()).decode(),
             "types": network._types,
@@ -364,7 +379,8 @@ class _Parser:
         model = onnx.load(path)
         kind = _NamedParserError if hasattr(self._trt, "IProgressMonitor") else _ParserError
         for index, node in enumerate(model.graph.node):
-            if node.domain and not self._network._registry._loaded:
+            registry = self._network._registry
+            if node.domain and not registry._loaded and registry._quick is None:
                 self._errors.append(kind(node, index, "Plugin not found, are the name, version and namespace correct?"))
                 return False
         self._network._model = model
@@ -408,7 +424,8 @@ class _Runtime:
         if "VERSION_COMPATIBLE" in body["flags"]:
             require(self.engine_host_code_allowed, "a version-compatible plan without engine_host_code_allowed")
         model = onnx.load_from_string(base64.b64decode(body["onnx"]))
-        if any(node.domain for node in model.graph.node) and not self._registry._loaded:
+        needs_library = any(node.domain for node in model.graph.node) and not body["embedded"]
+        if needs_library and not self._registry._loaded:
             self._logger.log(ILogger.Severity.ERROR, "Cannot find plugin creator AxialShift")
             return None
         device = self._engine._device
@@ -663,5 +680,7 @@ class EngineInspector:
                 for name in node.output
             ]
             kind = "PluginV3" if node.domain else KINDS.get(node.op_type, "ELEMENTWISE").title()
+            if node.domain and self._plan["embedded"]:
+                kind = "kgen"  # nobody has seen yet what the real inspector calls it
             layers.append({"Name": node.name, "LayerType": kind, "Inputs": [], "Outputs": outputs})
         return json.dumps({"Layers": layers, "Bindings": []})

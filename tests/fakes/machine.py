@@ -13,7 +13,7 @@ from fakes.fake_cuda import Device, make_cuda_python, make_pycuda
 from fakes.fake_tensorrt import make_tensorrt
 
 import mlpdeploy
-from mlpdeploy.engines import build as build_module
+from mlpdeploy.engines import plugin_code, single
 from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.errors import PluginError
@@ -46,7 +46,7 @@ class Machine:
             monkeypatch.setattr(module, "require", lambda name, make=make: make(self.device))
         self.library: Path | None = None
         monkeypatch.setattr(find_module, "find_plugin_library", lambda face: self._library())
-        monkeypatch.setattr(build_module, "_find_plugin_library", lambda version: self._library())
+        monkeypatch.setattr(plugin_code, "find_library", lambda version: self._library())
         self.use(NEWEST)
         self.use_gpu(L4)
         monkeypatch.setattr(choice, "cuda_major", lambda target: 13)
@@ -59,7 +59,7 @@ class Machine:
 
     def use_gpu(self, found: Gpu) -> None:
         """Have this GPU."""
-        for module in (build_module, tensorrt, gpu):
+        for module in (single, tensorrt, gpu):
             self.patch.setattr(module, "visible_gpu", lambda index=0: found)
 
     def _library(self) -> Path:

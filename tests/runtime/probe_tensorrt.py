@@ -29,10 +29,13 @@ if watched:
     config.progress_monitor.phase_finish("one")
 flags: list[int] = []
 api.create_network(SimpleNamespace(create_network=flags.append))
+values = {name: value for name, value in vars(trt).items() if not name.startswith("_")}
+if hasattr(trt, "QuickPluginCreationRequest"):
+    quick = vars(api.plugin_module())
+    values |= {f"plugin.{name}": value for name, value in quick.items() if not name.startswith("_")}
 names = {
     name: [member for member in dir(value) if not member.startswith("_")] if isinstance(value, type) else []
-    for name, value in vars(trt).items()
-    if not name.startswith("_")
+    for name, value in values.items()
 }
 json.dump(
     {

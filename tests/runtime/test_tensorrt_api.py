@@ -1,60 +1,32 @@
 """Every name of TensorRT that the package uses is in the real bindings of 8.6, 10 and 11; none is run here.
 
-The bindings are small packages apart from TensorRT's libraries, which cannot be installed everywhere: `make bindings`
-puts them beside the virtual environment, and stub libraries make them load. What the code uses is what the fake has: it
-refuses every other name. So the fake is compared with the bindings, in both directions for names that a version lacks.
+What the code uses is what the fakes have: they refuse every other name. So the fakes are compared with the bindings, in
+both directions for names that a version lacks.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bindings import VERSIONS, run_with_bindings
+from fakes.fake_quick_plugin import make_quick_plugins
 from fakes.fake_tensorrt import FakeError, make_tensorrt
 
-import mlpdeploy
 from mlpdeploy.errors import MissingDependencyError, UsageError
 from mlpdeploy.runtime import tensorrt_api
 from mlpdeploy.runtime.tensorrt_api import TensorRt, load_tensorrt
 
 HERE = Path(__file__).parent
-VERSIONS = {8: "8.6.1", 10: "10.16.1.11", 11: "11.4.0.106"}
-LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin", "nvparsers")
-BINDINGS = Path(os.environ.get("MLPDEPLOY_BINDINGS") or Path(sys.prefix) / "tensorrt-bindings")
 
 
 @cache
 def real(major: int, scratch: Path) -> dict[str, Any]:
     """Return what probe_tensorrt.py finds in the real bindings of a version."""
-    folder = BINDINGS / str(major)
-    if not (folder / "tensorrt_bindings").is_dir():
-        pytest.skip(f"TensorRT {major}'s bindings are not in {folder}: make bindings")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler for the stub libraries")
-    place = scratch / str(major)
-    (place / "tensorrt").mkdir(parents=True)
-    text = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
-    (place / "tensorrt" / "__init__.py").write_text(text)
-    for library in LIBRARIES:
-        name = f"lib{library}.so.{major}"
-        command = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", str(HERE / "stub_nvinfer.c")]
-        subprocess.run([*command, "-o", str(place / name)], check=True)
-    paths = [place, folder, Path(mlpdeploy.__file__).parent.parent]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(place), "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "probe_tensorrt.py")], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return run_with_bindings(HERE / "probe_tensorrt.py", major, scratch)
 
 
 @pytest.fixture(params=VERSIONS)
@@ -68,10 +40,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def surface(version: str) -> dict[str, set[str]]:
-    """Return {name in the fake module: its public members}."""
+    """Return {name in the fake module: its public members}; those of `tensorrt.plugin` begin with `plugin.`."""
     fake = make_tensorrt(version)
     classes = {name: value for name, value in vars(fake).items() if not name.startswith("_")}
     classes |= fake._inner  # classes whose objects are only handed out
+    if hasattr(fake, "QuickPluginCreationRequest"):
+        quick = vars(make_quick_plugins(fake))
+        classes |= {f"plugin.{name}": value for name, value in quick.items() if not name.startswith("_")}
     return {
         name: {member for member in dir(value) if not member.startswith("_")} if isinstance(value, type) else set()
         for name, value in classes.items()

@@ -4,6 +4,6 @@ import os
 
 from fakes.fake_tensorrt import make_tensorrt
 
-globals().update(
-    vars(make_tensorrt(os.environ["FAKE_TENSORRT"], plugins=os.environ.get("FAKE_PLUGINS") != "broken")),
-)
+_made = make_tensorrt(os.environ["FAKE_TENSORRT"], plugins=os.environ.get("FAKE_PLUGINS") != "broken")
+globals().update({name: value for name, value in vars(_made).items() if not name.startswith("_")})
+__version__ = _made.__version__
