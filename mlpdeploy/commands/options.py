@@ -55,7 +55,7 @@ THREADS = click.option("--threads", type=int, help="Threads of one run.  [defaul
 BACKEND = click.option(
     "--backend",
     metavar="NAME",
-    help="onnxruntime, openvino, tensorrt, torch or auto, the fastest.  [default: onnxruntime]",
+    help="onnxruntime, openvino, tensorrt, onnxruntime-tensorrt, torch or auto, the fastest.  [default: onnxruntime]",
 )
 PRECISION = click.option(
     "--precision", metavar="NAME", help="Compute in fp32 or bf16 (openvino).  [default: the artifact's]"

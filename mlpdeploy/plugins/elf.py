@@ -1,8 +1,9 @@
-"""What a shared library shows and wants: its dynamic symbols, read from the ELF file itself."""
+"""What a shared library shows and wants: symbols and other libraries, read from the ELF file itself."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from mlpdeploy.errors import PluginError
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_DYNSYM = 11
+_ENTRY = struct.Struct("<qQ")
+_DYNSYM, _DYNAMIC = 11, 6
+_NEEDED = 1
 _LOCAL = 0
 
 
@@ -37,10 +40,39 @@ def read_symbols(path: Path) -> Symbols:
         raise PluginError(f"{path} is damaged", fix="run: mlpdeploy plugin build --force") from error
 
 
-def _symbols(data: bytes) -> Symbols:
+def needed_libraries(path: Path) -> tuple[str, ...]:
+    """Return the names of the libraries that a shared library asks for.
+
+    Raises:
+        PluginError: the file is no such library, or is damaged.
+    """
+    data = path.read_bytes()
+    try:
+        return tuple(_needed(data))
+    except (struct.error, IndexError, ValueError) as error:
+        raise PluginError(f"{path} is damaged, or no 64-bit shared library") from error
+
+
+def _needed(data: bytes) -> Iterator[str]:
+    sections = _sections(data)
+    for section in sections:
+        if section[1] != _DYNAMIC:
+            continue
+        strings = sections[section[6]][4]
+        for at in range(section[4], section[4] + section[5], _ENTRY.size):
+            tag, value = _ENTRY.unpack_from(data, at)
+            if tag == _NEEDED:
+                yield data[strings + value : data.index(b"\0", strings + value)].decode()
+
+
+def _sections(data: bytes) -> list[tuple[int, ...]]:
     (table,) = struct.unpack_from("<Q", data, 0x28)
     size, count = struct.unpack_from("<HH", data, 0x3A)
-    sections = [_SECTION.unpack_from(data, table + index * size) for index in range(count)]
+    return [_SECTION.unpack_from(data, table + index * size) for index in range(count)]
+
+
+def _symbols(data: bytes) -> Symbols:
+    sections = _sections(data)
     defined: list[str] = []
     undefined: list[str] = []
     for section in sections:

@@ -1,8 +1,9 @@
-"""The ONNX Runtime backend: CPU, and CUDA where the GPU package and a GPU are there."""
+"""The ONNX Runtime backend: CPU, and CUDA where the GPU package and a GPU are there (`onnxruntime_gpu.py`)."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,23 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.env import cpu_count, require
-from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
+from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, checked_file
+from mlpdeploy.runtime.onnxruntime_gpu import (
+    CUDA,
+    GpuRunner,
+    Provider,
+    Source,
+    cuda_provider,
+    gpu_index,
+    has_provider,
+)
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
 
 # Images that a stream computes in one run: benchmarks/results/choices.json.
 ROWS_PER_STREAM_RUN = 2
+# Whose fp16 files the CUDA provider runs too, the best first: they differ in the forms of shift and norm.
+_FP16_ROLES = ("cpu", "openvino", "tensorrt")
 
 
 @dataclass
@@ -42,33 +54,66 @@ class BackendSession(Session):
     backend = "onnxruntime"
 
     def __init__(self, directory: Path, manifest: Manifest, options: LoadOptions) -> None:
-        ort = require("onnxruntime")
-        device = options.device
-        has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-        if device is not None and device.startswith("cuda") and not has_cuda:
-            raise UsageError(
-                f"device {device}, but this ONNX Runtime has no CUDA provider",
-                fix="run: pip uninstall onnxruntime && pip install 'mlpdeploy[gpu]', or use --device cpu",
+        self._gpu = self._open_gpu(directory, manifest, options) if self._wants_gpu(manifest, options) else None
+        if self._gpu is not None:
+            self._session, self._threads = self._gpu.session, 1
+        else:
+            self.file = manifest.file_for(options.role or "cpu")
+            self._path = checked_file(directory, manifest, self.file)
+            self._threads = options.threads or cpu_count()
+            self._session = inference_session(
+                self._path, threads=self._threads, share_processors=options.share_processors
             )
-        if device is not None and device.startswith("cuda") and manifest.precision != "fp32":
-            raise UsageError(f"an artifact in {manifest.precision} on {device}", "a float32 artifact, or --device cpu")
-        use_cuda = has_cuda and manifest.precision == "fp32" if device is None else device.startswith("cuda")
-        role = options.role or ("cuda" if use_cuda else "cpu")
-        self.file = manifest.file_for(role)
-        self._path = checked_file(directory, manifest, self.file)
-        self._threads = options.threads or cpu_count()
-        self._session = inference_session(
-            self._path, threads=self._threads, cuda=use_cuda, share_processors=options.share_processors
-        )
-        runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
-        super().__init__(manifest, runs_on, options.max_batch)
+        super().__init__(manifest, f"cuda:{self._gpu.index}" if self._gpu else "cpu", options.max_batch)
         self._names = [spec.name for spec in self.outputs]
         self._streams: _Streams | None = None
         self._making_streams = threading.Lock()
 
+    def _wants_gpu(self, manifest: Manifest, options: LoadOptions) -> bool:
+        """Return whether the GPU is asked for, or nothing is and it can be had for this artifact."""
+        if self.backend != BackendSession.backend:
+            return True
+        if options.device is not None:
+            return options.device.startswith("cuda")
+        return has_provider(CUDA) and manifest.precision == "fp32"
+
+    def _open_gpu(self, directory: Path, manifest: Manifest, options: LoadOptions) -> GpuRunner | None:
+        """Return what runs on the GPU; None, with a line on stderr, where it cannot and nobody insists."""
+        self.file, source, providers, index = self._gpu_source(directory, manifest, options)
+        try:
+            return GpuRunner(source, providers, index)
+        except MissingDependencyError as error:
+            if options.device is not None or self.backend != BackendSession.backend:
+                raise
+            sys.stderr.write(f"mlpdeploy: computes on the CPU: {error}\n")
+            return None
+
+    def _gpu_source(
+        self, directory: Path, manifest: Manifest, options: LoadOptions
+    ) -> tuple[str, Source, list[Provider], int]:
+        """Return the file to run on a GPU, where it is, with which providers, and which GPU."""
+        index = gpu_index(options.device, self.backend)
+        name = _file_for_cuda(manifest, options)
+        return name, Source(checked_file(directory, manifest, name)), [cuda_provider(index)], index
+
+    def _on_gpu(self, value: Any, name: str) -> Any:
+        return super()._on_gpu(value, name) if self._gpu is None else self._gpu.array(value, name)
+
+    def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
+        there = [value for value in (*arrays.values(), *(into or {}).values()) if not isinstance(value, np.ndarray)]
+        if there and self.fixed_batch is not None and rows % self.fixed_batch:
+            raise UsageError(
+                f"{rows} rows on the GPU for a model with a fixed batch of {self.fixed_batch}",
+                f"a multiple of {self.fixed_batch}",
+                "add rows, or give arrays of the CPU, to which zeros are added",
+            )
+        return super()._run_batch(arrays, into, rows)
+
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
+        if self._gpu is not None:
+            return self._gpu.run(feeds, into, self.outputs)
         rows = len(next(iter(feeds.values())))
-        if self.device != "cpu" or self.fixed_batch is not None or not 1 < self._threads <= rows:
+        if self.fixed_batch is not None or not 1 < self._threads <= rows:
             return self._run(self._session, feeds, into)
         shared = rows - rows % self._threads
         parts = self._stream(rows_of(feeds, 0, shared), None if into is None else rows_of(into, 0, shared))
@@ -118,6 +163,26 @@ class BackendSession(Session):
             self._streams.pool.shutdown()
             self._streams = None
         del self._session
+        self._gpu = None
+
+
+def _file_for_cuda(manifest: Manifest, options: LoadOptions) -> str:
+    """Return the file that the CUDA provider runs: the canonical one, or of an fp16 artifact one in native layers.
+
+    Raises:
+        UsageError: a precision for which the CUDA provider has no kernels, or no such file.
+    """
+    native = {entry.role: name for name, entry in manifest.models.items() if entry.shift != "plugin"}
+    roles = (options.role,) if options.role else (CANONICAL,) if manifest.precision == "fp32" else _FP16_ROLES
+    found = next((native[role] for role in roles if role in native), None)
+    if manifest.precision not in ("fp32", "fp16") or found is None:
+        what = f"the file for {options.role}" if options.role else f"an artifact in {manifest.precision}"
+        raise UsageError(
+            f"{what} on {options.device or 'cuda'}",
+            "float32, or fp16 with a file in native layers (quantize --target cpu)",
+            "use --device cpu, or build an engine with mlpdeploy build",
+        )
+    return found
 
 
 def _spec_of(value: Any) -> TensorSpec:
@@ -126,10 +191,8 @@ def _spec_of(value: Any) -> TensorSpec:
     return TensorSpec(value.name, tuple(value.shape), dtype, "")
 
 
-def inference_session(
-    source: Path, *, threads: int | None = None, cuda: bool = False, share_processors: bool = False
-) -> Any:
-    """Return an `onnxruntime.InferenceSession` with the options that this project runs its models with.
+def inference_session(source: Path, *, threads: int | None = None, share_processors: bool = False) -> Any:
+    """Return an `onnxruntime.InferenceSession` on the CPU, with the options that this project runs its models with.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -143,12 +206,9 @@ def inference_session(
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda:  # never run yet; TF32 would round float32 products to ten bits
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     try:
         with _weights_go_back_to_the_system():
-            return ort.InferenceSession(str(source), options, providers=providers)
+            return ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(

@@ -24,17 +24,18 @@ BACKENDS = {
     "openvino": "mlpdeploy.runtime.openvino",
     "torch": "mlpdeploy.runtime.torch",
     "tensorrt": "mlpdeploy.runtime.tensorrt",
+    "onnxruntime-tensorrt": "mlpdeploy.runtime.onnxruntime_tensorrt",
 }
 DEFAULT_BACKEND = "onnxruntime"
 AUTO = "auto"
-GPU_BACKENDS = ("tensorrt",)  # run on a GPU or not at all
+GPU_BACKENDS = ("tensorrt", "onnxruntime-tensorrt")  # run on a GPU or not at all
 # Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only, and
 # TensorRT the engine that was built of it.
 ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
-    "canonical": ("onnxruntime", "torch"),
+    "canonical": ("onnxruntime", "torch", "onnxruntime-tensorrt"),
     "cpu": ("onnxruntime",),
     "openvino": ("openvino", "onnxruntime"),
-    "tensorrt": ("onnxruntime", "tensorrt"),
+    "tensorrt": ("onnxruntime", "tensorrt", "onnxruntime-tensorrt"),
     "tensorrt-rtx": ("onnxruntime", "tensorrt"),
 }
 PRECISIONS = ("fp32", "bf16")
@@ -103,10 +104,10 @@ class Session(ABC):
 
         Args:
             feeds: one array per input, with the input's dtype; numpy, or anything on the CPU with `__dlpack__`. The
-                backend `tensorrt` also takes arrays on the GPU, by `__dlpack__` or `__cuda_array_interface__`.
+                backends on a GPU also take arrays there, by `__dlpack__` or `__cuda_array_interface__`.
             outputs: contiguous arrays to write the results to, one per output; they are bound, not copied to. The
-                caller must not share them between threads. With `tensorrt` they may be on the GPU. Without them results
-                are numpy arrays.
+                caller must not share them between threads. A backend on a GPU takes them there too. Without them
+                results are numpy arrays.
 
         Raises:
             UsageError: an input is missing, unknown, of another dtype or of a shape that the model cannot take; an
@@ -139,7 +140,7 @@ class Session(ABC):
         """Return an array on a GPU as this backend's own; those that have none refuse."""
         raise UsageError(
             f"{name!r} is on a GPU, and the backend {self.backend} takes arrays of the CPU",
-            fix="move it to the CPU, or load the artifact with backend='tensorrt'",
+            fix="move it to the CPU, or load the artifact with backend='tensorrt' or device='cuda'",
         )
 
     def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
@@ -341,7 +342,8 @@ def load(
     Args:
         directory: made by `mlpdeploy export`.
         backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), `tensorrt` (an engine that
-            `mlpdeploy build` made for this machine), or `auto`: the fastest of those that are installed and that the
+            `mlpdeploy build` made for this machine), `onnxruntime-tensorrt` (ONNX Runtime's TensorRT provider, which
+            builds its own), or `auto`: the fastest of those that are installed and that the
             artifact has a file or an engine for, measured once on each machine.
         device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
         threads: of one run; None takes every processor that this process may use. `tensorrt` has none.
