@@ -7,10 +7,10 @@ is an error that names the libraries. Never run on a GPU yet.
 from __future__ import annotations
 
 import ctypes
+import io
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ _CPU = "CPUExecutionProvider"
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 _INSTALL = "run: pip uninstall onnxruntime && pip install 'mlpdeploy[gpu]', or use --device cpu"
 # For the libraries of CUDA; TensorRT's own come with its package.
+_DRIVER = "libcuda.so.1"
 _PACKAGES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -146,7 +147,7 @@ def open_on_gpu(source: Source, providers: list[Provider]) -> Any:
         if not has_provider(provider.name):
             raise UsageError(f"this ONNX Runtime has no {provider.name}", "onnxruntime-gpu", _INSTALL)
     if hasattr(ort, "preload_dlls"):  # loads CUDA and cuDNN from their packages, which no loader's path names
-        with _quiet():
+        with redirect_stdout(io.StringIO()):  # what cannot be loaded is named by `missing_libraries`
             ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = cpu_count()
@@ -159,7 +160,8 @@ def open_on_gpu(source: Source, providers: list[Provider]) -> Any:
         options.add_session_config_entry(entry, str(source.path.parent))
     asked = [(provider.name, provider.options) for provider in providers]
     try:
-        session = ort.InferenceSession(model, options, providers=[*asked, _CPU])
+        with redirect_stdout(sys.stderr):  # it tells there of its fallback, and stdout is for data
+            session = ort.InferenceSession(model, options, providers=[*asked, _CPU])
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(
@@ -183,10 +185,12 @@ def _did_not_start(ort: Any, name: str) -> MissingDependencyError:
             "see: mlpdeploy doctor",
         )
     tensorrt = next((library for library in missing if library.startswith("libnvinfer")), "")
-    fix = f"run: {_PACKAGES}"
+    steps = [f"run: {_PACKAGES}"] if set(missing) != {_DRIVER} else []
     if tensorrt:
-        major = tensorrt.rpartition(".")[2]
-        fix += f" and pip install 'tensorrt=={major}.*', and put its folder on LD_LIBRARY_PATH"
+        steps.append(f"pip install 'tensorrt=={tensorrt.rpartition('.')[2]}.*' and put its folder on LD_LIBRARY_PATH")
+    if _DRIVER in missing:
+        steps.append("install the NVIDIA driver")
+    fix = ", ".join(steps)
     return MissingDependencyError(
         f"ONNX Runtime {ort.__version__} does not start its {name}: {', '.join(missing)} cannot be loaded", fix=fix
     )
@@ -213,10 +217,3 @@ def _nodes(session: Any) -> dict[str, int]:
     for part in session.get_provider_graph_assignment_info():
         found[part.ep_name] += len(part.get_nodes())
     return dict(found)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Have what a library prints go to stderr: stdout is for data."""
-    with redirect_stdout(sys.stderr):
-        yield

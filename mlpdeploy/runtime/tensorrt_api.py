@@ -12,7 +12,8 @@
 | timing cache | yes | yes | yes | without effect |
 | engine for | this GPU | this GPU | this GPU | the named compute capabilities |
 | contexts that share a profile | asked for at the build | always | always | always |
-| context with our scratch memory | a method of its own | a strategy | a strategy | a strategy |
+| context with our scratch memory | a method of its own | a strategy | a strategy | a configuration |
+| kernels for a shape | in the engine | in the engine | in the engine | compiled when it runs first |
 """
 
 from __future__ import annotations
@@ -281,6 +282,14 @@ class TensorRt:
         strategies = getattr(self.module, "ExecutionContextAllocationStrategy", None)
         if strategies is None:
             context = engine.create_execution_context_without_device_memory()
+        elif self.is_rtx:
+            # By default it compiles kernels for a shape beside the first runs, which use slower ones: those would be
+            # what a CUDA graph keeps.
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
+            specialization = self.module.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+            context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategies.USER_MANAGED)
         if context is None:

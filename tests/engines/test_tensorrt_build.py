@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
+from fakes.fake_quick_plugin import fake_ptx
 from tiny import tiny_vip
 
 import mlpdeploy
@@ -111,13 +112,7 @@ def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: py
 
 @pytest.fixture
 def ptx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ptx:
-    """A stand-in for the compiled kernel: the declarations alone."""
-    for element_bytes in (1, 2, 4):
-        words = ["u64", *["u32"] * 13, "u64", "u64"]
-        text = ",\n".join(f".param .{kind} p{index}" for index, kind in enumerate(words))
-        name = f"mlpdeploy_axial_shift_{element_bytes}"
-        (tmp_path / f"axial_shift_{element_bytes}.ptx").write_text(f".visible .entry {name}(\n{text}\n) {{ ret; }}")
-    made = Ptx(tmp_path, "0" * 64, "13.0")
+    made = fake_ptx(tmp_path)
     monkeypatch.setattr("mlpdeploy.plugins.ptx.build_ptx", lambda: made)
     monkeypatch.setattr(tensorrt_api, "_STRICT_NUMPY", (99, 0))  # test_embedded.py has that refusal
     return made

@@ -13,11 +13,14 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
 from fakes.fake_cuda import require
+
+from mlpdeploy.plugins.ptx import Ptx
 
 FIXED = ("FLOAT", "HALF", "BF16", "INT8")
 
@@ -203,3 +206,13 @@ def _signature(function: Callable[..., Any]) -> tuple[list[tuple[str, Any]], tup
     arguments = [(name, parameter.annotation) for name, parameter in signature.parameters.items()]
     require(typing.get_origin(signature.return_annotation) in (tuple, list), "an annotation of what is returned")
     return arguments, typing.get_args(signature.return_annotation)
+
+
+def fake_ptx(folder: Path) -> Ptx:
+    """Return a stand-in for the compiled kernel: the declarations alone."""
+    for element_bytes in (1, 2, 4):
+        words = ["u64", *["u32"] * 13, "u64", "u64"]
+        text = ",\n".join(f".param .{kind} p{index}" for index, kind in enumerate(words))
+        name = f"mlpdeploy_axial_shift_{element_bytes}"
+        (folder / f"axial_shift_{element_bytes}.ptx").write_text(f".visible .entry {name}(\n{text}\n) {{ ret; }}")
+    return Ptx(folder, "0" * 64, "13.0")

@@ -81,29 +81,42 @@ MEMBERS = {
 }
 
 
-def make_tensorrt(version: str, plugins: bool = True, device: Device | None = None) -> ModuleType:
-    """Return a fake of one version; with `plugins` false no library can be loaded.
+# What TensorRT-RTX has beside what 11 has.
+RTX_MEMBERS = {
+    "ComputeCapability": ("SM75", "SM80", "SM86", "SM89", "SM120"),
+    "DynamicShapesKernelSpecializationStrategy": ("LAZY", "EAGER", "NONE"),
+}
+
+
+def make_tensorrt(version: str, plugins: bool = True, device: Device | None = None, rtx: bool = False) -> ModuleType:
+    """Return a fake of one version; with `plugins` false no library can be loaded, with `rtx` it is TensorRT-RTX.
 
     Engines run on `device`; without one they can be built and inspected only.
     """
-    major = int(version.partition(".")[0])
-    module = ModuleType("tensorrt")
+    major = 11 if rtx else int(version.partition(".")[0])
+    module = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     enums = {
-        name: enum.Enum(name, {m: i for i, m in enumerate(by[major])}) for name, by in MEMBERS.items() if major in by
+        name: enum.Enum(name, {m: i for i, m in enumerate(by[major]) if not (rtx and m.startswith("PREFER_"))})
+        for name, by in MEMBERS.items()
+        if major in by and not (rtx and name == "QuickPluginCreationRequest")
     }
+    if rtx:
+        enums |= {name: enum.Enum(name, list(members)) for name, members in RTX_MEMBERS.items()}
     for name, kind in enums.items():
         # As pybind's enums: int() gives the value.
         kind.__int__ = lambda self: self.value  # type: ignore[attr-defined]
         setattr(module, name, kind)
     module.__version__ = version  # type: ignore[attr-defined]
-    registry = _Registry(plugins)
+    registry = _Registry(plugins and not rtx)
     v2 = {"device_memory_size_v2": _ENGINE_V2} if major >= 10 else {}
-    engine = type("ICudaEngine", (ICudaEngine if major < 11 else _NewEngine,), {"_trt": module, **v2})
+    base = _RtxEngine if rtx else ICudaEngine if major < 11 else _NewEngine
+    engine = type("ICudaEngine", (base,), {"_trt": module, **v2})
     context = type("IExecutionContext", (IExecutionContext if major == 8 else _NewContext,), {"_trt": module})
     engine._context_class, engine._device = context, device
+    monitor = {"progress_monitor": None} if major >= 10 else {}
     classes: dict[str, Any] = {
         "ILogger": ILogger,
-        "IBuilderConfig": type("IBuilderConfig", (_Config,), {"progress_monitor": None} if major >= 10 else {}),
+        "IBuilderConfig": type("IBuilderConfig", (_RtxConfig if rtx else _Config,), monitor),
         "OnnxParser": type("OnnxParser", (_Parser,), {"_trt": module}),
         "Builder": type("Builder", (_Builder,), {"_trt": module, "_registry": registry}),
         "Runtime": type("Runtime", (_Runtime,), {"_trt": module, "_registry": registry, "_engine": engine}),
@@ -122,6 +135,8 @@ def make_tensorrt(version: str, plugins: bool = True, device: Device | None = No
     }
     if major >= 10:
         classes["IProgressMonitor"] = IProgressMonitor
+    if rtx:
+        module._inner["IRuntimeConfig"] = _RuntimeConfig  # type: ignore[attr-defined]
     for name, kind in classes.items():
         setattr(module, name, kind)
     return module
@@ -328,6 +343,15 @@ class _Config:
         return self._cache
 
 
+class _RtxConfig(_Config):
+    num_compute_capabilities = 0
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        require(isinstance(compute_capability, self._trt.ComputeCapability), "a ComputeCapability")
+        require(index < self.num_compute_capabilities, "a compute capability beyond their number")
+        return True
+
+
 class ITimingCache:
     def __init__(self, data: bytes) -> None:
         self._entries = int(data or b"0")
@@ -380,6 +404,8 @@ class _Parser:
         kind = _NamedParserError if hasattr(self._trt, "IProgressMonitor") else _ParserError
         for index, node in enumerate(model.graph.node):
             registry = self._network._registry
+            rtx = hasattr(self._trt, "ComputeCapability")
+            require(not (node.domain and rtx), "a node of ours, on which TensorRT-RTX aborts")
             if node.domain and not registry._loaded and registry._quick is None:
                 self._errors.append(kind(node, index, "Plugin not found, are the name, version and namespace correct?"))
                 return False
@@ -519,6 +545,29 @@ class ICudaEngine(_NewEngine):
     def create_execution_context_without_device_memory(self) -> Any:
         require(not hasattr(self._trt, "ExecutionContextAllocationStrategy"), "the old name where there is a new one")
         return self._context_class(self)
+
+
+class _RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy: Any = None
+
+    def __init__(self) -> None:
+        self._strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self._strategy = strategy
+
+
+class _RtxEngine(_NewEngine):
+    """Compiles kernels when it runs: the configuration of a context says when."""
+
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, strategy: Any = None) -> Any:
+        require(isinstance(strategy, _RuntimeConfig), "a context with a configuration of the runtime")
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        require(strategy.dynamic_shapes_kernel_specialization_strategy is eager, "a graph of kernels that are replaced")
+        return super().create_execution_context(strategy._strategy)
 
 
 def runnable(model: Any) -> Any:

@@ -26,6 +26,7 @@ from mlpdeploy.runtime.trt import choice
 TESTS = Path(__file__).parent.parent
 VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")
 NEWEST = VERSIONS[-1]
+RTX = "1.7.1.116"  # TensorRT-RTX
 L4 = Gpu("NVIDIA L4", "8.9", "580.65.06", "13.0")
 PROVIDERS: dict[str, tuple[ModuleType, Callable[[Device], ModuleType]]] = {
     "cuda-python": (cuda_python, make_cuda_python),
@@ -52,9 +53,9 @@ class Machine:
         monkeypatch.setattr(choice, "cuda_major", lambda target: 13)
 
     def use(self, version: str, plugins: bool = True) -> None:
-        """Have this version of TensorRT; with `plugins` false it loads no library."""
+        """Have this version of TensorRT, or RTX; with `plugins` false it loads no library."""
         self.patch.setenv("FAKE_TENSORRT", version)
-        self.module = make_tensorrt(version, plugins, self.device)
+        self.module = make_tensorrt(version, plugins, self.device, rtx=version == RTX)
         self.patch.setattr(tensorrt_api, "require", lambda name: self.module)
 
     def use_gpu(self, found: Gpu) -> None:

@@ -153,7 +153,13 @@ def test_the_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "does not start its TensorrtExecutionProvider: libnvinfer.so.10, libcudnn.so.9 cannot be loaded" in str(
         error
     )
-    assert "pip install 'tensorrt==10.*'" in error.fix
+    assert error.fix == (
+        "run: pip install 'onnxruntime-gpu[cuda,cudnn]', "
+        "pip install 'tensorrt==10.*' and put its folder on LD_LIBRARY_PATH"
+    )
+    needed = ("libcuda.so.1", "libc.so.6")
+    if not Path("/proc/driver/nvidia").exists():
+        assert onnxruntime_gpu._did_not_start(fake.module, TENSORRT).fix == "install the NVIDIA driver"
 
 
 def test_a_runtime_without_the_provider(artifact: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.fake_cuda import DeviceTensor, DlpackTensor, FakeError
-from fakes.machine import L4, NEWEST, PROVIDERS, VERSIONS, Machine
+from fakes.fake_quick_plugin import fake_ptx
+from fakes.machine import L4, NEWEST, PROVIDERS, RTX, VERSIONS, Machine
 from tiny import tiny_asmlp
 
 from mlpdeploy.engines.build import build_artifact
@@ -26,6 +27,7 @@ from mlpdeploy.runtime.tensorrt_api import EngineError
 from mlpdeploy.runtime.trt.choice import Machine as Target
 from mlpdeploy.runtime.trt.choice import differences_of
 from mlpdeploy.runtime.trt.lane import KEPT_SLOTS
+from mlpdeploy.verify.verify import verify_artifact
 
 PROFILES = BuildOptions(batches=((1, 1, 1), (2, 4, 8)))
 
@@ -58,16 +60,23 @@ def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Machine(patch).built(exported, tmp_path_factory.mktemp("built") / "tiny", PROFILES)
 
 
+def options(version: str) -> BuildOptions:
+    """Return what is built with a version: the same engine everywhere."""
+    rtx = {"target": "tensorrt-rtx", "compute_capabilities": ("8.9",)} if version == RTX else {}
+    return dataclasses.replace(PROFILES, **rtx)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, RTX])
 def test_every_version_and_provider(
     version: str, provider: str, exported: Path, tmp_path: Path, images: Any, wanted: Any, monkeypatch: Any
 ) -> None:
     machine = Machine(monkeypatch, provider)
     machine.use(version)
-    directory = machine.built(exported, tmp_path / "a", PROFILES)
+    directory = machine.built(exported, tmp_path / "a", options(version))
     with load(directory, backend="tensorrt") as session:
         assert (session.backend, session.device, session.max_batch) == ("tensorrt", "cuda:0", 8)
+        assert session.file.endswith(".engine" if version == RTX else ".plan")
         assert session.file.startswith("engines/") and session.precision == "fp32"
         for rows in (1, 1, 9, 40, 40, 7, 7):
             assert close(session.run({"input": images[:rows]})["logits"], wanted[:rows]), rows
@@ -78,6 +87,22 @@ def test_every_version_and_provider(
         assert note == "CUDA graph" if provider == "cuda-python" else note.startswith("pycuda has no CUDA graphs")
         assert ("launch" in machine.device.log) == (provider == "cuda-python")
     assert machine.nothing_is_left()
+
+
+def test_tensorrt_rtx_on_the_gpu(machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any) -> None:
+    """What differs there: engines for named GPUs, kernels that are compiled here, no plugins."""
+    machine.use(RTX)
+    directory = machine.built(exported, tmp_path / "a", options(RTX))
+    x, y = DeviceTensor(machine.device, images[:8]), DeviceTensor(machine.device, np.zeros((8, 7), np.float32))
+    with load(directory, backend="tensorrt") as session:
+        session.run({"input": x}, {"logits": y})
+        assert close(y.numpy(), wanted[:8])
+        assert len(session.gpu_ms(8, 2)) == 2  # type: ignore[attr-defined]
+        assert close(session.run_async({"input": images}).result()["logits"], wanted)
+    assert verify_artifact(directory, backend="tensorrt").passed
+    machine.use_gpu(Gpu("NVIDIA GeForce RTX 5090", "12.0", "580.65.06", "13.0"))
+    with pytest.raises(EngineError, match=r"compute capability 8\.9, .* has 12\.0; run: .* --compute-capability 12\.0"):
+        load(directory, backend="tensorrt")
 
 
 def test_the_same_rows_whatever_their_neighbours(machine: Machine, built: Path, images: Any) -> None:
@@ -306,6 +331,20 @@ def test_a_plugin_engine(machine: Machine, exported: Path, tmp_path: Path, image
     for _ in range(2):  # the library is loaded once
         with load(directory, backend="tensorrt") as session:
             assert close(session.run({"input": images[:9]})["logits"], wanted[:9])
+
+
+def test_an_engine_that_carries_the_plugin(
+    machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mlpdeploy.plugins.ptx.build_ptx", lambda: fake_ptx(tmp_path))
+    options = dataclasses.replace(PROFILES, shift="plugin", plugin="embedded")
+    directory = machine.built(exported, tmp_path / "a", options)
+    assert machine.library is None  # there is none, at any time
+    with load(directory, backend="tensorrt") as session:
+        assert close(session.run({"input": images})["logits"], wanted)
+        assert session.sidecar.fingerprint.embedded_sha256  # type: ignore[attr-defined]
+    monkeypatch.setattr("mlpdeploy.plugins.ptx.build_ptx", lambda: pytest.fail("nothing is compiled to run it"))
+    load(directory, backend="tensorrt").close()
 
 
 def test_the_time_of_the_gpu_alone(machine: Machine, built: Path) -> None:
