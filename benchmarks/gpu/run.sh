@@ -1,33 +1,102 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU and mlpdeploy[export,gpu,tensorrt,demo]. Writes into benchmarks/results/gpu/. For every
-# model: export it, compare ONNX Runtime's CUDA provider with float64 PyTorch, build a TensorRT engine and check the runtime
-# with it (parity, rows, CUDA graphs, arrays on the GPU, times). Then the axial shift's kernel, which needs a torch with CUDA
-# and nvcc. A check that fails does not stop the others; the exit status tells. Never run yet.
+# On a machine with an NVIDIA GPU and mlpdeploy[export,gpu,tensorrt,demo]: everything that only a GPU can tell, into
+# benchmarks/results/gpu/. Each step writes a log and what it measured; one that fails or is skipped does not stop the others.
+# It ends with a table of all steps, which is summary.tsv too. Exit 1 when a step failed, or when none could run.
+#
+#   benchmarks/gpu/run.sh              everything
+#   benchmarks/gpu/run.sh --dry-run    says what would run here, and why the rest would not
+#   CALIBRATION_DATA=DIR benchmarks/gpu/run.sh    with INT8, which is never measured without FP16 beside it
+#
+# Never run on a GPU yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=benchmarks/results/gpu
+dry=${1:-}
+out=${OUT:-benchmarks/results/gpu}
+python=${PYTHON:-python}
+models=${MODELS:-asmlp_t asmlp_s asmlp_b vip_s14 vip_s7 vip_m7 vip_l7}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-nvidia-smi >"$out/nvidia-smi.txt"
-failed=0
-python -m mlpdeploy doctor --json >"$out/doctor.json" || failed=1
-python -m mlpdeploy plugin build || failed=1 # without it engines have the shift in native layers
-for model in asmlp_t asmlp_s asmlp_b vip_s14 vip_s7 vip_m7 vip_l7; do
-  python -m mlpdeploy export --model "$model" -o "$scratch/$model" --no-verify
-  python -m mlpdeploy verify "$scratch/$model" --device cuda --no-record --json >"$out/verify_$model.json" || failed=1
-  python benchmarks/gpu/runtime.py "$scratch/$model" -o "$out/tensorrt_$model.json" || failed=1
-  rm -rf "${scratch:?}/$model"
-done
-python -m mlpdeploy export --model asmlp_t -o "$scratch/asmlp_t" --no-verify
-quantized() { # PRECISION OPTIONS...: INT8 is never shown without FP16 beside it
-  python -m mlpdeploy quantize "$scratch/asmlp_t" -o "$scratch/$1" --precision "$@" --target tensorrt --no-verify &&
-    python benchmarks/gpu/runtime.py "$scratch/$1" -o "$out/tensorrt_asmlp_t_$1.json"
+summary="$out/summary.tsv"
+: >"$summary"
+
+note() { # STEP STATE REASON
+  printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >>"$summary"
+  echo "[$2] $1${3:+: $3}"
 }
-quantized fp16 || failed=1
-if [ -n "${CALIBRATION_DATA:-}" ]; then quantized int8 --calibration-data "$CALIBRATION_DATA" || failed=1; fi
-if python -c 'import pycuda.driver' 2>/dev/null; then # the other way to CUDA
-  MLPDEPLOY_CUDA=pycuda python benchmarks/gpu/runtime.py "$scratch/asmlp_t" -o "$out/tensorrt_asmlp_t_pycuda.json" || failed=1
-fi
-python benchmarks/gpu/axial_shift.py || failed=1
-exit "$failed"
+
+# What this machine has; empty means that it is there, otherwise the reason why not.
+no_gpu=""
+nvidia-smi -L >/dev/null 2>&1 || no_gpu="no NVIDIA GPU (nvidia-smi finds none)"
+has() { "$python" -c "$1" >/dev/null 2>&1; }
+no_torch="" no_nvcc="" no_ort="" no_tensorrt="" no_embedded="" no_pycuda=""
+has 'import torch; assert torch.cuda.is_available()' || no_torch="no torch with CUDA"
+has 'from mlpdeploy.plugins.toolchain import find_nvcc; assert find_nvcc()' || no_nvcc="no nvcc"
+has 'import onnxruntime as o; assert "CUDAExecutionProvider" in o.get_available_providers()' || no_ort="no onnxruntime-gpu"
+has 'import tensorrt' || no_tensorrt="no TensorRT"
+has 'from mlpdeploy.runtime.tensorrt_api import load_tensorrt; load_tensorrt("tensorrt").check_embedded()' ||
+  no_embedded="no TensorRT whose engines carry plugins"
+has 'import pycuda.driver' || no_pycuda="no pycuda"
+
+step() { # NAME "REASON..." COMMAND...: skipped when a reason is not empty
+  local name=$1 reason=$2
+  shift 2
+  if [ -n "$reason" ]; then
+    note "$name" skipped "$reason"
+  elif [ "$dry" = --dry-run ]; then
+    note "$name" "would run" "$*"
+  elif "$@" >"$out/$name.log" 2>&1; then
+    note "$name" passed
+  else
+    note "$name" FAILED "$(tail -n 1 "$out/$name.log" | cut -c 1-160)"
+  fi
+}
+first() { # the first reason that is not empty
+  for reason in "$@"; do [ -n "$reason" ] && echo "$reason" && return; done
+  return 0
+}
+export_model() { "$python" -m mlpdeploy export --model "$1" -o "$scratch/$1" --no-verify; }
+to_file() { # FILE COMMAND...: JSON from stdout
+  local file=$1
+  shift
+  "$@" >"$file"
+}
+quantized() { # PRECISION OPTIONS...
+  local precision=$1
+  shift
+  "$python" -m mlpdeploy quantize "$scratch/asmlp_t" -o "$scratch/$precision" --precision "$precision" "$@" \
+    --target tensorrt --no-verify &&
+    "$python" benchmarks/gpu/runtime.py "$scratch/$precision" -o "$out/tensorrt_asmlp_t_$precision.json"
+}
+
+step machine "$no_gpu" to_file "$out/nvidia-smi.txt" nvidia-smi
+step doctor "" to_file "$out/doctor.json" "$python" -m mlpdeploy doctor --json
+step plugin_build "$no_nvcc" "$python" -m mlpdeploy plugin build # without it engines have the shift in native layers
+step kernel "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/axial_shift.py
+step torch_operator "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/torch_operator.py \
+  -o "$out/torch_operator.json"
+for model in $models; do
+  step "export_$model" "$no_gpu" export_model "$model"
+  step "onnxruntime_cuda_$model" "$(first "$no_gpu" "$no_ort")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
+    "$scratch/$model" -o "$out/onnxruntime_cuda_$model.json"
+  step "tensorrt_$model" "$(first "$no_gpu" "$no_tensorrt")" "$python" benchmarks/gpu/runtime.py "$scratch/$model" \
+    -o "$out/tensorrt_$model.json"
+  if [ "$model" != asmlp_t ]; then rm -rf "${scratch:?}/$model"; fi
+done
+step onnxruntime_tensorrt "$(first "$no_gpu" "$no_ort" "$no_tensorrt")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
+  "$scratch/asmlp_t" --backend onnxruntime-tensorrt -o "$out/onnxruntime_tensorrt_asmlp_t.json"
+step embedded_plugin "$(first "$no_gpu" "$no_tensorrt" "$no_embedded" "$no_nvcc")" "$python" benchmarks/gpu/runtime.py \
+  "$scratch/asmlp_t" --plugin embedded -o "$out/tensorrt_asmlp_t_embedded.json"
+step fp16 "$(first "$no_gpu" "$no_tensorrt")" quantized fp16
+no_data=""
+[ -n "${CALIBRATION_DATA:-}" ] || no_data="no CALIBRATION_DATA"
+step int8 "$(first "$no_gpu" "$no_tensorrt" "$no_data")" quantized int8 --calibration-data "${CALIBRATION_DATA:-}"
+step pycuda "$(first "$no_gpu" "$no_tensorrt" "$no_pycuda")" env MLPDEPLOY_CUDA=pycuda "$python" \
+  benchmarks/gpu/runtime.py "$scratch/asmlp_t" -o "$out/tensorrt_asmlp_t_pycuda.json"
+
+echo
+column -t -s "$(printf '\t')" "$summary" 2>/dev/null || cat "$summary"
+count() { cut -f 2 "$summary" | grep -c "^$1$" || true; }
+echo "$(count passed) passed, $(count FAILED) failed, $(count skipped) skipped; logs and results in $out"
+[ "$dry" = --dry-run ] && exit 0
+[ -z "$no_gpu" ] && [ "$(count FAILED)" = 0 ]

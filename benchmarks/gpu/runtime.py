@@ -1,6 +1,6 @@
 """Build an engine and check the TensorRT runtime with it: parity, rows, graphs, arrays on the GPU, times.
 
-    python benchmarks/gpu/runtime.py DIR [-o results.json] [--profile 1:1:1 --profile 2:8:32]
+    python benchmarks/gpu/runtime.py DIR [-o results.json] [--profile 1:1:1 --profile 2:8:32] [--plugin embedded]
 
 Needs an NVIDIA GPU, mlpdeploy[export,tensorrt] and, for arrays on the GPU, a torch with CUDA. Never run on a GPU yet;
 the tests run it on a simulated one. Exits with 1 when a check fails; what could not be checked is named as skipped.
@@ -31,9 +31,14 @@ PROFILES = ("1:1:1", "2:8:32")
 RUNS = 50
 
 
-def examine(directory: Path, profiles: tuple[str, ...] = PROFILES, runs: int = RUNS) -> dict[str, Any]:
+def examine(
+    directory: Path, profiles: tuple[str, ...] = PROFILES, runs: int = RUNS, plugin: Any = None
+) -> dict[str, Any]:
     """Return every figure, and `failed`: the names of the checks that failed."""
-    built = build_artifact(directory, BuildOptions(batches=tuple(map(parse_batches, profiles))))
+    shift: Any = "plugin" if plugin else "auto"
+    built = build_artifact(
+        directory, BuildOptions(batches=tuple(map(parse_batches, profiles)), shift=shift, plugin=plugin)
+    )
     report = verify_artifact(directory, backend="tensorrt")
     result: dict[str, Any] = {
         "engine": dataclasses.asdict(built.sidecar),
@@ -116,8 +121,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--profile", action="append")
+    parser.add_argument("--plugin", help="build with the plugin in this form, see mlpdeploy build")
     options = parser.parse_args(arguments)
-    result = examine(options.directory, tuple(options.profile or PROFILES))
+    result = examine(options.directory, tuple(options.profile or PROFILES), plugin=options.plugin)
     text = json.dumps(result, indent=1) + "\n"
     if options.output:
         options.output.write_text(text)

@@ -169,6 +169,14 @@ def test_a_plugin_that_is_not_there(
     assert engines_of(artifact) == []
 
 
+def test_an_engine_is_exactly_what_tensorrt_gave(newest: str, artifact: Path) -> None:
+    """No header of ours, no trailer: what the builder serialized, and the description in a file beside it."""
+    built = build_artifact(artifact, BuildOptions())
+    text = built.path.read_bytes()
+    assert json.dumps(json.loads(text)).encode() == text and text.startswith(b'{"embedded"')
+    assert built.path.with_suffix(".json").is_file()
+
+
 def test_a_vision_permutator_needs_no_plugin(newest: str, tmp_path: Path, library: Path, monkeypatch: Any) -> None:
     export_model(tiny_vip(), tmp_path / "vip", verify=False)
     use_fake(monkeypatch, newest, library=library)

@@ -6,6 +6,8 @@ Never on a GPU: onnxruntime-gpu is a stand-in on the simulated GPU, and its name
 from __future__ import annotations
 
 import _ctypes
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import onnxruntime_gpu
 from mlpdeploy.runtime.session import load
 from mlpdeploy.verify.verify import verify_artifact
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
 
 @pytest.fixture
@@ -245,3 +249,18 @@ def test_what_cannot_be(ort: FakeOnnxRuntime, artifact: Path, tmp_path: Path) ->
     export_model(tiny_asmlp(), tmp_path / "open", image_size="dynamic", verify=False)
     with pytest.raises(UsageError, match="the open image size of 'input' on the backend onnxruntime-tensorrt"):
         load(tmp_path / "open", "onnxruntime-tensorrt")
+
+
+def test_the_script_for_a_real_gpu_runs_on_a_simulated_one(
+    ort: FakeOnnxRuntime, artifact: Path, tmp_path: Path
+) -> None:
+    spec = importlib.util.spec_from_file_location("gpu_onnxruntime", SCRIPTS / "onnxruntime_gpu.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.BATCHES, script.RUNS = (1, 2), 2
+    for backend in ("onnxruntime", "onnxruntime-tensorrt"):
+        result = tmp_path / f"{backend}.json"
+        assert script.main([str(artifact), "--backend", backend, "-o", str(result)]) == 0
+        body = json.loads(result.read_text())
+        assert body["parity"]["passed"] and body["failed"] == [] and set(body["milliseconds"]) == {"1", "2"}
