@@ -76,6 +76,7 @@ def _engine(engine: dict[str, Any]) -> str:
     ]
     if inside is None:
         return "".join([*parts, '<p class="note">It says nothing about itself without a GPU.</p>'])
-    parts.append(f"<p>{inside['plugins']} plugin layers, {inside['reformats']} reformats.</p>")
+    scratch = f"{engine['scratch_bytes'] or 0:,} bytes of scratch memory for each stream"
+    parts.append(f"<p>{inside['plugins']} plugin layers, {inside['reformats']} reformats; {scratch}.</p>")
     rows = [(layer["name"], layer["kind"], ", ".join(layer["types"]), layer["tactic"]) for layer in inside["each"]]
     return "".join([*parts, html_table(("layer", "kind", "types", "tactic"), rows, texts=4)])

@@ -20,7 +20,7 @@ EACH = [
     {"name": "shift_0", "kind": "PluginV3", "types": ["HALF", "HALF"], "tactic": ""},
 ]
 SIDECAR = Sidecar(
-    Fingerprint(
+    fingerprint=Fingerprint(
         target="tensorrt",
         version="10.16.1.11",
         gpu="NVIDIA L4",
@@ -39,6 +39,7 @@ SIDECAR = Sidecar(
     driver="580.65.06",
     parse_seconds=0.5,
     build_seconds=20.0,
+    scratch_bytes=34_000_000,
     network_layers={"CONVOLUTION": 1, "PLUGIN_V3": 1},
     network_types={"HALF": 2},
     engine_layers={
@@ -64,7 +65,8 @@ def test_an_engine_in_json_text_and_page(with_engine: Path, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "tensorrt 10.16.1.11 for NVIDIA L4; fp16, shift as plugin" in done.stdout
     assert "1 different kernels, 1 plugin layers, 0 reformats" in done.stdout
-    assert "conv &lt;1&gt;" in page.read_text()
+    assert "engines/1234.plan: 12.0 MB, and 34.0 MB of scratch memory for each stream" in done.stdout
+    assert "conv &lt;1&gt;" in page.read_text() and "34,000,000 bytes of scratch memory" in page.read_text()
     assert "sm89_xmma" in page.read_text()
     data = json.loads(CliRunner().invoke(main, ["inspect", str(with_engine), "--json"]).stdout)
     assert data["engines"][0]["engine_layers"]["each"] == EACH

@@ -68,7 +68,9 @@ def print_engine(engine: dict[str, Any]) -> None:
     mark, inside = engine["fingerprint"], engine["engine_layers"]
     where = mark["gpu"] or ", ".join(mark["compute_capabilities"])
     shift = f", shift as {mark['shift']}" if mark["shift"] else ""
-    click.echo(f"engines/{engine['file']}: {megabytes(engine['bytes'])}")
+    scratch = engine.get("scratch_bytes")
+    memory = "" if scratch is None else f", and {megabytes(scratch)} of scratch memory for each stream"
+    click.echo(f"engines/{engine['file']}: {megabytes(engine['bytes'])}{memory}")
     click.echo(f"  {mark['target']} {mark['version']} for {where}; {mark['precision']}{shift}")
     types = ", ".join(f"{count} {name}" for name, count in engine["network_types"].items())
     click.echo(f"  {sum(engine['network_layers'].values())} layers parsed: {types}")

@@ -39,17 +39,18 @@ def build_artifact(
     directory = Path(directory)
     options.check()
     manifest = read_manifest(directory)
-    if options.shift == "auto" and has_both_forms(manifest, options):
+    if options.shift == "auto" and has_both_forms(manifest, options, progress):
         return build_fastest(directory, manifest, options, force=force, progress=progress)
     return build_one(directory, manifest, options, force=force, progress=progress)
 
 
-def has_both_forms(manifest: Manifest, options: BuildOptions) -> bool:
+def has_both_forms(manifest: Manifest, options: BuildOptions, progress: Progress | None = None) -> bool:
     """Return whether the shift can be the plugin and native layers, and engines with either can be run here."""
     if options.target == "tensorrt-rtx" or manifest.model["family"] != "asmlp" or options.flags.strip:
         return False
+    tell = progress or (lambda done, text: None)
     try:
-        plugin_code(options, load_tensorrt(options.target))
+        plugin_code(options, load_tensorrt(options.target), None, lambda text: tell(0.0, text))
     except MlpDeployError:  # where the plugin was asked for by name, `build_one` says the same
         return False
     return manifest.precision == "fp32" or all(has_own_file(manifest, options.target, form) for form in FORMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest
 from mlpdeploy.runtime.gpu import Gpu
 from mlpdeploy.runtime.tensorrt_api import EngineError, TensorRt
+
+Say = Callable[[str], None]
 
 if TYPE_CHECKING:
     from mlpdeploy.plugins.ptx import Ptx
@@ -25,9 +28,12 @@ class PluginCode:
 
 
 def plugin_to_build_with(
-    manifest: Manifest, options: BuildOptions, api: TensorRt, gpu: Gpu | None
+    manifest: Manifest, options: BuildOptions, api: TensorRt, gpu: Gpu | None, say: Say
 ) -> tuple[PluginCode | None, tuple[str, ...]]:
     """Return the plugin to build with, or None for native layers; and why `auto` came to those.
+
+    Args:
+        say: is told when the plugin is compiled.
 
     Raises:
         UsageError: a plugin for a model without an axial shift, or embedded in an engine of a TensorRT that cannot.
@@ -41,15 +47,15 @@ def plugin_to_build_with(
             raise UsageError(f"{asked} for {manifest.model['name']}", "an AS-MLP", f"leave {asked} out")
         return None, ()
     try:
-        return plugin_code(options, api, gpu), ()
+        return plugin_code(options, api, gpu, say), ()
     except MlpDeployError as error:
         if asked:
             raise
         return None, (f"the shift is in native layers: {error}",)
 
 
-def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None = None) -> PluginCode:
-    """Return the code in the form that is asked for; PTX is compiled where that was not done before.
+def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None, say: Say) -> PluginCode:
+    """Return the code in the form that is asked for; it is compiled where that was not done before.
 
     Raises:
         UsageError: engines of this TensorRT carry none.
@@ -57,10 +63,11 @@ def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None = None) ->
         EngineError: the driver is too old for it.
     """
     if options.plugin != "embedded":
-        return PluginCode(library=find_library(api.version))
+        return PluginCode(library=find_library(api.version, say))
     from mlpdeploy.plugins.ptx import build_ptx
 
     api.check_embedded()
+    say("compiling the plugin's code for the engine")
     ptx = build_ptx()
     if gpu is not None and gpu.cuda and _numbers(gpu.cuda) < _numbers(ptx.cuda):
         raise EngineError(
@@ -71,15 +78,17 @@ def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None = None) ->
     return PluginCode(ptx=ptx)
 
 
-def find_library(version: str) -> Path:
-    """Return the plugin's library for a version of TensorRT.
+def find_library(version: str, say: Say) -> Path:
+    """Return the plugin's library for a version of TensorRT; it is compiled where there is none.
 
     Raises:
-        PluginError: it is not built, or damaged.
+        PluginError: it cannot be compiled, or is damaged.
+        MissingDependencyError: there is none, and no compiler.
     """
-    from mlpdeploy.plugins.find import face_of, find_plugin_library
+    from mlpdeploy.plugins.build import ensure_plugin_library
+    from mlpdeploy.plugins.find import face_of
 
-    return find_plugin_library(face_of(version))
+    return ensure_plugin_library(face_of(version), say)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

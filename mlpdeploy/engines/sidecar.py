@@ -68,6 +68,7 @@ class BuildFacts:
         network_layers: {kind: how many} as parsed.
         network_types: {type: how many layers of the parsed network give it}.
         engine_layers: what the engine says about itself; None where it cannot be asked (without a GPU).
+        scratch_bytes: memory of the GPU that a context needs beside the weights; None where it cannot be asked.
         warnings: what TensorRT had to say.
     """
 
@@ -76,6 +77,7 @@ class BuildFacts:
     network_layers: dict[str, int]
     network_types: dict[str, int]
     engine_layers: dict[str, Any] | None = None
+    scratch_bytes: int | None = None
     warnings: tuple[str, ...] = ()
 
 

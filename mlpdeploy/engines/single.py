@@ -88,8 +88,8 @@ def _build(
     api = load_tensorrt(options.target)
     # Asked before TensorRT is: without a GPU it does not say so, but ends the process.
     gpu = None if options.target == "tensorrt-rtx" else visible_gpu()
-    plugin, why_native = plugin_to_build_with(manifest, options, api, gpu)
     tell = progress or (lambda done, text: None)
+    plugin, why_native = plugin_to_build_with(manifest, options, api, gpu, lambda text: tell(0.0, text))
     folder = directory / FOLDER
     with _scratch(folder) as scratch:
         tell(0.0, "lowering")

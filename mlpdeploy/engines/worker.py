@@ -131,9 +131,9 @@ def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
         reason = log.errors[-1] if log.errors else "it does not say why"
         raise EngineError(f"{api.name} cannot build the engine: {reason}")
     built = time.perf_counter()
-    inside = None
+    inside, scratch_bytes = None, None
     if not api.is_rtx:  # whose engines cannot be opened without a GPU
-        text = api.engine_information(logger, plan, request.flags.version_compatible)
+        text, scratch_bytes = api.engine_information(logger, plan, request.flags.version_compatible)
         inside = read_engine(text, asked, plugins, embedded=bool(request.embedded))
     if cache is not None:
         Path(request.new_timing_cache).write_bytes(cache.serialize())
@@ -149,6 +149,7 @@ def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
         network_layers=dict(sorted(kinds.items())),
         network_types=dict(sorted(types.items())),
         engine_layers=inside,
+        scratch_bytes=scratch_bytes,
         warnings=tuple(log.warnings),
     )
 

@@ -235,8 +235,10 @@ class TensorRt:
         """
         return require(f"{MODULES[self.target]}.plugin")
 
-    def engine_information(self, logger: Any, plan: Any, host_code: bool) -> str:
-        """Return the inspector's JSON about a plan that was just built; this needs the GPU it was built for.
+    def engine_information(self, logger: Any, plan: Any, host_code: bool) -> tuple[str, int]:
+        """Return the inspector's JSON about a plan that was just built, and the bytes of scratch memory that it needs.
+
+        This needs the GPU that it was built for.
 
         Raises:
             EngineError: the plan cannot be loaded.
@@ -245,7 +247,7 @@ class TensorRt:
         if runtime is None or engine is None:
             raise EngineError(f"{self.name} cannot load the engine that it has just built")
         form = self.module.LayerInformationFormat.JSON
-        return str(engine.create_engine_inspector().get_engine_information(form))
+        return str(engine.create_engine_inspector().get_engine_information(form)), self.scratch_bytes(engine)
 
     def open_engine(self, logger: Any, plan: Any, host_code: bool) -> tuple[Any, Any]:
         """Return (runtime, engine) of a plan, the latter None where TensorRT refuses it and has told the logger why.

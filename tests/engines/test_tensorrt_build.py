@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 from fakes.fake_quick_plugin import fake_ptx
+from fakes.fake_tensorrt import SCRATCH_BYTES
 from tiny import tiny_vip
 
 import mlpdeploy
@@ -30,6 +31,7 @@ from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags
 
 TESTS = Path(__file__).parent.parent
 VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")
+FIND_LIBRARY = plugin_code.find_library
 GPU = Gpu("NVIDIA L4", "8.9", "580.65.06")
 
 
@@ -55,7 +57,7 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
     monkeypatch.setattr(tensorrt_api, "require", lambda name: make_tensorrt(version))
     monkeypatch.setattr(single, "visible_gpu", lambda: gpu)
 
-    def find(version: str) -> Path:
+    def find(version: str, say: object = None) -> Path:
         if library is None:
             raise MissingDependencyError("the plugin is not built", fix="run: mlpdeploy plugin build")
         return library
@@ -91,6 +93,7 @@ def test_native_layers(version: str, artifact: Path) -> None:
     assert plan["detailed"] and "TF32" not in plan["flags"]
     inside = built.sidecar.engine_layers
     assert inside is not None and inside["plugins"] == 0 and set(inside["types"]) == {"FLOAT"}
+    assert built.sidecar.scratch_bytes == SCRATCH_BYTES
     assert (max(seen) >= 0.5) == (not version.startswith("8"))  # 8.6 has no progress monitor
     assert build_artifact(artifact, BuildOptions(batches=((1, 2, 4), (5, 8, 16)))).reused
 
@@ -155,6 +158,23 @@ def test_an_embedded_plugin_that_cannot_be(newest: str, artifact: Path, ptx: Ptx
         build_artifact(artifact, BuildOptions(plugin="embedded"))
     with pytest.raises(MissingDependencyError, match="is not built"):
         build_artifact(artifact, BuildOptions(plugin="library"))  # asked for by name, so never native in silence
+
+
+def test_the_plugin_is_compiled_on_demand(
+    newest: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_code, "find_library", FIND_LIBRARY)
+    asked: list[str] = []
+
+    def ensure(face: str, say: Any) -> Path:
+        asked.append(face)
+        say("compiling the CUDA plugin")
+        return library
+
+    monkeypatch.setattr("mlpdeploy.plugins.build.ensure_plugin_library", ensure)
+    seen: list[str] = []
+    build_artifact(artifact, BuildOptions(shift="plugin"), progress=lambda done, text: seen.append(text))
+    assert asked == ["IPluginV3"] and seen[0] == "compiling the CUDA plugin"
 
 
 def test_a_plugin_that_is_not_there(

@@ -47,7 +47,7 @@ class Machine:
             monkeypatch.setattr(module, "require", lambda name, make=make: make(self.device))
         self.library: Path | None = None
         monkeypatch.setattr(find_module, "find_plugin_library", lambda face: self._library())
-        monkeypatch.setattr(plugin_code, "find_library", lambda version: self._library())
+        monkeypatch.setattr(plugin_code, "find_library", lambda version, say: self._library())
         self.use(NEWEST)
         self.use_gpu(L4)
         monkeypatch.setattr(choice, "cuda_major", lambda target: 13)
