@@ -9,7 +9,7 @@ from mlpdeploy.engines.network import FORMS, has_own_file
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.engines.plugin_code import plugin_code
 from mlpdeploy.engines.process import Progress
-from mlpdeploy.engines.single import Built, build_one
+from mlpdeploy.engines.single import Built, build_one, gpu_for
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.manifest import Manifest, read_manifest
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
@@ -45,12 +45,17 @@ def build_artifact(
 
 
 def has_both_forms(manifest: Manifest, options: BuildOptions, progress: Progress | None = None) -> bool:
-    """Return whether the shift can be the plugin and native layers, and engines with either can be run here."""
+    """Return whether the shift can be the plugin and native layers, and engines with either can be run here.
+
+    Raises:
+        MissingDependencyError: there is no GPU to build on.
+    """
     if options.target == "tensorrt-rtx" or manifest.model["family"] != "asmlp" or options.flags.strip:
         return False
     tell = progress or (lambda done, text: None)
+    api, gpu = load_tensorrt(options.target), gpu_for(options)  # before anything is compiled for nothing
     try:
-        plugin_code(options, load_tensorrt(options.target), None, lambda text: tell(0.0, text))
+        plugin_code(options, api, gpu, lambda text: tell(0.0, text))
     except MlpDeployError:  # where the plugin was asked for by name, `build_one` says the same
         return False
     return manifest.precision == "fp32" or all(has_own_file(manifest, options.target, form) for form in FORMS)

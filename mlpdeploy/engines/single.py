@@ -74,6 +74,17 @@ def find_engine(directory: Path, manifest: Manifest, options: BuildOptions) -> B
     return _build(directory, manifest, options, only_look=True)
 
 
+def gpu_for(options: BuildOptions) -> Gpu | None:
+    """Return the GPU that the engine is built on; None for TensorRT-RTX, which needs none.
+
+    Asked before TensorRT is: without a GPU it does not say so, but ends the process.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    return None if options.target == "tensorrt-rtx" else visible_gpu()
+
+
 def _build(
     directory: Path,
     manifest: Manifest,
@@ -86,8 +97,7 @@ def _build(
     """Return the engine, built where it is not there; None where it is not and we only look."""
     profiles = profiles_for(manifest, options)
     api = load_tensorrt(options.target)
-    # Asked before TensorRT is: without a GPU it does not say so, but ends the process.
-    gpu = None if options.target == "tensorrt-rtx" else visible_gpu()
+    gpu = gpu_for(options)
     tell = progress or (lambda done, text: None)
     plugin, why_native = plugin_to_build_with(manifest, options, api, gpu, lambda text: tell(0.0, text))
     folder = directory / FOLDER

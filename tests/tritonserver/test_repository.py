@@ -132,7 +132,17 @@ def add_engine(
     folder.mkdir(exist_ok=True)
     engine = folder / f"{mark.name()}.plan"
     engine.write_bytes(f"engine for {gpu}".encode())
-    sidecar = Sidecar(mark, engine.name, sha256_of(engine), engine.stat().st_size, "", 0.0, 0.0, {}, {})
+    sidecar = Sidecar(
+        fingerprint=mark,
+        file=engine.name,
+        sha256=sha256_of(engine),
+        bytes=engine.stat().st_size,
+        driver="",
+        parse_seconds=0.0,
+        build_seconds=0.0,
+        network_layers={},
+        network_types={},
+    )
     (folder / f"{mark.name()}.json").write_text(sidecar.to_json())
     return mark.name()
 
