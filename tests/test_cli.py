@@ -198,6 +198,23 @@ def test_importing_is_free() -> None:
     assert python(f"import sys, mlpdeploy.cli; print({heavy} & set(sys.modules))") == "set()"
 
 
+def test_no_module_imports_tensorrt_or_a_driver() -> None:
+    """Not even those that are for nothing else: what they need is imported where it is used."""
+    code = """
+import importlib, pkgutil, sys
+import mlpdeploy
+NATIVE = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings", "pycuda", "cuda", "polygraphy")
+for package in ("engines", "runtime", "plugins", "commands", "triton"):
+    path = importlib.import_module(f"mlpdeploy.{package}").__path__
+    for module in pkgutil.walk_packages(path, f"mlpdeploy.{package}."):
+        if module.name != "mlpdeploy.triton.preprocess":  # for inside of Triton only
+            importlib.import_module(module.name)
+libraries = [line for line in open("/proc/self/maps") if "libcuda" in line or "libnvinfer" in line]
+print(sorted(set(NATIVE) & set(sys.modules)), len(libraries))
+"""
+    assert python(code) == "[] 0"
+
+
 def test_running_a_model_needs_neither_torch_nor_onnx(exported: Path) -> None:
     code = f"""
 import sys, numpy

@@ -6,6 +6,7 @@ hands to the kernel are compared with the plan that csrc works out for the same 
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bindings import run_with_bindings
 
-from mlpdeploy.engines.embedded import EMBEDDED_THREADS, PADDINGS, TYPES
+from mlpdeploy.engines.embedded import CHUNK_BYTES, EMBEDDED_THREADS, PADDINGS, TYPES, Form, plan
 from mlpdeploy.errors import MissingDependencyError, PluginError, UsageError
 from mlpdeploy.ops import axial_shift
+from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.plugins import ptx as ptx_module
 from mlpdeploy.plugins.find import CACHE_VARIABLE
 from mlpdeploy.plugins.ptx import ELEMENT_BYTES, Ptx, build_ptx, kernel_name, ptx_file
@@ -110,17 +113,54 @@ def test_the_real_plugin_class_hands_the_kernel_its_plan(major: int, eager: bool
     assert found["fields"] == [list(pair) for pair in zip(
         ("shift_size", "dilation", "padding", "channels"), (*integer, "CHAR", "INT64"), strict=True
     )]  # fmt: skip
-    for one, got, plan in zip(cases, found["cases"], host_plans(cases, scratch), strict=True):
-        assert got["arguments"] == plan, one
+    for one, got, planned in zip(cases, found["cases"], host_plans(cases, scratch), strict=True):
+        assert got["arguments"] == planned, one
         _, element_bytes, forms = TYPES[one["dtype"]]
         assert got["kernel"] == kernel_name(element_bytes)
         assert got["ptx_bytes"] == (ptx.folder / ptx_file(element_bytes)).stat().st_size
         assert got["types"] == [one["dtype"]] * 2
         assert got["forms"] == [[one["dtype"], form.format] for form in forms for _ in range(3)]
         threads = got["launch"].pop("grid_x") * EMBEDDED_THREADS
-        assert 0 <= threads * 16 // element_bytes - plan[0] < EMBEDDED_THREADS * 16 // element_bytes
+        assert 0 <= threads * 16 // element_bytes - planned[0] < EMBEDDED_THREADS * 16 // element_bytes
         rest = {"grid_y": 1, "grid_z": 1, "block_x": EMBEDDED_THREADS, "block_y": 1, "block_z": 1, "shared_mem": 0}
         assert got["launch"] == rest
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("element_bytes", ELEMENT_BYTES)
+@pytest.mark.parametrize("offset", [0, 1])  # at 1 nothing is aligned to 16 bytes
+def test_the_kernel_with_these_arguments_is_the_reference(element_bytes: int, offset: int, tmp_path: Path) -> None:
+    """embedded.cu compiled for the host, on planar tensors, launched with the arguments that TensorRT would give."""
+    library = tmp_path / "libembedded.so"
+    command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{CSRC / 'axial_shift'}", "-Wno-unknown-pragmas"]
+    command += ["-x", "c++", f"-DMLPDEPLOY_ELEMENT_BYTES={element_bytes}", str(NATIVE / "host_embedded.cpp")]
+    subprocess.run([*command, "-o", str(library)], check=True)
+    launch, rng = ctypes.CDLL(str(library)).launch, np.random.default_rng(element_bytes)
+    dtype = np.dtype(f"i{element_bytes}")
+    for spec in (ShiftSpec(5), ShiftSpec(3, 2, "circular"), ShiftSpec(5, 1, "reflect"), ShiftSpec(1, 1, "replicate")):
+        for shape in ((2, 20, 9, 7), (1, 96, 14, 14), (3, 5, 9, 33)):
+            sizes = [Whole(size) for size in shape]
+            values = plan(sizes, Form("LINEAR", block=1), spec.shift_size, spec.dilation, spec.padding, Whole.ceil)
+            x = np.zeros(np.prod(shape) + offset, dtype)[offset:]
+            x[:] = rng.integers(-100, 100, x.size)
+            outputs = [np.zeros(x.size + offset, dtype)[offset:] for _ in range(2)]
+            blocks = -(-x.size // (EMBEDDED_THREADS * CHUNK_BYTES // element_bytes))
+            arguments = (ctypes.c_int32 * len(values))(*values)
+            launch(blocks, EMBEDDED_THREADS, arguments, *(ctypes.c_void_p(a.ctypes.data) for a in (x, *outputs)))
+            planar = torch.from_numpy(x.reshape(shape).astype(np.float64))
+            for got, wanted in zip(outputs, axial_shift.axial_shift_ref(planar, spec), strict=True):
+                np.testing.assert_array_equal(got.reshape(shape), wanted.numpy())
+
+
+class Whole(int):
+    """A number that is combined as a symbol is."""
+
+    def __mul__(self, other: int) -> Whole:
+        return Whole(int(self) * int(other))
+
+    @staticmethod
+    def ceil(first: int, second: int) -> Whole:
+        return Whole(-(-int(first) // int(second)))
 
 
 def test_what_the_kernel_cannot_do_is_refused(scratch: Path, ptx: Ptx) -> None:
