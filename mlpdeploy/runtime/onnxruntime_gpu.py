@@ -145,7 +145,7 @@ def open_on_gpu(source: Source, providers: list[Provider]) -> Any:
     ort = require("onnxruntime")
     for provider in providers:
         if not has_provider(provider.name):
-            raise UsageError(f"this ONNX Runtime has no {provider.name}", "onnxruntime-gpu", _INSTALL)
+            raise UsageError(f"device cuda, but this ONNX Runtime has no {provider.name}", "onnxruntime-gpu", _INSTALL)
     if hasattr(ort, "preload_dlls"):  # loads CUDA and cuDNN from their packages, which no loader's path names
         with redirect_stdout(io.StringIO()):  # what cannot be loaded is named by `missing_libraries`
             ort.preload_dlls()
