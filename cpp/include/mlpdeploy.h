@@ -42,7 +42,7 @@ typedef struct {
 /* NULL, "" and 0 take the defaults: ONNX Runtime on the CPU, all processors, the model lowered for the backend. */
 typedef struct {
   const char* backend; /* "onnxruntime" or "tensorrt" */
-  const char* device;  /* of tensorrt, e.g. "cuda:1" */
+  const char* device;  /* "cpu", or e.g. "cuda:1" */
   const char* role;
   int threads;
   int max_batch;

@@ -6,8 +6,10 @@
 #include <string>
 
 #include "bindings.h"
-#include "cpu_streams.h"
+#include "device.h"
 #include "manifest.h"
+#include "onnx_streams.h"
+#include "onnxruntime.h"
 #include "tensorrt/tensorrt.h"
 #include "text.h"
 #include "thread_pool.h"
@@ -28,9 +30,8 @@ void check_options(const LoadOptions& options) {
     throw Error(ErrorKind::usage, "unknown backend " + repr(options.backend), "",
                 closest(options.backend, {"onnxruntime", tensorrt_name}));
   }
-  if (options.backend == "onnxruntime" && !options.device.empty() && options.device != "cpu") {
-    throw Error(ErrorKind::usage, "device " + options.device + " on the backend onnxruntime", "cpu",
-                "leave the device out");
+  if (!options.device.empty() && options.device != "cpu" && !names_gpu(options.device)) {
+    throw Error(ErrorKind::usage, "unknown device " + repr(options.device), "cpu or cuda");
   }
   if (options.threads && *options.threads < 1) {
     throw Error(ErrorKind::usage, "threads is " + std::to_string(*options.threads), "at least 1");
@@ -65,6 +66,21 @@ void check_manifest(const Manifest& manifest, const std::filesystem::path& folde
   }
 }
 
+// The GPU of ONNX Runtime's CUDA provider; none where the CPU is asked for. Throws Error (usage).
+std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device) {
+  if (!names_gpu(device)) return std::nullopt;
+  const int index = gpu_index(device);
+  if (!OnnxModel::has_cuda()) {
+    throw Error(ErrorKind::usage, "device " + device + ", but this ONNX Runtime has no CUDA provider", "",
+                "load a libonnxruntime.so.1 of a package for GPUs, or use --device cpu");
+  }
+  if (manifest.model.precision != "fp32") {
+    throw Error(ErrorKind::usage, "an artifact in " + manifest.model.precision + " on " + device,
+                "a float32 artifact, or --device cpu");
+  }
+  return index;
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -83,9 +99,10 @@ struct Session::Impl {
       backend = open_tensorrt(folder, manifest, options, manifest.model.file);
       return;
     }
-    manifest.model.file = manifest.file_for(options.role.empty() ? "cpu" : options.role).name;
+    const auto gpu = onnx_gpu(manifest, options.device);
+    manifest.model.file = manifest.file_for(!options.role.empty() ? options.role : gpu ? "cuda" : "cpu").name;
     const auto file = checked_file(folder, manifest, manifest.model.file);
-    backend = open_cpu_streams(file, manifest, {threads, options.max_batch}, pool);
+    backend = open_onnx_streams(file, manifest, {threads, options.max_batch, gpu}, pool);
   }
 };
 

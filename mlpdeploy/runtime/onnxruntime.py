@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.env import cpu_count, require
-from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
 
@@ -53,14 +53,21 @@ class BackendSession(Session):
         if device is not None and device.startswith("cuda") and manifest.precision != "fp32":
             raise UsageError(f"an artifact in {manifest.precision} on {device}", "a float32 artifact, or --device cpu")
         use_cuda = has_cuda and manifest.precision == "fp32" if device is None else device.startswith("cuda")
+        gpu = _gpu_index(device) if use_cuda else None
         role = options.role or ("cuda" if use_cuda else "cpu")
         self.file = manifest.file_for(role)
         self._path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
         self._session = inference_session(
-            self._path, threads=self._threads, cuda=use_cuda, share_processors=options.share_processors
+            self._path, threads=self._threads, gpu=gpu, share_processors=options.share_processors
         )
         runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        if device is not None and device.startswith("cuda") and runs_on == "cpu":
+            raise MissingDependencyError(
+                f"device {device}, but the CUDA provider of ONNX Runtime {ort.__version__} does not run here",
+                "a GPU, and the CUDA and cuDNN that this ONNX Runtime was built for",
+                "see: mlpdeploy doctor, or use --device cpu",
+            )
         super().__init__(manifest, runs_on, options.max_batch)
         self._names = [spec.name for spec in self.outputs]
         self._streams: _Streams | None = None
@@ -120,6 +127,14 @@ class BackendSession(Session):
         del self._session
 
 
+def _gpu_index(device: str | None) -> int:
+    """Return the index that `cuda:1` names; 0 where none is named."""
+    _, _, index = (device or "").partition(":")
+    if index and not (index.isascii() and index.isdigit()):
+        raise UsageError(f"device {device!r}", "cuda, or cuda:1 for the second GPU")
+    return int(index or 0)
+
+
 def _spec_of(value: Any) -> TensorSpec:
     """Return what ONNX Runtime says about one of its inputs or outputs."""
     dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
@@ -127,9 +142,12 @@ def _spec_of(value: Any) -> TensorSpec:
 
 
 def inference_session(
-    source: Path, *, threads: int | None = None, cuda: bool = False, share_processors: bool = False
+    source: Path, *, threads: int | None = None, gpu: int | None = None, share_processors: bool = False
 ) -> Any:
     """Return an `onnxruntime.InferenceSession` with the options that this project runs its models with.
+
+    `gpu` is the index of a GPU. Where the CUDA provider cannot be used, ONNX Runtime takes the CPU, and only
+    `get_providers` tells.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -144,8 +162,8 @@ def inference_session(
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda:  # never run yet; TF32 would round float32 products to ten bits
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    if gpu is not None:  # never run yet; TF32 would round float32 products to ten bits
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(gpu), "use_tf32": "0"}))
     try:
         with _weights_go_back_to_the_system():
             return ort.InferenceSession(str(source), options, providers=providers)

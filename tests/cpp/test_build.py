@@ -51,6 +51,20 @@ def test_the_cpp_tests_pass(build: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+def test_the_cpp_tests_of_the_cuda_provider_pass(
+    build: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    for name, folder in artifacts.items():
+        (tmp_path / name).symlink_to(folder)
+    done = subprocess.run(
+        [build / "tests" / "mlpdeploy-onnx-cuda-tests"],
+        env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
 def test_floats_are_written_as_python_writes_them(build: Path) -> None:
     generator = random.Random(0)
     bits = (struct.unpack("<d", generator.randbytes(8))[0] for _ in range(100_000))

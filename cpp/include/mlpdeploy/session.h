@@ -143,11 +143,11 @@ struct Preprocessing {
 };
 
 struct LoadOptions {
-  std::string backend = "onnxruntime";  // on the CPU; or "tensorrt": an engine of the artifact, on an NVIDIA GPU
-  std::string device;                   // of `tensorrt`: "cuda:1" is the second GPU; empty: the first
+  std::string backend = "onnxruntime";  // or "tensorrt": an engine of the artifact, on an NVIDIA GPU
+  std::string device;                   // "cpu", or "cuda:1" for the second GPU; empty: the CPU, `tensorrt`'s first GPU
   std::optional<int> threads;           // of one run on the CPU, and of preprocessing; none: all usable processors
   std::optional<int> max_batch;  // rows that go through the backend at once; none: 32, or all that the engine takes
-  std::string role;  // `canonical` or a target's name; empty: the model lowered for `cpu`, or the canonical one
+  std::string role;  // `canonical` or a target's name; empty: the model lowered for the device, or the canonical one
 };
 
 // What the artifact says about its model.
@@ -165,7 +165,7 @@ struct GraphNote {
   std::string note;    // "CUDA graph", or why there is none: then the work is launched kernel by kernel
 };
 
-// A loaded model on ONNX Runtime's CPU provider, or on TensorRT. Any batch is taken: it is split, and padded with zeros
+// A loaded model on ONNX Runtime (CPU, or its CUDA provider), or on TensorRT. Any batch is taken: it is split, and padded with zeros
 // where the model's batch is fixed or the engine takes no fewer rows; the padding is dropped.
 //
 // Thread-safe: `run` may be called on one session from any number of threads at once. Moving and destroying may not
@@ -176,6 +176,7 @@ class MLPDEPLOY_API Session {
  public:
   // Checks the manifest's version and checksum, and size and SHA-256 of the model and its weights, then loads it. With
   // TensorRT the engine is compared with this machine first, and its plugin library is found and loaded.
+  // A device is never replaced by another one.
   // Throws Error: usage (an option), artifact (anything wrong with the folder), backend (no TensorRT, GPU or engine).
   static Session load(const std::filesystem::path& folder, const LoadOptions& options = {});
 

@@ -1,9 +1,9 @@
 #include "tensorrt.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "../bindings.h"
+#include "../device.h"
 #include "../text.h"
 #include "choice.h"
 #include "lane.h"
@@ -14,22 +14,6 @@ namespace {
 
 // As many of an engine are looked at; the rest is not used.
 constexpr std::size_t max_profiles = 64;
-
-// The GPU of "cuda" or "cuda:1"; the first where nothing is said.
-int gpu_index(const std::string& device) {
-  const auto colon = device.find(':');
-  if (!device.empty() && device.substr(0, colon) != "cuda") {
-    throw Error(ErrorKind::usage, "device " + device + " on the backend tensorrt", "cuda", "leave the device out");
-  }
-  if (colon == std::string::npos || colon + 1 == device.size()) return 0;
-  int index = 0;
-  const char *first = device.data() + colon + 1, *last = device.data() + device.size();
-  const auto read = std::from_chars(first, last, index);
-  if (read.ec != std::errc() || read.ptr != last || index < 0) {
-    throw Error(ErrorKind::usage, "device " + repr(device), "cuda, or cuda:1 for the second GPU");
-  }
-  return index;
-}
 
 std::string sizes_text(const std::int64_t* sizes, std::size_t count) {
   std::vector<std::string> texts;
@@ -221,6 +205,10 @@ class TensorRt final : public Backend {
 
 std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, const Manifest& manifest,
                                        const LoadOptions& options, std::string& file) {
+  if (!options.device.empty() && !names_gpu(options.device)) {
+    throw Error(ErrorKind::usage, "device " + options.device + " on the backend tensorrt", "cuda",
+                "leave the device out");
+  }
   const int index = gpu_index(options.device);
   if (!options.role.empty() && options.role != tensorrt_name) {
     throw Error(ErrorKind::usage, "the file for " + options.role + " on tensorrt", "an engine for tensorrt",
