@@ -150,6 +150,18 @@ def test_what_differs_is_said_with_pythons_words(folder: Path, infer: Infer, ver
         assert (done.returncode, done.stderr) == (1, f"mlpdeploy-infer: {refused.value}\n")
 
 
+def test_an_engine_of_tensorrt_rtx_is_refused_before_anything_is_loaded(
+    folder: Path, infer: Infer, tmp_path: Path
+) -> None:
+    add_engine(folder, "1.7.1.116", target="tensorrt-rtx")
+    done = infer("classify", folder, sample_photographs()[0], "--backend", "tensorrt", libraries=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"mlpdeploy-infer: {folder} has an engine for tensorrt-rtx, which only Python's session runs; wanted an engine "
+        f"for tensorrt; run: mlpdeploy build {folder}\n",
+    )
+
+
 def test_a_missing_or_other_tensorrt_is_one_sentence(folder: Path, fakes: Path, infer: Infer, tmp_path: Path) -> None:
     words = ("classify", folder, sample_photographs()[0], "--backend", "tensorrt")
     library = next(path for path in fakes.glob("libnvinfer.so.*"))

@@ -214,6 +214,7 @@ std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, cons
     throw Error(ErrorKind::usage, "the file for " + options.role + " on tensorrt", "an engine for tensorrt",
                 "leave the role out for tensorrt's own");
   }
+  check_targets(folder);
   const Nvinfer& nvinfer = load_nvinfer();
   const auto cuda = Cuda::open(index);
   const Gpu& gpu = cuda->gpu();
