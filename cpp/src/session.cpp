@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "device.h"
+#include "frame_batch.h"
 #include "manifest.h"
 #include "onnx_streams.h"
 #include "onnxruntime.h"
@@ -81,6 +82,20 @@ std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device)
   return index;
 }
 
+// On the session's threads, a frame each.
+void convert_frames(const Session& session, const FrameBatch& batch, const Binding& tensor) {
+  struct Work {
+    const FrameBatch& batch;
+    const Binding& tensor;
+  } all{batch, tensor};
+  const auto work = [](void* context, std::size_t index) {
+    const Work& w = *static_cast<Work*>(context);
+    const auto row = static_cast<std::int64_t>(index);
+    convert_frame(w.batch.format, w.batch.frames[index], w.tensor.rows(row, row + 1).data);
+  };
+  session.parallel(static_cast<std::size_t>(tensor.shape[0]), work, &all);
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -89,12 +104,14 @@ struct Session::Impl {
   std::string backend_name;
   mutable SharedPool pool;
   std::unique_ptr<Backend> backend;
+  std::optional<FrameFormat> frames;
 
   Impl(Manifest known, const std::filesystem::path& folder, const LoadOptions& options)
       : manifest(std::move(known)),
         threads(options.threads.value_or(usable_processors())),
         backend_name(options.backend),
-        pool(threads) {
+        pool(threads),
+        frames(frame_format(manifest)) {
     if (backend_name == tensorrt_name) {
       backend = open_tensorrt(folder, manifest, options, manifest.model.file);
       return;
@@ -160,6 +177,30 @@ std::vector<Tensor> Session::run(const std::vector<TensorView>& inputs) const {
   }
   impl_->backend->run(feeds, results);
   return tensors;
+}
+
+std::string Session::frames() const { return impl_->backend->frames_note(); }
+
+void Session::run_frames(const ImageView* frames, std::size_t count, const MutableTensorView* outputs,
+                         std::size_t output_count) const {
+  const TensorSpec& input = inputs().front();
+  std::int64_t shape[4] = {};
+  frame_shape(impl_->manifest, impl_->frames, frames, count, shape);
+  const FrameBatch batch{*impl_->frames, frames};
+  // Stands for the data where there is none: the sizes are checked as those of any input.
+  TensorView view{input.name, input.dtype, shape, 4, frames};
+  Feeds feeds = checked_feeds(impl_->manifest.inputs, &view, 1);
+  const Results results = checked_results(impl_->manifest.outputs, outputs, output_count, feeds.rows());
+  std::vector<std::byte> tensor;
+  if (impl_->backend->takes_frames()) {
+    feeds.frames = &batch;
+    feeds.tensors[0].data = nullptr;
+  } else {
+    tensor.resize(feeds.tensors[0].row_bytes() * count);
+    feeds.tensors[0].data = tensor.data();
+    convert_frames(*this, batch, feeds.tensors[0]);
+  }
+  impl_->backend->run(feeds, results);
 }
 
 void Session::warmup(int rows, int runs, int height, int width) const {

@@ -37,9 +37,9 @@ class TensorRt final : public Backend {
   // The GPU must be current.
   TensorRt(std::shared_ptr<Cuda> cuda, const Engine::Source& source, const Manifest& manifest,
            std::optional<int> max_batch)
-      : cuda_(std::move(cuda)) {
+      : cuda_(std::move(cuda)), kernel_(std::make_unique<FrameKernel>(*cuda_)) {
     engine_ = std::make_unique<Engine>(source, manifest.inputs, manifest.outputs);
-    pool_ = std::make_unique<LanePool>(*engine_, *cuda_);
+    pool_ = std::make_unique<LanePool>(*engine_, *cuda_, *kernel_);
     for (const RowRange& range : engine_->profiles()) most_rows_ = std::max(most_rows_, range.most);
     if (max_batch && *max_batch > most_rows_) {
       throw Error(ErrorKind::usage, "max_batch is " + std::to_string(*max_batch),
@@ -53,15 +53,20 @@ class TensorRt final : public Backend {
       const Current current(*cuda_);
       pool_.reset();
       engine_.reset();
+      kernel_.reset();
     } catch (const CudaFailure&) {
       // The GPU is lost, and what was on it with it: TensorRT must not touch that any more.
       static_cast<void>(pool_.release());
       static_cast<void>(engine_.release());
+      static_cast<void>(kernel_.release());
     }
   }
 
   int max_batch() const noexcept override { return static_cast<int>(limit_ ? limit_ : most_rows_); }
   std::string version() const override { return engine_->nvinfer().version; }
+
+  bool takes_frames() const noexcept override { return static_cast<bool>(*kernel_); }
+  std::string frames_note() const override { return kernel_->note(); }
 
   void run(const Feeds& feeds, const Results& results) const override {
     guarded([&] { run_rows(feeds, results); });
@@ -103,6 +108,7 @@ class TensorRt final : public Backend {
 
  private:
   std::shared_ptr<Cuda> cuda_;
+  std::unique_ptr<FrameKernel> kernel_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<LanePool> pool_;
   std::int64_t most_rows_ = 0, limit_ = 0;
