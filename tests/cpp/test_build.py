@@ -51,9 +51,7 @@ def test_the_cpp_tests_pass(build: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def test_the_cpp_tests_of_the_cuda_provider_pass(
-    build: Path, artifacts: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_cpp_tests_of_the_cuda_provider_pass(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
     for name, folder in artifacts.items():
         (tmp_path / name).symlink_to(folder)
     done = subprocess.run(
