@@ -20,14 +20,6 @@ from PIL import Image
 
 from mlpdeploy.images import sample_photographs
 
-CONSUMER = """
-cmake_minimum_required(VERSION 3.22)
-project(consumer LANGUAGES CXX)
-find_package(mlpdeploy REQUIRED)
-add_executable(consumer main.cpp)
-target_link_libraries(consumer mlpdeploy::mlpdeploy)
-"""
-
 
 def canonical(build: Path, lines: list[str]) -> list[str]:
     """Return what C++ makes of each line of JSON."""
@@ -108,23 +100,6 @@ def test_the_example_in_the_header_runs(build: Path, artifacts: dict[str, Path])
         1,
         "/nowhere does not exist; wanted a folder made by mlpdeploy export; see: mlpdeploy export --help",
     )
-
-
-@pytest.mark.slow
-def test_the_installed_package_is_found_and_runs(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
-    prefix, source = tmp_path / "prefix", tmp_path / "consumer"
-    subprocess.run(["cmake", "--install", build, "--prefix", prefix], check=True, capture_output=True)
-    source.mkdir()
-    (source / "CMakeLists.txt").write_text(CONSUMER)
-    (source / "main.cpp").write_text((build / "tests" / "header_example.cpp").read_text())
-    for command in (
-        ["cmake", "-S", source, "-B", tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}"],
-        ["cmake", "--build", tmp_path / "out"],
-        [tmp_path / "out" / "consumer", artifacts["vip"], sample_photographs()[0]],
-        [prefix / "bin" / "mlpdeploy-infer", "--version"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_fuzz_targets_survive_a_short_run(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_every_command_runs(place: Path) -> None:
             continue
         line = line.partition(" && cmake --install build/mine")[0].replace("/opt/onnxruntime", "build/onnxruntime")
         line = line.replace("/opt/mlpdeploy", str(place / "again")).replace("build/mine", str(place / "mine"))
+        line = line.replace("bench asmlp_s", "bench asmlp_s --seconds 0")
         if "TENSORRT_ROOT" in line:
             continue  # needs TensorRT; tests/cpp/test_tensorrt.py configures with its headers
         ran = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, text=True, env={**os.environ})
@@ -143,4 +144,6 @@ def test_every_command_runs(place: Path) -> None:
         assert "\n" not in ran.stderr.strip() or not on_gpu
         done += 1
     assert done >= 6
-    assert (place / "again" / "bin" / "mlpdeploy-infer").exists()
+    installed = place / "again" / "bin" / "mlpdeploy-infer"
+    done_there = subprocess.run([installed, "--version"], capture_output=True, text=True)
+    assert done_there.returncode == 0 and done_there.stdout.startswith("mlpdeploy-infer ")
