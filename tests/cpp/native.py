@@ -188,3 +188,7 @@ def edit(
         del body["sha256"]
         body["sha256"] = _checksum(body)
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":  # for `make cpp`, so that it builds what the tests would build again otherwise
+    print(*tensorrt_options())
