@@ -4,6 +4,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "device.h"
 #include "onnxruntime.h"
 #include "split.h"
 
@@ -42,17 +43,18 @@ class Scratches {
 
 class OnnxStreams final : public Backend {
  public:
-  OnnxStreams(const std::filesystem::path& file, const Manifest& manifest, const OnnxOptions& options, SharedPool& pool)
+  OnnxStreams(const std::filesystem::path& file, const Manifest& manifest, std::optional<int> max_batch,
+              std::optional<int> gpu, SharedPool& pool)
       : file_(file),
         inputs_(manifest.inputs),
         outputs_(manifest.outputs),
-        threads_(options.threads),
-        gpu_(options.gpu.has_value()),
+        threads_(pool.threads()),
+        gpu_(gpu.has_value()),
         pool_(pool),
-        whole_(file, threads_, options.gpu, inputs_, outputs_) {
+        whole_(file, threads_, gpu, inputs_, outputs_) {
     const Axis& batch = inputs_.front().shape.front();
     fixed_ = batch.fixed();
-    range_.most = fixed_ ? batch.size : options.max_batch.value_or(default_max_batch);
+    range_.most = fixed_ ? batch.size : max_batch.value_or(default_max_batch);
     if (fixed_) range_.least = range_.most;
   }
 
@@ -200,11 +202,29 @@ class OnnxStreams final : public Backend {
   }
 };
 
+// The GPU of ONNX Runtime's CUDA provider; none where the CPU is asked for. Throws Error (usage).
+std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device) {
+  if (!names_gpu(device)) return std::nullopt;
+  const int index = gpu_index(device);
+  if (!OnnxModel::has_cuda()) {
+    throw Error(ErrorKind::usage, "device " + device + ", but this ONNX Runtime has no CUDA provider", "",
+                "load a libonnxruntime.so.1 of a package for GPUs, or use --device cpu");
+  }
+  if (manifest.model.precision != "fp32") {
+    throw Error(ErrorKind::usage, "an artifact in " + manifest.model.precision + " on " + device,
+                "a float32 artifact, or --device cpu");
+  }
+  return index;
+}
+
 }  // namespace
 
-std::unique_ptr<Backend> open_onnx_streams(const std::filesystem::path& file, const Manifest& manifest,
-                                          const OnnxOptions& options, SharedPool& pool) {
-  return std::make_unique<OnnxStreams>(file, manifest, options, pool);
+std::unique_ptr<Backend> open_onnxruntime(const std::filesystem::path& folder, const Manifest& manifest,
+                                          const LoadOptions& options, SharedPool& pool, std::string& file) {
+  const auto gpu = onnx_gpu(manifest, options.device);
+  file = manifest.file_for(!options.role.empty() ? options.role : gpu ? "cuda" : "cpu").name;
+  const auto path = checked_file(folder, manifest, file);
+  return std::make_unique<OnnxStreams>(path, manifest, options.max_batch, gpu, pool);
 }
 
 }  // namespace mlpdeploy

@@ -5,7 +5,7 @@
 
 #include <filesystem>
 #include <memory>
-#include <optional>
+#include <string>
 
 #include "backend.h"
 #include "manifest.h"
@@ -13,14 +13,9 @@
 
 namespace mlpdeploy {
 
-struct OnnxOptions {
-  int threads = 1;
-  std::optional<int> max_batch;
-  std::optional<int> gpu;  // its index; none: the CPU
-};
-
-// Throws Error (artifact, backend). `pool` must outlive it; it has as many threads.
-std::unique_ptr<Backend> open_onnx_streams(const std::filesystem::path& file, const Manifest& manifest,
-                                           const OnnxOptions& options, SharedPool& pool);
+// Throws Error: usage (an option), artifact (a damaged or misfitting file), backend (no GPU). `pool` must outlive it.
+// `file` becomes the name of the model in the folder. In a library without ONNX Runtime, opening it says so.
+std::unique_ptr<Backend> open_onnxruntime(const std::filesystem::path& folder, const Manifest& manifest,
+                                          const LoadOptions& options, SharedPool& pool, std::string& file);
 
 }  // namespace mlpdeploy

@@ -10,7 +10,6 @@
 #include "frame_batch.h"
 #include "manifest.h"
 #include "onnx_streams.h"
-#include "onnxruntime.h"
 #include "tensorrt/tensorrt.h"
 #include "text.h"
 #include "thread_pool.h"
@@ -67,21 +66,6 @@ void check_manifest(const Manifest& manifest, const std::filesystem::path& folde
   }
 }
 
-// The GPU of ONNX Runtime's CUDA provider; none where the CPU is asked for. Throws Error (usage).
-std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device) {
-  if (!names_gpu(device)) return std::nullopt;
-  const int index = gpu_index(device);
-  if (!OnnxModel::has_cuda()) {
-    throw Error(ErrorKind::usage, "device " + device + ", but this ONNX Runtime has no CUDA provider", "",
-                "load a libonnxruntime.so.1 of a package for GPUs, or use --device cpu");
-  }
-  if (manifest.model.precision != "fp32") {
-    throw Error(ErrorKind::usage, "an artifact in " + manifest.model.precision + " on " + device,
-                "a float32 artifact, or --device cpu");
-  }
-  return index;
-}
-
 // On the session's threads, a frame each.
 void convert_frames(const Session& session, const FrameBatch& batch, const Binding& tensor) {
   struct Work {
@@ -116,10 +100,7 @@ struct Session::Impl {
       backend = open_tensorrt(folder, manifest, options, manifest.model.file);
       return;
     }
-    const auto gpu = onnx_gpu(manifest, options.device);
-    manifest.model.file = manifest.file_for(!options.role.empty() ? options.role : gpu ? "cuda" : "cpu").name;
-    const auto file = checked_file(folder, manifest, manifest.model.file);
-    backend = open_onnx_streams(file, manifest, {threads, options.max_batch, gpu}, pool);
+    backend = open_onnxruntime(folder, manifest, options, pool, manifest.model.file);
   }
 };
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -136,6 +137,35 @@ def test_both_headers_stand_alone(tmp_path: Path) -> None:
         except FileNotFoundError:
             pytest.skip(f"no {command[0]}")
         assert done.returncode == 0, done.stderr
+
+
+def test_a_library_without_onnx_runtime_says_so(tmp_path: Path) -> None:
+    (tmp_path / "main.cpp").write_text(
+        '#include "onnx_streams.h"\n#include <cstdio>\n'
+        "int main() try { std::string file; mlpdeploy::SharedPool* pool = nullptr;\n"
+        "mlpdeploy::open_onnxruntime({}, {}, {}, *pool, file); }\n"
+        "catch (const mlpdeploy::Error& error) { std::puts(error.what()); return error.exit_code(); }\n"
+    )
+    cpp = ROOT / "cpp"
+    sources = [cpp / "src" / "onnx_absent.cpp", cpp / "src" / "error.cpp", tmp_path / "main.cpp"]
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    include = [f"-I{cpp / 'include'}", f"-I{cpp / 'src'}"]
+    subprocess.run(["g++", "-std=c++17", "-Wall", *include, *sources, "-o", tmp_path / "main"], check=True)
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (
+        2,
+        "the backend onnxruntime in a library that was built without it; wanted tensorrt; build it with "
+        "-DMLPDEPLOY_WITH_ONNXRUNTIME=ON\n",
+    )
+
+
+def test_a_library_without_any_backend_is_not_configured(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake")
+    command = ["cmake", "-S", ROOT / "cpp", "-B", tmp_path, "-DMLPDEPLOY_WITH_ONNXRUNTIME=OFF"]
+    done = subprocess.run([*command, "-DMLPDEPLOY_BUILD_TESTS=OFF"], capture_output=True, text=True)
+    assert done.returncode == 1 and "without ONNX Runtime the library needs" in done.stderr, done.stderr
 
 
 def test_a_folder_without_headers_is_refused(tmp_path: Path) -> None:
