@@ -191,4 +191,4 @@ def edit(
 
 
 if __name__ == "__main__":  # for `make cpp`, so that it builds what the tests would build again otherwise
-    print(*tensorrt_options())
+    sys.stdout.write(" ".join(tensorrt_options()) + "\n")
