@@ -58,7 +58,8 @@ cpp: setup  ## build the C++ library and program into build/, and test them (doc
 	@command -v cmake >/dev/null && command -v g++ >/dev/null || { \
 	  echo "cmake or g++ is missing: on Debian and Ubuntu run: sudo apt install cmake g++"; exit 1; }
 	$(BIN)/python cpp/get_onnxruntime.py build/onnxruntime
-	cd cpp && cmake --preset release && cmake --build --preset release --parallel
+	cd cpp && cmake --preset release $$($(abspath $(BIN))/python ../tests/cpp/native.py) && \
+	  cmake --build --preset release --parallel $$(nproc)
 	$(BIN)/python tests/cpp/artifacts.py build/cpp-artifacts
 	cd cpp && MLPDEPLOY_TEST_ARTIFACTS=$(CURDIR)/build/cpp-artifacts ctest --preset release
 	$(BIN)/python -m pytest tests/cpp

@@ -1,10 +1,11 @@
 """The C++ library beside Python's session. Writes results/cpp.json.
 
-Run with: make cpp && python benchmarks/cpp.py [--model asmlp_t] [--rounds 5]
+Run with: make cpp && python benchmarks/cpp.py [--model asmlp_t] [--pairs 60]
 
 Two things: the time of a C++ call beyond ONNX Runtime's own run of the same row (a small model, where it would show),
-and images per second of `mlpdeploy-infer bench` and `mlpdeploy bench`. The two programs take turns, a few seconds each,
-so that a slow minute of the machine hits both; the ratio is the median over the rounds.
+and images per second of both sessions on the same tensors. They take turns in one process, run by run and in changing
+order, so that a slow second of the machine hits both; what counts is the ratio of each pair, its median over the pairs
+and the interval in which that median lies with 95 % probability. The call of C++ from Python is in C++'s time.
 """
 
 from __future__ import annotations
@@ -15,16 +16,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlpdeploy.artifact import write_file
 from mlpdeploy.env import git_commit, machine, tool_versions
+from mlpdeploy.runtime.session import load
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "cpp"))
+from native import NativeSession  # noqa: E402 (the tests' own view of the C interface)
+
 BUILD = ROOT / "build" / "cpp-release"
 BATCHES = (1, 8)
+SETTLE_SECONDS = 0.02  # as in mlpdeploy/bench/measure.py
 SMALL = "asmlp"  # of tests/cpp/artifacts.py: a run of some 0.1 ms
 
 
@@ -36,41 +47,61 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def images_per_s(output: str) -> dict[int, float]:
-    return {result["batch"]: result["timing"]["images_per_s"] for result in json.loads(output)["results"]}
+def one_turn(call: Callable[[], object]) -> float:
+    """Return the milliseconds of one run, after others that are not timed: the other session's threads rest by then."""
+    settled = time.perf_counter() + SETTLE_SECONDS
+    while True:
+        call()
+        if time.perf_counter() >= settled:
+            break
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1000
 
 
-def throughput(artifact: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Return one entry per batch size: medians of both, and the median of the rounds' ratios."""
-    batches = [word for batch in BATCHES for word in ("--batch", batch)]
-    cpp = (BUILD / "mlpdeploy-infer", "bench", artifact, *batches, "--seconds", seconds, "--json")
-    python = (sys.executable, "-m", "mlpdeploy", "bench", artifact, *batches, "--seconds", seconds)
-    rows: dict[int, list[tuple[float, float]]] = {batch: [] for batch in BATCHES}
-    for index in range(rounds):
-        commands = [cpp, (*python, "--peer", "none", "--no-memory", "--json")]
-        outputs = [run(*command) for command in (commands if index % 2 else commands[::-1])]
-        ours, theirs = map(images_per_s, outputs if index % 2 else outputs[::-1])
+def interval_of_median(values: list[float]) -> list[float]:
+    """Return the bounds between which the median lies with 95 % probability, by bootstrap."""
+    generator = np.random.default_rng(0)
+    samples = generator.choice(np.array(values), (2000, len(values)))
+    return [float(bound) for bound in np.percentile(np.median(samples, axis=1), [2.5, 97.5])]
+
+
+def throughput(artifact: Path, pairs: int) -> list[dict[str, Any]]:
+    """Return one entry per batch size: medians of both, and how much faster C++ is."""
+    native, results = NativeSession(BUILD, artifact), []
+    with load(artifact) as session:
         for batch in BATCHES:
-            rows[batch].append((ours[batch], theirs[batch]))
-        print(f"round {index + 1} of {rounds}", file=sys.stderr)
-    return [
-        {
-            "batch": batch,
-            "cpp_images_per_s": statistics.median(ours for ours, _ in pairs),
-            "python_images_per_s": statistics.median(theirs for _, theirs in pairs),
-            "cpp_over_python": statistics.median(ours / theirs for ours, theirs in pairs),
-            "ratios": [ours / theirs for ours, theirs in pairs],
-        }
-        for batch, pairs in rows.items()
-    ]
+            feeds = session.random_feeds(batch)
+            wanted, outputs = session.run(feeds), session.run(feeds)
+            if any(wanted[name].tobytes() != array.tobytes() for name, array in native.run(feeds, outputs).items()):
+                sys.exit(f"{artifact.name}, batch {batch}: the outputs differ")
+            calls = (partial(native.run, feeds, outputs), partial(session.run, feeds, outputs))
+            times: list[tuple[float, float]] = []
+            for index in range(pairs):
+                turns = [one_turn(call) for call in (calls if index % 2 else calls[::-1])]
+                times.append((turns[0], turns[1]) if index % 2 else (turns[1], turns[0]))
+            ratios = [python / cpp for cpp, python in times]
+            results.append(
+                {
+                    "batch": batch,
+                    "pairs": pairs,
+                    "cpp_images_per_s": batch * 1000 / statistics.median(cpp for cpp, _ in times),
+                    "python_images_per_s": batch * 1000 / statistics.median(python for _, python in times),
+                    "cpp_over_python": statistics.median(ratios),
+                    "interval_95": interval_of_median(ratios),
+                    "equal_bits": True,
+                }
+            )
+            print(artifact.name, results[-1], file=sys.stderr)
+    native.close()
+    return results
 
 
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="[default: asmlp_t and vip_s7]")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each program per batch size and round")
+    parser.add_argument("--pairs", type=int, default=60, help="of runs, per model and batch size")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpp.json")
     options = parser.parse_args()
     if not (BUILD / "mlpdeploy-infer").exists():
@@ -93,7 +124,7 @@ def main() -> None:
         for model in options.model or ["asmlp_t", "vip_s7"]:
             artifact = Path(scratch, model)
             run(sys.executable, "-m", "mlpdeploy", "export", "--model", model, "-o", artifact)
-            result["throughput"][model] = throughput(artifact, options.rounds, options.seconds)
+            result["throughput"][model] = throughput(artifact, options.pairs)
     write_file(options.output, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps({key: result[key] for key in ("call_overhead", "throughput")}, indent=1))
 

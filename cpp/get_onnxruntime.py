@@ -35,11 +35,14 @@ def main() -> None:
     parser.add_argument("--headers", type=Path, help=f"a folder with {HEADER}  [default: the system's, or Debian's]")
     options = parser.parse_args()
     library = library_of_package()
-    links = {options.folder / "lib" / name for name in ("libonnxruntime.so", "libonnxruntime.so.1")}
-    for link in links:
+    links = {"libonnxruntime.so": library, "libonnxruntime.so.1": library}
+    # A package for GPUs has its providers in files of their own, which are looked for beside it.
+    links |= {path.name: path for path in library.parent.glob("libonnxruntime_providers_*.so")}
+    for name, target in links.items():
+        link = options.folder / "lib" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
-        link.symlink_to(library)
+        link.symlink_to(target)
     include = options.folder / "include"
     if options.headers is not None or not (include / HEADER).is_file():
         put_headers(include, options.headers)

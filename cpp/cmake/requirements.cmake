@@ -29,20 +29,28 @@ if(missing)
   message(FATAL_ERROR "mlpdeploy needs packages that are not there; on Debian and Ubuntu run: sudo apt install ${packages}")
 endif()
 
-# ONNX Runtime: a folder with include/ and lib/, as get_onnxruntime.py makes one or Microsoft's archives hold, or the system's.
-set(ONNXRUNTIME_ROOT "" CACHE PATH "Folder with ONNX Runtime's include/ and lib/")
-find_path(ONNXRUNTIME_INCLUDE_DIR onnxruntime_c_api.h
-  HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES include include/onnxruntime onnxruntime)
-find_library(ONNXRUNTIME_LIBRARY NAMES onnxruntime HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES lib)
-if(NOT ONNXRUNTIME_INCLUDE_DIR OR NOT ONNXRUNTIME_LIBRARY)
-  message(FATAL_ERROR
-    "ONNX Runtime's C headers and library are not there; run: make cpp, or pass -DONNXRUNTIME_ROOT=<a folder with include/ and lib/>")
+if(NOT MLPDEPLOY_WITH_ONNXRUNTIME AND (MLPDEPLOY_BUILD_TESTS OR NOT MLPDEPLOY_WITH_TENSORRT))
+  message(FATAL_ERROR "without ONNX Runtime the library needs MLPDEPLOY_WITH_TENSORRT=ON and MLPDEPLOY_BUILD_TESTS=OFF")
 endif()
-add_library(onnxruntime_c UNKNOWN IMPORTED)
-# As a system folder: its headers are not held to our warnings.
-set_target_properties(onnxruntime_c PROPERTIES
-  IMPORTED_LOCATION ${ONNXRUNTIME_LIBRARY}
-  INTERFACE_INCLUDE_DIRECTORIES ${ONNXRUNTIME_INCLUDE_DIR})
+
+# ONNX Runtime: a folder with include/ and lib/, as get_onnxruntime.py makes one or Microsoft's archives hold, or the system's.
+set(onnxruntime_target "")
+if(MLPDEPLOY_WITH_ONNXRUNTIME)
+  set(ONNXRUNTIME_ROOT "" CACHE PATH "Folder with ONNX Runtime's include/ and lib/")
+  find_path(ONNXRUNTIME_INCLUDE_DIR onnxruntime_c_api.h
+    HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES include include/onnxruntime onnxruntime)
+  find_library(ONNXRUNTIME_LIBRARY NAMES onnxruntime HINTS ${ONNXRUNTIME_ROOT} PATH_SUFFIXES lib)
+  if(NOT ONNXRUNTIME_INCLUDE_DIR OR NOT ONNXRUNTIME_LIBRARY)
+    message(FATAL_ERROR
+      "ONNX Runtime's C headers and library are not there; run: make cpp, or pass -DONNXRUNTIME_ROOT=<a folder with include/ and lib/>")
+  endif()
+  set(onnxruntime_target onnxruntime_c)
+  add_library(onnxruntime_c UNKNOWN IMPORTED)
+  # As a system folder: its headers are not held to our warnings.
+  set_target_properties(onnxruntime_c PROPERTIES
+    IMPORTED_LOCATION ${ONNXRUNTIME_LIBRARY}
+    INTERFACE_INCLUDE_DIRECTORIES ${ONNXRUNTIME_INCLUDE_DIR})
+endif()
 
 # TensorRT's and CUDA's headers; their libraries are loaded at run time.
 if(MLPDEPLOY_WITH_TENSORRT)

@@ -42,7 +42,7 @@ typedef struct {
 /* NULL, "" and 0 take the defaults: ONNX Runtime on the CPU, all processors, the model lowered for the backend. */
 typedef struct {
   const char* backend; /* "onnxruntime" or "tensorrt" */
-  const char* device;  /* of tensorrt, e.g. "cuda:1" */
+  const char* device;  /* "cpu", or e.g. "cuda:1" */
   const char* role;
   int threads;
   int max_batch;
@@ -60,6 +60,18 @@ MLPDEPLOY_C_API int mlpdeploy_output(const mlpdeploy_session* session, size_t in
 /* Thread-safe. All inputs and all outputs of the model, in any order. */
 MLPDEPLOY_C_API int mlpdeploy_run(mlpdeploy_session* session, const mlpdeploy_tensor* inputs, size_t input_count,
                                   const mlpdeploy_tensor* outputs, size_t output_count);
+
+/* Pixels of 8 bits, three channels interleaved, lines `stride_bytes` apart (negative: upwards in memory). */
+typedef struct {
+  const uint8_t* pixels; /* of the upper left corner */
+  int height, width;
+  ptrdiff_t stride_bytes;
+  int bgr; /* 1: blue comes first; 0: red */
+} mlpdeploy_frame;
+
+/* Thread-safe. Frames that have the size of the model's input, one a row; with TensorRT normalized on the GPU. */
+MLPDEPLOY_C_API int mlpdeploy_run_frames(mlpdeploy_session* session, const mlpdeploy_frame* frames, size_t frame_count,
+                                         const mlpdeploy_tensor* outputs, size_t output_count);
 
 /* The input tensor of one JPEG or PNG file; `count` is the number of floats at `out`, channels x height x width. */
 MLPDEPLOY_C_API int mlpdeploy_prepare_file(const mlpdeploy_session* session, const char* path, float* out,

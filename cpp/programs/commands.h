@@ -21,7 +21,9 @@ inline Option backend_option() {
   return {"--backend", "NAME", mlpdeploy::LoadOptions().backend, "onnxruntime or tensorrt"};
 }
 
-inline Option device_option() { return {"--device", "cuda:N", "", "the GPU of tensorrt; the first if not given"}; }
+inline Option device_option() {
+  return {"--device", "NAME", "", "cpu or cuda:N; if not given, tensorrt takes the first GPU, onnxruntime the CPU"};
+}
 
 // The session that --backend, --device, --threads and a number of rows ask for. Without --batch an
 // engine takes the rows that it was built for.

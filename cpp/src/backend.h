@@ -25,7 +25,10 @@ struct Binding {
   Binding rows(std::int64_t start, std::int64_t stop) const noexcept;  // without a copy
 };
 
+struct FrameBatch;
+
 struct Feeds {
+  const FrameBatch* frames = nullptr;  // the rows of the only tensor, which has no data then; see takes_frames
   Binding tensors[max_tensors];  // the model reads them; `data` is not const because the runtimes' interfaces are not
 
   std::int64_t rows() const noexcept { return tensors[0].shape[0]; }
@@ -50,6 +53,10 @@ class Backend {
 
   // Makes what runs of these shapes need and would otherwise make when they come.
   virtual void prepare(const Feeds& feeds, int runs) const = 0;
+
+  // Whether `run` takes frames. What normalizes them is said either way.
+  virtual bool takes_frames() const noexcept { return false; }
+  virtual std::string frames_note() const { return "processor"; }
 
   virtual int max_batch() const noexcept = 0;
   virtual std::string version() const = 0;

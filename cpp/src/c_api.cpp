@@ -168,6 +168,20 @@ int mlpdeploy_run(mlpdeploy_session* session, const mlpdeploy_tensor* inputs, si
   });
 }
 
+int mlpdeploy_run_frames(mlpdeploy_session* session, const mlpdeploy_frame* frames, size_t frame_count,
+                         const mlpdeploy_tensor* outputs, size_t output_count) {
+  return guard([&] {
+    std::vector<mlpdeploy::ImageView> views;
+    for (size_t i = 0; i < frame_count; ++i) {
+      const mlpdeploy_frame& frame = given(frames, "the frames")[i];
+      const auto order = frame.bgr ? mlpdeploy::PixelOrder::bgr : mlpdeploy::PixelOrder::rgb;
+      views.push_back({frame.pixels, frame.height, frame.width, frame.stride_bytes, order});
+    }
+    const auto results = views_of<mlpdeploy::MutableTensorView>(outputs, output_count);
+    given(session, "session")->session.run_frames(views.data(), views.size(), results.data(), results.size());
+  });
+}
+
 int mlpdeploy_prepare_file(const mlpdeploy_session* session, const char* path, float* out, size_t count) {
   return guard([&] {
     const auto& prepare = preparer(session, count);

@@ -39,6 +39,10 @@ std::string taken_message(OrtStatus* status) {
   return "[ONNXRuntimeError] : " + std::to_string(code) + " : " + code_name(code) + " : " + text;
 }
 
+// As in Python.
+constexpr const char* cuda_wanted = "a GPU, and the CUDA and cuDNN that this ONNX Runtime was built for";
+constexpr const char* cuda_fix = "see: mlpdeploy doctor, or use --device cpu";
+
 struct RuntimeFailure {
   std::string message;
 };
@@ -60,6 +64,8 @@ using Options = Handle<OrtSessionOptions, &OrtApi::ReleaseSessionOptions>;
 using SessionHandle = Handle<OrtSession, &OrtApi::ReleaseSession>;
 using MemoryInfo = Handle<OrtMemoryInfo, &OrtApi::ReleaseMemoryInfo>;
 using ShapeInfo = Handle<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo>;
+using CudaOptions = Handle<OrtCUDAProviderOptionsV2, &OrtApi::ReleaseCUDAProviderOptions>;
+using Allocator = Handle<OrtAllocator, &OrtApi::ReleaseAllocator>;
 
 // One environment while any model is loaded; it has to outlive them all.
 std::shared_ptr<OrtEnv> environment() {
@@ -84,6 +90,17 @@ Options session_options(int threads) {
   check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
   check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
   return options;
+}
+
+// This interface, unlike Python's, fails where the provider cannot be used, and never takes the CPU instead.
+void append_cuda(OrtSessionOptions* options, int gpu) {
+  OrtCUDAProviderOptionsV2* created = nullptr;
+  check(api().CreateCUDAProviderOptions(&created));
+  const CudaOptions cuda(created);
+  const std::string index = std::to_string(gpu);
+  const char *const keys[] = {"device_id", "use_tf32"}, *const values[] = {index.c_str(), "0"};
+  check(api().UpdateCUDAProviderOptions(created, keys, values, std::size(keys)));
+  check(api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, created));
 }
 
 ONNXTensorElementDataType element_type(DType dtype) {
@@ -152,24 +169,36 @@ struct OnnxModel::Impl {
   std::shared_ptr<OrtEnv> environment;
   MemoryInfo memory;
   SessionHandle session;
+  Allocator pinned;  // on a GPU
   std::vector<std::string> names;  // of inputs, then outputs; the pointers below point here
   std::vector<const char*> inputs, outputs;
   std::vector<DType> output_types;
 };
 
-OnnxModel::OnnxModel(const std::filesystem::path& file, int threads, const std::vector<TensorSpec>& inputs,
-                     const std::vector<TensorSpec>& outputs)
+OnnxModel::OnnxModel(const std::filesystem::path& file, int threads, std::optional<int> gpu,
+                     const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs)
     : impl_(std::make_unique<Impl>()) {
   try {
     impl_->environment = mlpdeploy::environment();
     const Options options = session_options(threads);
+    if (gpu) append_cuda(options.get(), *gpu);
     OrtMemoryInfo* memory = nullptr;
-    check(api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+    check(gpu ? api().CreateMemoryInfo("CudaPinned", OrtDeviceAllocator, *gpu, OrtMemTypeCPUOutput, &memory)
+              : api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
     impl_->memory.reset(memory);
     OrtSession* session = nullptr;
     check(api().CreateSession(impl_->environment.get(), file.c_str(), options.get(), &session));
     impl_->session.reset(session);
+    OrtAllocator* pinned = nullptr;
+    if (gpu) check(api().CreateAllocator(session, memory, &pinned));
+    impl_->pinned.reset(pinned);
   } catch (const RuntimeFailure& failure) {
+    if (gpu) {
+      throw Error(ErrorKind::backend,
+                  "device cuda:" + std::to_string(*gpu) + ", but the CUDA provider of ONNX Runtime " + version() +
+                      " does not run here (" + failure.message + ")",
+                  cuda_wanted, cuda_fix);
+    }
     throw Error(ErrorKind::artifact,
                 "ONNX Runtime " + version() + " cannot load " + file.string() + " (" + failure.message + ")", "",
                 "export the model again");
@@ -204,5 +233,40 @@ void OnnxModel::run(const Binding* inputs, const Binding* outputs, Take take, vo
 }
 
 std::string OnnxModel::version() { return OrtGetApiBase()->GetVersionString(); }
+
+bool OnnxModel::has_cuda() {
+  char** names = nullptr;
+  int count = 0;
+  if (OrtStatus* failed = api().GetAvailableProviders(&names, &count)) return api().ReleaseStatus(failed), false;
+  const auto cuda = [](const char* name) { return std::string_view(name) == "CUDAExecutionProvider"; };
+  const bool found = std::any_of(names, names + count, cuda);
+  if (OrtStatus* failed = api().ReleaseAvailableProviders(names, count)) api().ReleaseStatus(failed);
+  return found;
+}
+
+Staging::~Staging() { release(); }
+
+void Staging::release() noexcept {
+  if (!pinned_) return;
+  if (OrtStatus* failed = api().AllocatorFree(model_->impl_->pinned.get(), pinned_)) api().ReleaseStatus(failed);
+  pinned_ = nullptr;
+  pinned_bytes_ = 0;
+}
+
+void* Staging::room(const OnnxModel& model, std::size_t bytes) {
+  OrtAllocator* const allocator = model.impl_->pinned.get();
+  if (!allocator) {
+    if (plain_.size() < bytes) plain_.resize(bytes);
+    return plain_.data();
+  }
+  if (pinned_bytes_ >= bytes) return pinned_;
+  release();
+  if (OrtStatus* failed = api().AllocatorAlloc(allocator, bytes, &pinned_)) {
+    throw Error(ErrorKind::backend, "no pinned memory for a batch (" + taken_message(failed) + ")");
+  }
+  model_ = &model;
+  pinned_bytes_ = bytes;
+  return pinned_;
+}
 
 }  // namespace mlpdeploy

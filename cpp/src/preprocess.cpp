@@ -72,9 +72,10 @@ std::vector<std::uint8_t> grey(const ImageView& image) {
   result.reserve(static_cast<std::size_t>(image.height) * static_cast<std::size_t>(image.width));
   for (int y = 0; y < image.height; ++y) {
     const std::uint8_t* pixel = image.pixels + y * image.stride_bytes;
+    const int red = image.order == PixelOrder::bgr ? 2 : 0, blue = 2 - red;
     for (int x = 0; x < image.width; ++x, pixel += 3) {
       result.push_back(
-          static_cast<std::uint8_t>((19595 * pixel[0] + 38470 * pixel[1] + 7471 * pixel[2] + 32768) >> 16));
+          static_cast<std::uint8_t>((19595 * pixel[red] + 38470 * pixel[1] + 7471 * pixel[blue] + 32768) >> 16));
     }
   }
   return result;
@@ -97,7 +98,8 @@ struct Preprocessor::Impl {
   }
 
   // From the visible part of the resized picture, interleaved, to planes of floats; black around it.
-  void write(const std::vector<std::uint8_t>& pixels, Span rows, Span columns, int top, int left, float* out) const {
+  void write(const std::vector<std::uint8_t>& pixels, PixelOrder order, Span rows, Span columns, int top, int left,
+             float* out) const {
     const int channels = preprocessing.channels(), height = preprocessing.height, width = preprocessing.width;
     for (int c = 0; c < channels; ++c) {
       const auto& levels = normalized[static_cast<std::size_t>(c)];
@@ -108,7 +110,8 @@ struct Preprocessor::Impl {
           continue;
         }
         const int before = columns.first - left, after = before + columns.count;
-        const std::uint8_t* pixel = pixels.data() + (std::ptrdiff_t{row} * columns.count) * channels + c;
+        const int place = order == PixelOrder::bgr ? channels - 1 - c : c;
+        const std::uint8_t* pixel = pixels.data() + (std::ptrdiff_t{row} * columns.count) * channels + place;
         std::fill_n(out, before, levels[0]);
         for (int x = before; x < after; ++x, pixel += channels) out[x] = levels[*pixel];
         std::fill_n(out + after, width - after, levels[0]);
@@ -156,7 +159,7 @@ void Preprocessor::operator()(const ImageView& image, float* out) const {
     plane = grey(image);
     source = {plane.data(), image.height, image.width, 1, image.width};
   }
-  impl_->write(resample(source, height, width, rows, columns, filter), rows, columns, top, left, out);
+  impl_->write(resample(source, height, width, rows, columns, filter), image.order, rows, columns, top, left, out);
 }
 
 void Preprocessor::batch(const Session& session, const std::vector<ImageView>& images, float* out) const {

@@ -6,8 +6,10 @@
 #include <string>
 
 #include "bindings.h"
-#include "cpu_streams.h"
+#include "device.h"
+#include "frame_batch.h"
 #include "manifest.h"
+#include "onnx_streams.h"
 #include "tensorrt/tensorrt.h"
 #include "text.h"
 #include "thread_pool.h"
@@ -28,9 +30,8 @@ void check_options(const LoadOptions& options) {
     throw Error(ErrorKind::usage, "unknown backend " + repr(options.backend), "",
                 closest(options.backend, {"onnxruntime", tensorrt_name}));
   }
-  if (options.backend == "onnxruntime" && !options.device.empty() && options.device != "cpu") {
-    throw Error(ErrorKind::usage, "device " + options.device + " on the backend onnxruntime", "cpu",
-                "leave the device out");
+  if (!options.device.empty() && options.device != "cpu" && !names_gpu(options.device)) {
+    throw Error(ErrorKind::usage, "unknown device " + repr(options.device), "cpu or cuda");
   }
   if (options.threads && *options.threads < 1) {
     throw Error(ErrorKind::usage, "threads is " + std::to_string(*options.threads), "at least 1");
@@ -65,6 +66,20 @@ void check_manifest(const Manifest& manifest, const std::filesystem::path& folde
   }
 }
 
+// On the session's threads, a frame each.
+void convert_frames(const Session& session, const FrameBatch& batch, const Binding& tensor) {
+  struct Work {
+    const FrameBatch& batch;
+    const Binding& tensor;
+  } all{batch, tensor};
+  const auto work = [](void* context, std::size_t index) {
+    const Work& w = *static_cast<Work*>(context);
+    const auto row = static_cast<std::int64_t>(index);
+    convert_frame(w.batch.format, w.batch.frames[index], w.tensor.rows(row, row + 1).data);
+  };
+  session.parallel(static_cast<std::size_t>(tensor.shape[0]), work, &all);
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -73,19 +88,19 @@ struct Session::Impl {
   std::string backend_name;
   mutable SharedPool pool;
   std::unique_ptr<Backend> backend;
+  std::optional<FrameFormat> frames;
 
   Impl(Manifest known, const std::filesystem::path& folder, const LoadOptions& options)
       : manifest(std::move(known)),
         threads(options.threads.value_or(usable_processors())),
         backend_name(options.backend),
-        pool(threads) {
+        pool(threads),
+        frames(frame_format(manifest)) {
     if (backend_name == tensorrt_name) {
       backend = open_tensorrt(folder, manifest, options, manifest.model.file);
       return;
     }
-    manifest.model.file = manifest.file_for(options.role.empty() ? "cpu" : options.role).name;
-    const auto file = checked_file(folder, manifest, manifest.model.file);
-    backend = open_cpu_streams(file, manifest, {threads, options.max_batch}, pool);
+    backend = open_onnxruntime(folder, manifest, options, pool, manifest.model.file);
   }
 };
 
@@ -143,6 +158,30 @@ std::vector<Tensor> Session::run(const std::vector<TensorView>& inputs) const {
   }
   impl_->backend->run(feeds, results);
   return tensors;
+}
+
+std::string Session::frames() const { return impl_->backend->frames_note(); }
+
+void Session::run_frames(const ImageView* frames, std::size_t count, const MutableTensorView* outputs,
+                         std::size_t output_count) const {
+  const TensorSpec& input = inputs().front();
+  std::int64_t shape[4] = {};
+  frame_shape(impl_->manifest, impl_->frames, frames, count, shape);
+  const FrameBatch batch{*impl_->frames, frames};
+  // Stands for the data where there is none: the sizes are checked as those of any input.
+  TensorView view{input.name, input.dtype, shape, 4, frames};
+  Feeds feeds = checked_feeds(impl_->manifest.inputs, &view, 1);
+  const Results results = checked_results(impl_->manifest.outputs, outputs, output_count, feeds.rows());
+  std::vector<std::byte> tensor;
+  if (impl_->backend->takes_frames()) {
+    feeds.frames = &batch;
+    feeds.tensors[0].data = nullptr;
+  } else {
+    tensor.resize(feeds.tensors[0].row_bytes() * count);
+    feeds.tensors[0].data = tensor.data();
+    convert_frames(*this, batch, feeds.tensors[0]);
+  }
+  impl_->backend->run(feeds, results);
 }
 
 void Session::warmup(int rows, int runs, int height, int width) const {

@@ -51,6 +51,8 @@ class SharedPool {
  public:
   explicit SharedPool(int threads) : threads_(threads) {}
 
+  int threads() const noexcept { return threads_; }
+
   ThreadPool& get() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!pool_) pool_ = std::make_unique<ThreadPool>(threads_);

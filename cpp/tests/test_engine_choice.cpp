@@ -51,8 +51,17 @@ class Variable {
 TEST_CASE("no engine yet") {
   const EngineFolder folder("asmlp");
   CHECK(folder.refusal() == folder.path().string() + " has no engine for tensorrt yet; " + command(folder, ""));
+}
+
+TEST_CASE("an engine of TensorRT-RTX is refused by its name, and passed over beside one of TensorRT's") {
+  const EngineFolder folder("asmlp");
   folder.add(with("target", "tensorrt-rtx"));
-  CHECK(folder.refusal() == folder.path().string() + " has no engine for tensorrt yet; " + command(folder, ""));
+  CHECK(folder.refusal() == folder.path().string() +
+                                " has an engine for tensorrt-rtx, which only Python's session runs; wanted an engine "
+                                "for tensorrt; " +
+                                command(folder, ""));
+  folder.add();
+  CHECK(folder.refusal().empty());
 }
 
 TEST_CASE("an engine that does not fit says what differs and what to type") {

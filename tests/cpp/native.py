@@ -120,12 +120,19 @@ class NativeSession:
     """A session of the C++ library."""
 
     def __init__(
-        self, build: Path, folder: Path, threads: int = 0, max_batch: int = 0, role: str = "", backend: str = ""
+        self,
+        build: Path,
+        folder: Path,
+        threads: int = 0,
+        max_batch: int = 0,
+        role: str = "",
+        backend: str = "",
+        device: str = "",
     ) -> None:
         self._lib = library(build)
         self._handle = ctypes.c_void_p()
         name = os.fsencode(folder)
-        options = _Options(backend.encode(), None, role.encode(), threads, max_batch)
+        options = _Options(backend.encode(), device.encode(), role.encode(), threads, max_batch)
         self._check(self._lib.mlpdeploy_load(name, ctypes.byref(options), ctypes.byref(self._handle)))
 
     def _check(self, code: int) -> None:
@@ -181,3 +188,7 @@ def edit(
         del body["sha256"]
         body["sha256"] = _checksum(body)
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":  # for `make cpp`, so that it builds what the tests would build again otherwise
+    sys.stdout.write(" ".join(tensorrt_options()) + "\n")

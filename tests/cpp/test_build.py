@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -19,14 +20,6 @@ from native import ROOT
 from PIL import Image
 
 from mlpdeploy.images import sample_photographs
-
-CONSUMER = """
-cmake_minimum_required(VERSION 3.22)
-project(consumer LANGUAGES CXX)
-find_package(mlpdeploy REQUIRED)
-add_executable(consumer main.cpp)
-target_link_libraries(consumer mlpdeploy::mlpdeploy)
-"""
 
 
 def canonical(build: Path, lines: list[str]) -> list[str]:
@@ -44,6 +37,18 @@ def test_the_cpp_tests_pass(build: Path, tmp_path: Path) -> None:
     make(tmp_path)
     done = subprocess.run(
         [build / "tests" / "mlpdeploy-tests"],
+        env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_the_cpp_tests_of_the_cuda_provider_pass(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    for name, folder in artifacts.items():
+        (tmp_path / name).symlink_to(folder)
+    done = subprocess.run(
+        [build / "tests" / "mlpdeploy-onnx-cuda-tests"],
         env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -98,23 +103,6 @@ def test_the_example_in_the_header_runs(build: Path, artifacts: dict[str, Path])
     )
 
 
-@pytest.mark.slow
-def test_the_installed_package_is_found_and_runs(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
-    prefix, source = tmp_path / "prefix", tmp_path / "consumer"
-    subprocess.run(["cmake", "--install", build, "--prefix", prefix], check=True, capture_output=True)
-    source.mkdir()
-    (source / "CMakeLists.txt").write_text(CONSUMER)
-    (source / "main.cpp").write_text((build / "tests" / "header_example.cpp").read_text())
-    for command in (
-        ["cmake", "-S", source, "-B", tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}"],
-        ["cmake", "--build", tmp_path / "out"],
-        [tmp_path / "out" / "consumer", artifacts["vip"], sample_photographs()[0]],
-        [prefix / "bin" / "mlpdeploy-infer", "--version"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_fuzz_targets_survive_a_short_run(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
     manifest = artifacts["asmlp"] / "manifest.json"
     photograph = tmp_path / "small.png"
@@ -149,6 +137,35 @@ def test_both_headers_stand_alone(tmp_path: Path) -> None:
         except FileNotFoundError:
             pytest.skip(f"no {command[0]}")
         assert done.returncode == 0, done.stderr
+
+
+def test_a_library_without_onnx_runtime_says_so(tmp_path: Path) -> None:
+    (tmp_path / "main.cpp").write_text(
+        '#include "onnx_streams.h"\n#include <cstdio>\n'
+        "int main() try { std::string file; mlpdeploy::SharedPool* pool = nullptr;\n"
+        "mlpdeploy::open_onnxruntime({}, {}, {}, *pool, file); }\n"
+        "catch (const mlpdeploy::Error& error) { std::puts(error.what()); return error.exit_code(); }\n"
+    )
+    cpp = ROOT / "cpp"
+    sources = [cpp / "src" / "onnx_absent.cpp", cpp / "src" / "error.cpp", tmp_path / "main.cpp"]
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    include = [f"-I{cpp / 'include'}", f"-I{cpp / 'src'}"]
+    subprocess.run(["g++", "-std=c++17", "-Wall", *include, *sources, "-o", tmp_path / "main"], check=True)
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (
+        2,
+        "the backend onnxruntime in a library that was built without it; wanted tensorrt; build it with "
+        "-DMLPDEPLOY_WITH_ONNXRUNTIME=ON\n",
+    )
+
+
+def test_a_library_without_any_backend_is_not_configured(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake")
+    command = ["cmake", "-S", ROOT / "cpp", "-B", tmp_path, "-DMLPDEPLOY_WITH_ONNXRUNTIME=OFF"]
+    done = subprocess.run([*command, "-DMLPDEPLOY_BUILD_TESTS=OFF"], capture_output=True, text=True)
+    assert done.returncode == 1 and "without ONNX Runtime the library needs" in done.stderr, done.stderr
 
 
 def test_a_folder_without_headers_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from native import ROOT
 from PIL import Image
 
 from mlpdeploy.bench.measure import Timing
@@ -248,3 +250,26 @@ def test_killed_it_leaves_the_artifact_as_it_was(build: Path, artifact: Path, tm
     assert process.wait(30) == 0
     assert digests(artifact) == before
     assert os.listdir(artifact.parent) == [artifact.name]
+
+
+@pytest.mark.parametrize("words", [("classify", *PHOTOGRAPHS), ("bench", "--seconds", "30")], ids=["classify", "bench"])
+def test_killed_at_any_moment_it_leaves_the_artifact_as_it_was(
+    build: Path, artifact: Path, words: tuple[object, ...]
+) -> None:
+    before = digests(artifact)
+    generator = random.Random(0)
+    for moment in range(12):
+        command = [build / "mlpdeploy-infer", words[0], artifact, *map(str, words[1:])]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=artifact.parent)
+        time.sleep(generator.uniform(0, 0.01 * (moment + 1)))  # while it starts, reads, loads and computes
+        process.kill()
+        process.wait()
+    assert digests(artifact) == before
+    assert os.listdir(artifact.parent) == [artifact.name]
+
+
+def test_the_example_drives_it_from_python(build: Path, artifacts: dict[str, Path]) -> None:
+    script = [sys.executable, ROOT / "examples" / "cpp_process.py", artifacts["vip"], *PHOTOGRAPHS]
+    done = subprocess.run([*script, "--program", build / "mlpdeploy-infer"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{len(PHOTOGRAPHS)} of {len(PHOTOGRAPHS)} equal to Python's session"

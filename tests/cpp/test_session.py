@@ -140,6 +140,16 @@ def test_impossible_options(build: Path, artifact: Path, options: dict[str, obje
     assert (str(native), native.code) == (str(python), 2)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+def test_devices_that_are_not_here(build: Path, artifact: Path, device: str) -> None:
+    if "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
+        pytest.skip("this ONNX Runtime has a CUDA provider")
+    python, native = refusals(build, artifact, device=device)
+    # What to install differs.
+    assert str(native).partition("; ")[0] == str(python).partition("; ")[0]
+    assert native.code == python.exit_code == 2
+
+
 def test_the_canonical_model_of_an_artifact_with_other_inputs(build: Path, artifact: Path) -> None:
     body = json.loads((artifact / "manifest.json").read_text())
     edit(artifact, inputs=[{**body["inputs"][0], "dtype": "float16"}])

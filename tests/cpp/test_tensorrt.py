@@ -150,6 +150,18 @@ def test_what_differs_is_said_with_pythons_words(folder: Path, infer: Infer, ver
         assert (done.returncode, done.stderr) == (1, f"mlpdeploy-infer: {refused.value}\n")
 
 
+def test_an_engine_of_tensorrt_rtx_is_refused_before_anything_is_loaded(
+    folder: Path, infer: Infer, tmp_path: Path
+) -> None:
+    add_engine(folder, "1.7.1.116", target="tensorrt-rtx")
+    done = infer("classify", folder, sample_photographs()[0], "--backend", "tensorrt", libraries=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"mlpdeploy-infer: {folder} has an engine for tensorrt-rtx, which only Python's session runs; wanted an engine "
+        f"for tensorrt; run: mlpdeploy build {folder}\n",
+    )
+
+
 def test_a_missing_or_other_tensorrt_is_one_sentence(folder: Path, fakes: Path, infer: Infer, tmp_path: Path) -> None:
     words = ("classify", folder, sample_photographs()[0], "--backend", "tensorrt")
     library = next(path for path in fakes.glob("libnvinfer.so.*"))
@@ -185,11 +197,8 @@ def test_backends_and_devices_that_there_are_not(artifacts: dict[str, Path], inf
         2,
         "mlpdeploy-infer: unknown backend 'tensort'; did you mean tensorrt?\n",
     )
-    done = infer("classify", artifacts["asmlp"], "x.jpg", "--device", "cuda:0")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "mlpdeploy-infer: device cuda:0 on the backend onnxruntime; wanted cpu; leave the device out\n",
-    )
+    done = infer("classify", artifacts["asmlp"], "x.jpg", "--device", "gpu:0")
+    assert (done.returncode, done.stderr) == (2, "mlpdeploy-infer: unknown device 'gpu:0'; wanted cpu or cuda\n")
 
 
 def test_a_library_without_tensorrt_says_so(tmp_path: Path) -> None:

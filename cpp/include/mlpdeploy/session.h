@@ -143,11 +143,11 @@ struct Preprocessing {
 };
 
 struct LoadOptions {
-  std::string backend = "onnxruntime";  // on the CPU; or "tensorrt": an engine of the artifact, on an NVIDIA GPU
-  std::string device;                   // of `tensorrt`: "cuda:1" is the second GPU; empty: the first
+  std::string backend = "onnxruntime";  // or "tensorrt": an engine of the artifact, on an NVIDIA GPU
+  std::string device;                   // "cpu", or "cuda:1" for the second GPU; empty: the CPU, `tensorrt`'s first GPU
   std::optional<int> threads;           // of one run on the CPU, and of preprocessing; none: all usable processors
   std::optional<int> max_batch;  // rows that go through the backend at once; none: 32, or all that the engine takes
-  std::string role;  // `canonical` or a target's name; empty: the model lowered for `cpu`, or the canonical one
+  std::string role;  // `canonical` or a target's name; empty: the model lowered for the device, or the canonical one
 };
 
 // What the artifact says about its model.
@@ -165,8 +165,19 @@ struct GraphNote {
   std::string note;    // "CUDA graph", or why there is none: then the work is launched kernel by kernel
 };
 
-// A loaded model on ONNX Runtime's CPU provider, or on TensorRT. Any batch is taken: it is split, and padded with zeros
-// where the model's batch is fixed or the engine takes no fewer rows; the padding is dropped.
+enum class PixelOrder { rgb, bgr };
+
+// Pixels of 8 bits, three channels interleaved, lines `stride_bytes` apart (negative: upwards in memory): a camera's
+// frame as it is.
+struct ImageView {
+  const std::uint8_t* pixels = nullptr;  // of the upper left corner
+  int height = 0, width = 0;
+  std::ptrdiff_t stride_bytes = 0;
+  PixelOrder order = PixelOrder::rgb;
+};
+
+// A loaded model on ONNX Runtime (CPU, or its CUDA provider), or on TensorRT. Any batch is taken: it is split, and
+// padded with zeros where the model's batch is fixed or the engine takes no fewer rows; the padding is dropped.
 //
 // Thread-safe: `run` may be called on one session from any number of threads at once. Moving and destroying may not
 // happen while another thread uses it. After the first calls at a batch size, `run` with the caller's outputs
@@ -176,6 +187,7 @@ class MLPDEPLOY_API Session {
  public:
   // Checks the manifest's version and checksum, and size and SHA-256 of the model and its weights, then loads it. With
   // TensorRT the engine is compared with this machine first, and its plugin library is found and loaded.
+  // A device is never replaced by another one.
   // Throws Error: usage (an option), artifact (anything wrong with the folder), backend (no TensorRT, GPU or engine).
   static Session load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
@@ -203,6 +215,17 @@ class MLPDEPLOY_API Session {
   // The same with outputs of its own, in the model's order.
   std::vector<Tensor> run(const std::vector<TensorView>& inputs) const;
 
+  // Runs frames that have the size of the model's input, one a row: a change of layout, scaling and normalization, no
+  // resizing (a Preprocessor resizes). With TensorRT the pixels go to the GPU as they are, from the caller's memory,
+  // and a CUDA kernel does the rest in the run's stream: the processor passes over no pixel, and nothing is allocated
+  // after the first calls; copies are fastest from page-locked memory. Otherwise the session's threads do it.
+  // Throws Error: usage (a frame of another size, or a misfitting output), image (no pixels), backend.
+  void run_frames(const ImageView* frames, std::size_t count, const MutableTensorView* outputs,
+                  std::size_t output_count) const;
+
+  // What normalizes frames: "CUDA kernel", or "processor" and why.
+  std::string frames() const;
+
   // Runs zeros a few times, so that later runs of `rows` rows find everything allocated. Symbolic image sizes take
   // `height` and `width`.
   void warmup(int rows = 1, int runs = 3, int height = 224, int width = 224) const;
@@ -221,13 +244,6 @@ class MLPDEPLOY_API Session {
 // ---------------------------------------------------------------------------------------------------- photographs
 
 constexpr std::int64_t max_image_pixels = 64'000'000;
-
-// Pixels of 8 bits, red, green, blue interleaved, rows `stride_bytes` apart: a camera's frame as it is.
-struct ImageView {
-  const std::uint8_t* pixels = nullptr;
-  int height = 0, width = 0;
-  std::ptrdiff_t stride_bytes = 0;
-};
 
 struct Image {
   int height = 0, width = 0;

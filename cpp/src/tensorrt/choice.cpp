@@ -133,6 +133,15 @@ std::vector<fs::path> libraries(const fs::path& folder) {
 
 }  // namespace
 
+void check_targets(const fs::path& folder) {
+  const auto engines = engines_of(folder);
+  const auto ours = [](const Sidecar& engine) { return engine.target == target; };
+  if (engines.empty() || std::any_of(engines.begin(), engines.end(), ours)) return;
+  throw Error(ErrorKind::backend,
+              folder.string() + " has an engine for " + engines.front().target + ", which only Python's session runs",
+              "an engine for tensorrt", "run: " + build_command(folder, nullptr));
+}
+
 Sidecar choose_engine(const fs::path& folder, const Manifest& manifest, const Machine& machine) {
   auto engines = engines_of(folder);
   const auto foreign = [](const Sidecar& engine) { return engine.target != target; };

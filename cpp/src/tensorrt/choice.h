@@ -19,6 +19,9 @@ struct Machine {
   std::string compute_capability;
 };
 
+// Throws Error (backend) where all engines of the folder are for another target: TensorRT-RTX is not for C++.
+void check_targets(const std::filesystem::path& folder);
+
 // Of several that fit the one that was chosen by its speed, or the one that takes the most rows. Throws Error: backend
 // (none fits), artifact (a description is damaged).
 Sidecar choose_engine(const std::filesystem::path& folder, const Manifest& manifest, const Machine& machine);

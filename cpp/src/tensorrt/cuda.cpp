@@ -4,30 +4,14 @@
 #include <mutex>
 
 #include "../text.h"
+#include "cuda_functions.h"
 #include "dynamic_library.h"
 #include "mlpdeploy/session.h"
 
-// The functions by the names that the driver exports: cuda.h replaces some of them by versioned ones, here as there.
-// clang-format off
-#define MLPDEPLOY_CUDA_FUNCTIONS(X)                                                                                   \
-  X(cuInit) X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute)           \
-  X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent)                     \
-  X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc) X(cuMemFreeHost)                                                       \
-  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync)               \
-  X(cuStreamBeginCapture) X(cuStreamEndCapture)                                                                       \
-  X(cuGraphInstantiateWithFlags) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuGraphLaunch)
-// clang-format on
 #define MLPDEPLOY_TEXT(name) #name
 #define MLPDEPLOY_EXPORTED(name) MLPDEPLOY_TEXT(name)
 
 namespace mlpdeploy {
-
-// One pointer for each; a member is called like the function, so cuda.h renames both.
-struct CudaFunctions {
-#define MLPDEPLOY_MEMBER(name) decltype(&::name) name = nullptr;
-  MLPDEPLOY_CUDA_FUNCTIONS(MLPDEPLOY_MEMBER)
-#undef MLPDEPLOY_MEMBER
-};
 
 namespace {
 
@@ -144,6 +128,23 @@ Stream::~Stream() { cuda_.functions().cuStreamDestroy(handle_); }
 
 void Stream::copy_in(const DeviceMemory& to, const PinnedMemory& from, std::size_t bytes) const {
   cuda_.check(cuda_.functions().cuMemcpyHtoDAsync(to.address(), from.data(), bytes, handle_), "cuMemcpyHtoDAsync");
+}
+
+void Stream::copy_lines(CUdeviceptr to, const void* from, std::size_t line_bytes, std::size_t lines,
+                        std::size_t apart) const {
+  CUDA_MEMCPY2D copy{};
+  copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+  copy.srcHost = from;
+  copy.srcPitch = apart;
+  copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.dstDevice = to;
+  copy.dstPitch = copy.WidthInBytes = line_bytes;
+  copy.Height = lines;
+  cuda_.check(cuda_.functions().cuMemcpy2DAsync(&copy, handle_), "cuMemcpy2DAsync");
+}
+
+void Stream::clear(CUdeviceptr address, std::size_t bytes) const {
+  cuda_.check(cuda_.functions().cuMemsetD8Async(address, 0, bytes, handle_), "cuMemsetD8Async");
 }
 
 void Stream::copy_out(const PinnedMemory& to, const DeviceMemory& from, std::size_t bytes) const {

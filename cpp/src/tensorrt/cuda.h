@@ -118,6 +118,9 @@ class Stream {
 
   CUstream handle() const noexcept { return handle_; }
   void copy_in(const DeviceMemory& to, const PinnedMemory& from, std::size_t bytes) const;
+  // Lines of `line_bytes` from anywhere in the processor's memory, which must stay until the work has run.
+  void copy_lines(CUdeviceptr to, const void* from, std::size_t line_bytes, std::size_t lines, std::size_t apart) const;
+  void clear(CUdeviceptr address, std::size_t bytes) const;
   void copy_out(const PinnedMemory& to, const DeviceMemory& from, std::size_t bytes) const;
   void wait() const;            // until everything in it has run
   void drain() const noexcept;  // the same after a failure, which says more than another one would

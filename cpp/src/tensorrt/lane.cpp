@@ -1,9 +1,11 @@
 #include "lane.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "../bindings.h"
+#include "../frame_batch.h"
 #include "../text.h"
 
 namespace mlpdeploy {
@@ -22,9 +24,10 @@ void check_shape(const Binding& target, const Binding& computed, const std::stri
 
 }  // namespace
 
-Lane::Lane(const Engine& engine, const Cuda& cuda)
+Lane::Lane(const Engine& engine, const Cuda& cuda, const FrameKernel& kernel)
     : engine_(engine),
       cuda_(cuda),
+      kernel_(kernel),
       stream_(cuda),
       scratch_(cuda, std::max(engine.scratch_bytes(), least_scratch_bytes)) {
   slots_.reserve(kept_slots);
@@ -52,13 +55,38 @@ void Lane::start(const Feeds& feeds, const Results& results, const Chunk& chunk)
   pending_ = &used;
   chunk_ = chunk;
   results_ = results;
-  for (std::size_t i = 0; i < used.inputs().size(); ++i) {
+  if (feeds.frames) start_frames(*feeds.frames, used, chunk);
+  for (std::size_t i = 0; i < used.inputs().size() && !feeds.frames; ++i) {
     Buffer& buffer = *used.inputs()[i];
     copy_padded(feeds.tensors[i].rows(chunk.start, chunk.stop), chunk.computed, buffer.host.data());
     stream_.copy_in(buffer.device, buffer.host, buffer.bytes);
   }
   used.launch();
   for (const auto& buffer : outputs) stream_.copy_out(buffer->host, buffer->device, buffer->bytes);
+}
+
+// The pixels go to the GPU as they are, and the kernel writes the engine's input there.
+void Lane::start_frames(const FrameBatch& batch, Slot& used, const Chunk& chunk) const {
+  const Buffer& input = *used.inputs().front();
+  const std::size_t row_bytes = input.tensor.row_bytes();
+  const ImageView& first = batch.frames[chunk.start];
+  const std::size_t line = std::size_t{3} * static_cast<std::size_t>(first.width);
+  const std::size_t frame_bytes = line * static_cast<std::size_t>(first.height);
+  const CUdeviceptr memory = used.frame_memory(frame_bytes * static_cast<std::size_t>(chunk.computed));
+  for (std::int64_t row = 0; row < chunk.rows(); ++row) {
+    const ImageView& view = batch.frames[chunk.start + row];
+    const bool upwards = view.height > 1 && view.stride_bytes < 0;
+    const std::uint8_t* lowest = view.pixels + (upwards ? (view.height - 1) * view.stride_bytes : 0);
+    const std::size_t apart = view.height > 1 ? static_cast<std::size_t>(std::abs(view.stride_bytes)) : line;
+    const CUdeviceptr place = memory + frame_bytes * static_cast<std::size_t>(row);
+    stream_.copy_lines(place, lowest, line, static_cast<std::size_t>(view.height), apart);
+    const auto* pixels = reinterpret_cast<const std::uint8_t*>(place + (upwards ? frame_bytes - line : 0));
+    const auto step = static_cast<std::ptrdiff_t>(line);
+    void* const out = reinterpret_cast<void*>(input.device.address() + row_bytes * static_cast<std::size_t>(row));
+    kernel_.launch(stream_, frame_params(batch.format, view, pixels, upwards ? -step : step, out));
+  }
+  const std::size_t filled = row_bytes * static_cast<std::size_t>(chunk.rows());
+  if (chunk.computed > chunk.rows()) stream_.clear(input.device.address() + filled, input.bytes - filled);
 }
 
 void Lane::finish() {
@@ -89,7 +117,7 @@ LanePool::Loan::Loan(LanePool& pool, std::size_t wanted, bool all) : pool_(pool)
   });
   while (pool.free_count_ < wanted && pool.lanes_.size() < most_lanes) {
     try {
-      pool.lanes_.push_back(std::make_unique<Lane>(pool.engine_, pool.cuda_));
+      pool.lanes_.push_back(std::make_unique<Lane>(pool.engine_, pool.cuda_, pool.kernel_));
     } catch (const CudaFailure&) {
       // No memory for another lane: those that are there do.
       if (pool.lanes_.empty()) throw;

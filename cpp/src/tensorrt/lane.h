@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "frame_kernel.h"
 #include "slot.h"
 
 namespace mlpdeploy {
@@ -15,7 +16,7 @@ namespace mlpdeploy {
 // Used by one thread at a time. The GPU's context must be current in every call, and at the end.
 class Lane {
  public:
-  Lane(const Engine& engine, const Cuda& cuda);
+  Lane(const Engine& engine, const Cuda& cuda, const FrameKernel& kernel);
 
   // Puts copies in, work and copies out of some rows into the stream; `finish` waits for them. The feeds are copied
   // before it returns. Results without data are not handed out. Throws Error (usage, backend), CudaFailure.
@@ -34,12 +35,15 @@ class Lane {
  private:
   const Engine& engine_;
   const Cuda& cuda_;
+  const FrameKernel& kernel_;
   Stream stream_;
   DeviceMemory scratch_;
   std::vector<std::unique_ptr<Slot>> slots_;  // the last used one first
   Slot* pending_ = nullptr;
   Chunk chunk_;
   Results results_;
+
+  void start_frames(const FrameBatch& batch, Slot& used, const Chunk& chunk) const;
 };
 
 // Two lanes fill a GPU with copies and work; each costs the engine's scratch memory. Not measured yet.
@@ -47,7 +51,8 @@ constexpr std::size_t most_lanes = 2;
 
 class LanePool {
  public:
-  LanePool(const Engine& engine, const Cuda& cuda) : engine_(engine), cuda_(cuda) {}
+  LanePool(const Engine& engine, const Cuda& cuda, const FrameKernel& kernel)
+      : engine_(engine), cuda_(cuda), kernel_(kernel) {}
 
   // Some lanes, lent until the end of the block; those in which something is left are drained then.
   class Loan {
@@ -75,6 +80,7 @@ class LanePool {
  private:
   const Engine& engine_;
   const Cuda& cuda_;
+  const FrameKernel& kernel_;
   std::mutex mutex_;
   std::condition_variable returned_;
   std::vector<std::unique_ptr<Lane>> lanes_;

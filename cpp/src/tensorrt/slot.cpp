@@ -44,6 +44,7 @@ Buffer::Buffer(const Cuda& cuda, const Binding& shaped)
 Slot::Slot(const Engine& engine, const Cuda& cuda, const Stream& stream, const DeviceMemory& scratch,
            const Feeds& feeds, const Chunk& chunk)
     : engine_(engine),
+      cuda_(cuda),
       stream_(stream),
       profile_(chunk.profile),
       context_(engine.create_context()),
@@ -95,6 +96,11 @@ bool Slot::fits(const Feeds& feeds, const Chunk& chunk) const noexcept {
     if (!same) return false;
   }
   return true;
+}
+
+CUdeviceptr Slot::frame_memory(std::size_t bytes) {
+  if (!frames_) frames_ = std::make_unique<DeviceMemory>(cuda_, bytes);  // a slot's shapes are always the same
+  return frames_->address();
 }
 
 void Slot::launch() {

@@ -37,13 +37,17 @@ class Slot {
 
   const std::vector<std::unique_ptr<Buffer>>& inputs() const noexcept { return inputs_; }
   const std::vector<std::unique_ptr<Buffer>>& outputs() const noexcept { return outputs_; }
+  // Room on the GPU for the frames of a run, made when the first ones come. Throws CudaFailure.
+  CUdeviceptr frame_memory(std::size_t bytes);
   GraphNote note() const { return {shapes_, note_}; }
 
  private:
   const Engine& engine_;
+  const Cuda& cuda_;
   const Stream& stream_;
   int profile_;
   std::vector<std::unique_ptr<Buffer>> inputs_, outputs_;  // outlive the context that has their addresses
+  std::unique_ptr<DeviceMemory> frames_;
   Context context_;
   std::unique_ptr<Graph> graph_;
   bool ran_ = false, tried_ = false;

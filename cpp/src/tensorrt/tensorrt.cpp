@@ -1,9 +1,9 @@
 #include "tensorrt.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "../bindings.h"
+#include "../device.h"
 #include "../text.h"
 #include "choice.h"
 #include "lane.h"
@@ -14,22 +14,6 @@ namespace {
 
 // As many of an engine are looked at; the rest is not used.
 constexpr std::size_t max_profiles = 64;
-
-// The GPU of "cuda" or "cuda:1"; the first where nothing is said.
-int gpu_index(const std::string& device) {
-  const auto colon = device.find(':');
-  if (!device.empty() && device.substr(0, colon) != "cuda") {
-    throw Error(ErrorKind::usage, "device " + device + " on the backend tensorrt", "cuda", "leave the device out");
-  }
-  if (colon == std::string::npos || colon + 1 == device.size()) return 0;
-  int index = 0;
-  const char *first = device.data() + colon + 1, *last = device.data() + device.size();
-  const auto read = std::from_chars(first, last, index);
-  if (read.ec != std::errc() || read.ptr != last || index < 0) {
-    throw Error(ErrorKind::usage, "device " + repr(device), "cuda, or cuda:1 for the second GPU");
-  }
-  return index;
-}
 
 std::string sizes_text(const std::int64_t* sizes, std::size_t count) {
   std::vector<std::string> texts;
@@ -53,9 +37,9 @@ class TensorRt final : public Backend {
   // The GPU must be current.
   TensorRt(std::shared_ptr<Cuda> cuda, const Engine::Source& source, const Manifest& manifest,
            std::optional<int> max_batch)
-      : cuda_(std::move(cuda)) {
+      : cuda_(std::move(cuda)), kernel_(std::make_unique<FrameKernel>(*cuda_)) {
     engine_ = std::make_unique<Engine>(source, manifest.inputs, manifest.outputs);
-    pool_ = std::make_unique<LanePool>(*engine_, *cuda_);
+    pool_ = std::make_unique<LanePool>(*engine_, *cuda_, *kernel_);
     for (const RowRange& range : engine_->profiles()) most_rows_ = std::max(most_rows_, range.most);
     if (max_batch && *max_batch > most_rows_) {
       throw Error(ErrorKind::usage, "max_batch is " + std::to_string(*max_batch),
@@ -69,15 +53,20 @@ class TensorRt final : public Backend {
       const Current current(*cuda_);
       pool_.reset();
       engine_.reset();
+      kernel_.reset();
     } catch (const CudaFailure&) {
       // The GPU is lost, and what was on it with it: TensorRT must not touch that any more.
       static_cast<void>(pool_.release());
       static_cast<void>(engine_.release());
+      static_cast<void>(kernel_.release());
     }
   }
 
   int max_batch() const noexcept override { return static_cast<int>(limit_ ? limit_ : most_rows_); }
   std::string version() const override { return engine_->nvinfer().version; }
+
+  bool takes_frames() const noexcept override { return static_cast<bool>(*kernel_); }
+  std::string frames_note() const override { return kernel_->note(); }
 
   void run(const Feeds& feeds, const Results& results) const override {
     guarded([&] { run_rows(feeds, results); });
@@ -119,6 +108,7 @@ class TensorRt final : public Backend {
 
  private:
   std::shared_ptr<Cuda> cuda_;
+  std::unique_ptr<FrameKernel> kernel_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<LanePool> pool_;
   std::int64_t most_rows_ = 0, limit_ = 0;
@@ -221,11 +211,16 @@ class TensorRt final : public Backend {
 
 std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, const Manifest& manifest,
                                        const LoadOptions& options, std::string& file) {
+  if (!options.device.empty() && !names_gpu(options.device)) {
+    throw Error(ErrorKind::usage, "device " + options.device + " on the backend tensorrt", "cuda",
+                "leave the device out");
+  }
   const int index = gpu_index(options.device);
   if (!options.role.empty() && options.role != tensorrt_name) {
     throw Error(ErrorKind::usage, "the file for " + options.role + " on tensorrt", "an engine for tensorrt",
                 "leave the role out for tensorrt's own");
   }
+  check_targets(folder);
   const Nvinfer& nvinfer = load_nvinfer();
   const auto cuda = Cuda::open(index);
   const Gpu& gpu = cuda->gpu();

@@ -1,5 +1,7 @@
 #include "fake_gpu.h"
 
+#include "frame_index.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -92,6 +94,7 @@ CUresult copy(const char* name, CUdeviceptr device, void* host, std::size_t byte
   if (const CUresult failed = status(name)) return failed;
   if (!inside(pinned_blocks, host, bytes)) fake_violation("a copy from or to memory that is not pinned");
   void* const place = fake_memory(reinterpret_cast<void*>(device), bytes);
+  ++gpu.copies;
   fake_enqueue(stream, [=] {
     if (!inside(pinned_blocks, host, bytes)) fake_violation("pinned memory was freed before its copy");
     fake_memory(place, bytes);
@@ -99,6 +102,22 @@ CUresult copy(const char* name, CUdeviceptr device, void* host, std::size_t byte
   });
   return CUDA_SUCCESS;
 }
+
+// What runs on the GPU: every thread of the grid, one after another.
+void run_kernel(const mlpdeploy::FrameParams& frame, std::int64_t threads) {
+  const std::int64_t pixels = std::int64_t{frame.height} * frame.width;
+  const std::int64_t line = std::int64_t{3} * frame.width, last = (frame.height - 1) * frame.row_bytes;
+  const auto* lowest = frame.pixels + std::min<std::int64_t>(last, 0);
+  fake_memory(lowest, static_cast<std::size_t>(std::abs(last) + line));
+  fake_memory(frame.out, static_cast<std::size_t>(pixels * frame.channels * (frame.half ? 2 : 4)));
+  for (std::int64_t thread = 0; thread < threads; ++thread) {
+    for (std::int64_t index = thread; index < pixels; index += threads) mlpdeploy::convert_pixel(frame, index);
+  }
+}
+
+constexpr std::uint32_t fat_binary_magic = 0xba55ed50U;
+const CUmodule the_module = reinterpret_cast<CUmodule>(&device_blocks);
+const CUfunction the_kernel = reinterpret_cast<CUfunction>(&pinned_blocks);
 
 }  // namespace
 
@@ -269,4 +288,68 @@ FAKE_API CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
   if (const CUresult failed = status("cuGraphLaunch")) return failed;
   for (const auto& step : graph->work) fake_enqueue(stream, step);
   return ++gpu.graph_launches, CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D* copy, CUstream stream) {
+  const Lock lock(mutex);
+  if (const CUresult failed = status("cuMemcpy2DAsync")) return failed;
+  if (copy->srcMemoryType != CU_MEMORYTYPE_HOST || copy->dstMemoryType != CU_MEMORYTYPE_DEVICE) {
+    fake_violation("a copy of lines in another direction than to the GPU");
+  }
+  if (copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes) return CUDA_ERROR_INVALID_VALUE;
+  const CUDA_MEMCPY2D lines = *copy;
+  auto* const to = static_cast<char*>(
+      fake_memory(reinterpret_cast<void*>(lines.dstDevice), lines.dstPitch * (lines.Height - 1) + lines.WidthInBytes));
+  ++gpu.line_copies;
+  // As late as from page-locked memory.
+  fake_enqueue(stream, [=] {
+    for (std::size_t y = 0; y < lines.Height; ++y) {
+      std::memcpy(to + y * lines.dstPitch, static_cast<const char*>(lines.srcHost) + y * lines.srcPitch,
+                  lines.WidthInBytes);
+    }
+  });
+  return CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuMemsetD8Async(CUdeviceptr address, unsigned char value, std::size_t bytes, CUstream stream) {
+  const Lock lock(mutex);
+  if (const CUresult failed = status("cuMemsetD8Async")) return failed;
+  void* const place = fake_memory(reinterpret_cast<void*>(address), bytes);
+  fake_enqueue(stream, [=] { std::memset(place, value, bytes); });
+  return CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  const Lock lock(mutex);
+  if (const CUresult failed = status("cuModuleLoadData")) return failed;
+  std::uint32_t magic = 0;
+  std::memcpy(&magic, image, sizeof magic);
+  if (magic != fat_binary_magic) return CUDA_ERROR_INVALID_IMAGE;
+  return ++gpu.modules, *module = the_module, CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+  if (module != the_module) fake_violation("a module that is not there");
+  if (std::strcmp(name, "mlpdeploy_frame_to_row") != 0) return CUDA_ERROR_NOT_FOUND;
+  return *function = the_kernel, CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuModuleUnload(CUmodule module) {
+  const Lock lock(mutex);
+  if (module != the_module || gpu.modules < 1) fake_violation("a module is unloaded that is not there");
+  return --gpu.modules, CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuLaunchKernel(CUfunction function, unsigned blocks, unsigned blocks_y, unsigned blocks_z,
+                                 unsigned threads, unsigned threads_y, unsigned threads_z, unsigned shared_bytes,
+                                 CUstream stream, void** arguments, void** extra) {
+  const Lock lock(mutex);
+  if (const CUresult failed = status("cuLaunchKernel")) return failed;
+  if (function != the_kernel || gpu.modules < 1) fake_violation("a kernel that is not there");
+  const bool flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
+  if (!flat || blocks < 1 || threads < 1 || threads > 1024 || shared_bytes || extra) return CUDA_ERROR_INVALID_VALUE;
+  const auto frame = *static_cast<const mlpdeploy::FrameParams*>(arguments[0]);
+  ++gpu.kernel_launches;
+  fake_enqueue(stream, [=] { run_kernel(frame, std::int64_t{blocks} * threads); });
+  return CUDA_SUCCESS;
 }

@@ -1,9 +1,10 @@
-#include "cpu_streams.h"
+#include "onnx_streams.h"
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 
+#include "device.h"
 #include "onnxruntime.h"
 #include "split.h"
 
@@ -14,9 +15,9 @@ namespace {
 constexpr int default_max_batch = 32;
 constexpr std::int64_t rows_per_stream_run = 2;  // as in mlpdeploy/runtime/onnxruntime.py
 
-// Zeros behind the rows of a part, and room for the results of a whole fixed batch; kept from call to call.
+// Rows of a part with zeros behind them, and room for the results of all that is computed; kept from call to call.
 struct Scratch {
-  std::vector<std::byte> inputs[max_tensors], outputs[max_tensors];
+  Staging inputs[max_tensors], outputs[max_tensors];
 };
 
 // A stack of scratches: as many as threads have padded at once.
@@ -40,18 +41,20 @@ class Scratches {
   std::vector<std::unique_ptr<Scratch>> free_;
 };
 
-class CpuStreams final : public Backend {
+class OnnxStreams final : public Backend {
  public:
-  CpuStreams(const std::filesystem::path& file, const Manifest& manifest, const CpuOptions& options, SharedPool& pool)
+  OnnxStreams(const std::filesystem::path& file, const Manifest& manifest, std::optional<int> max_batch,
+              std::optional<int> gpu, SharedPool& pool)
       : file_(file),
         inputs_(manifest.inputs),
         outputs_(manifest.outputs),
-        threads_(options.threads),
+        threads_(pool.threads()),
+        gpu_(gpu.has_value()),
         pool_(pool),
-        whole_(file, threads_, inputs_, outputs_) {
+        whole_(file, threads_, gpu, inputs_, outputs_) {
     const Axis& batch = inputs_.front().shape.front();
     fixed_ = batch.fixed();
-    range_.most = fixed_ ? batch.size : options.max_batch.value_or(default_max_batch);
+    range_.most = fixed_ ? batch.size : max_batch.value_or(default_max_batch);
     if (fixed_) range_.least = range_.most;
   }
 
@@ -64,8 +67,8 @@ class CpuStreams final : public Backend {
     const std::int64_t rows = feeds.rows();
     for (Chunk chunk; chunk.stop < rows;) {
       chunk = next_chunk(&range_, 1, chunk.stop, rows);
-      if (chunk.computed > chunk.rows()) {
-        run_padded(feeds, results, chunk);
+      if (gpu_ || chunk.computed > chunk.rows()) {
+        run_staged(feeds, results, chunk);
       } else {
         execute(feeds, results, chunk.start, chunk.stop);
       }
@@ -103,6 +106,7 @@ class CpuStreams final : public Backend {
   std::filesystem::path file_;
   std::vector<TensorSpec> inputs_, outputs_;
   int threads_;
+  bool gpu_;
   SharedPool& pool_;
   OnnxModel whole_;
   RowRange range_;
@@ -114,7 +118,7 @@ class CpuStreams final : public Backend {
   // With its own copy of the weights: loaded when the first batch for streams comes.
   const OnnxModel& stream_model() const {
     const std::lock_guard<std::mutex> lock(making_);
-    if (!single_threaded_) single_threaded_ = std::make_unique<OnnxModel>(file_, 1, inputs_, outputs_);
+    if (!single_threaded_) single_threaded_ = std::make_unique<OnnxModel>(file_, 1, std::nullopt, inputs_, outputs_);
     return *single_threaded_;
   }
 
@@ -137,7 +141,7 @@ class CpuStreams final : public Backend {
 
   void stream(const Feeds& feeds, const Results& results, std::int64_t start, std::int64_t stop) const {
     struct Part {
-      const CpuStreams& session;
+      const OnnxStreams& session;
       const OnnxModel& model;
       const Feeds& feeds;
       const Results& results;
@@ -153,53 +157,74 @@ class CpuStreams final : public Backend {
     pool_.get().run(static_cast<std::size_t>((rows + step - 1) / step), work, &part);
   }
 
-  // Fewer rows than the model's fixed batch: zeros behind them, and only their results are copied out.
-  void run_padded(const Feeds& feeds, const Results& results, const Chunk& chunk) const {
+  // Through memory of its own: with zeros behind the rows where the model's batch is fixed, and pinned on a GPU.
+  void run_staged(const Feeds& feeds, const Results& results, const Chunk& chunk) const {
     auto scratch = scratches_.take();
     Binding inputs[max_tensors], outputs[max_tensors];
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      inputs[i] = feeds.tensors[i].rows(chunk.start, chunk.stop);
-      pad(inputs[i], chunk, scratch->inputs[i]);
-    }
+    stage(feeds, chunk, *scratch, inputs);
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      auto& bytes = scratch->outputs[i];
       outputs[i] = results.tensors[i];
       outputs[i].shape[0] = chunk.computed;
-      bytes.resize(outputs[i].row_bytes() * static_cast<std::size_t>(chunk.computed));
-      outputs[i].data = bytes.data();
+      outputs[i].data = scratch->outputs[i].room(whole_, outputs[i].row_bytes() * rows_of(chunk.computed));
     }
     whole_.run(inputs, outputs);
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
       const Binding target = results.tensors[i].rows(chunk.start, chunk.stop);
-      std::memcpy(target.data, outputs[i].data, target.row_bytes() * static_cast<std::size_t>(chunk.rows()));
+      std::memcpy(target.data, outputs[i].data, target.row_bytes() * rows_of(chunk.rows()));
     }
     scratches_.give_back(std::move(scratch));
   }
 
   void run_open_part(const Feeds& feeds, const Chunk& chunk, OnnxModel::Take take, void* context) const {
-    std::vector<std::byte> padded[max_tensors];
+    auto scratch = scratches_.take();
     Binding inputs[max_tensors], outputs[max_tensors];
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      inputs[i] = feeds.tensors[i].rows(chunk.start, chunk.stop);
-      if (chunk.computed > chunk.rows()) pad(inputs[i], chunk, padded[i]);
+    if (gpu_ || chunk.computed > chunk.rows()) {
+      stage(feeds, chunk, *scratch, inputs);
+    } else {
+      for (std::size_t i = 0; i < inputs_.size(); ++i) inputs[i] = feeds.tensors[i].rows(chunk.start, chunk.stop);
     }
     whole_.run(inputs, outputs, take, context);
+    scratches_.give_back(std::move(scratch));
   }
 
-  // Has an input of fewer rows than are computed point to a copy with zeros behind them.
-  static void pad(Binding& part, const Chunk& chunk, std::vector<std::byte>& bytes) {
-    bytes.resize(part.row_bytes() * static_cast<std::size_t>(chunk.computed));
-    copy_padded(part, chunk.computed, bytes.data());
-    part.shape[0] = chunk.computed;
-    part.data = bytes.data();
+  static std::size_t rows_of(std::int64_t rows) noexcept { return static_cast<std::size_t>(rows); }
+
+  // Has the inputs point to copies of a part's rows, with zeros up to the rows that are computed.
+  void stage(const Feeds& feeds, const Chunk& chunk, Scratch& scratch, Binding* inputs) const {
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      const Binding part = feeds.tensors[i].rows(chunk.start, chunk.stop);
+      void* const room = scratch.inputs[i].room(whole_, part.row_bytes() * rows_of(chunk.computed));
+      copy_padded(part, chunk.computed, room);
+      inputs[i] = part;
+      inputs[i].shape[0] = chunk.computed;
+      inputs[i].data = room;
+    }
   }
 };
 
+// The GPU of ONNX Runtime's CUDA provider; none where the CPU is asked for. Throws Error (usage).
+std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device) {
+  if (!names_gpu(device)) return std::nullopt;
+  const int index = gpu_index(device);
+  if (!OnnxModel::has_cuda()) {
+    throw Error(ErrorKind::usage, "device " + device + ", but this ONNX Runtime has no CUDA provider", "",
+                "load a libonnxruntime.so.1 of a package for GPUs, or use --device cpu");
+  }
+  if (manifest.model.precision != "fp32") {
+    throw Error(ErrorKind::usage, "an artifact in " + manifest.model.precision + " on " + device,
+                "a float32 artifact, or --device cpu");
+  }
+  return index;
+}
+
 }  // namespace
 
-std::unique_ptr<Backend> open_cpu_streams(const std::filesystem::path& file, const Manifest& manifest,
-                                          const CpuOptions& options, SharedPool& pool) {
-  return std::make_unique<CpuStreams>(file, manifest, options, pool);
+std::unique_ptr<Backend> open_onnxruntime(const std::filesystem::path& folder, const Manifest& manifest,
+                                          const LoadOptions& options, SharedPool& pool, std::string& file) {
+  const auto gpu = onnx_gpu(manifest, options.device);
+  file = manifest.file_for(!options.role.empty() ? options.role : gpu ? "cuda" : "cpu").name;
+  const auto path = checked_file(folder, manifest, file);
+  return std::make_unique<OnnxStreams>(path, manifest, options.max_batch, gpu, pool);
 }
 
 }  // namespace mlpdeploy
