@@ -4,9 +4,8 @@ A worker that is idle takes what waits at once, unless waiting a little can fill
 lately than are open now, the missing ones are probably on their way back. So one client never waits for company, and a
 group of clients that call in a loop stays together. What a wrong guess costs is bounded twice: by `max_delay`, and by
 the fixed cost of a batch, which is all that a batch less can save; where rows cost the same alone and together, as on a
-CPU, hardly anything is ever held back. There a worker also leaves half of a large crowd for the next batch: otherwise
-all clients would ask again at the same time, and the worker would wait for their requests. While all workers are busy,
-rows gather by themselves; a batch that is full then is handed over ahead, so that the worker finds it when it is done.
+CPU, hardly anything is ever held back. While all workers are busy, rows gather by themselves; a batch that is full then
+is handed over ahead, so that the worker finds it when it is done.
 
 Only rows of one shape share a batch. A request may be spread over several. Rows that were with a worker when it died
 are handed out again alone, so that rows that kill a worker take no others with them.
@@ -22,8 +21,6 @@ from typing import Generic, TypeVar
 from mlpdeploy.serving.failures import QueueFullError
 
 _EPOCHS = 3  # "lately" means the last so many batches
-_LEAST_HALF = 8  # requests in a batch that leaves others behind
-_SPLIT_COST = 0.03  # at most, of the time that the batch takes
 
 
 @dataclass(eq=False)
@@ -85,13 +82,13 @@ class Batcher(Generic[T]):
     Attributes:
         waiting: rows that are queued.
         open: requests that have not ended, queued or not; a dict for its order.
-        fixed_seconds, row_seconds: what a batch costs to compute, and what each of its rows does in addition.
+        fixed_seconds: what a batch costs to compute beside what each of its rows does.
     """
 
     def __init__(self, max_delay: float, queue_limit: int) -> None:
         self.waiting = 0
         self.open: dict[T, None] = {}
-        self.fixed_seconds = self.row_seconds = 0.0
+        self.fixed_seconds = 0.0
         self._max_delay, self._queue_limit = max_delay, queue_limit
         self._groups: dict[Hashable, _Group[T]] = {}
         self._returned: deque[Batch[T]] = deque()
@@ -153,15 +150,8 @@ class Batcher(Generic[T]):
         together = len(self.open) >= max(self._peaks)
         for group in self._by_age():
             if together or self._full(group) or now >= self._due(group, since):
-                return self._take(group, self._share(group, idle))
+                return self._take(group, -(-group.rows // idle))
         return []
-
-    def _share(self, group: _Group[T], idle: int) -> int:
-        """Return how many rows of a group one of the idle workers gets."""
-        half = -(-group.rows // (2 * idle))
-        many = len(group.tickets) >= 2 * idle * _LEAST_HALF
-        cheap = self.fixed_seconds < _SPLIT_COST * half * self.row_seconds
-        return half if many and cheap else -(-group.rows // idle)
 
     def take_ahead(self) -> Batch[T]:
         """Return the next batch for a worker that is busy, which takes none before one is full.

@@ -110,7 +110,6 @@ class ServedModel:
             await model.close()
             raise
         model._batcher.fixed_seconds = model._pool.fixed_seconds
-        model._batcher.row_seconds = model._pool.row_seconds
         return model
 
     @property

@@ -102,8 +102,7 @@ class Pool:
     Attributes:
         restarts: processes that had to be started again.
         longest: seconds of the longest batch yet.
-        fixed_seconds, row_seconds: what a batch costs, and what each of its rows does in addition, as measured when the
-            last worker started.
+        fixed_seconds: what a batch costs beside what each of its rows does, as measured when the last worker started.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Pool:
         """Keep what is needed to start; `order` is each worker's first message."""
         self.restarts = 0
         self.longest = 0.0
-        self.fixed_seconds = self.row_seconds = 0.0
+        self.fixed_seconds = 0.0
         self._owner, self._order, self._outputs = owner, order, outputs
         self._workers = workers
         self._loop = asyncio.get_running_loop()
@@ -256,7 +255,6 @@ class Pool:
             (_, one), (rows, many) = message["seconds"][0], message["seconds"][-1]
             self.longest = max(self.longest, many)
             self.fixed_seconds = max(0.0, (rows * one - many) / (rows - 1)) if rows > 1 else 0.0
-            self.row_seconds = max(0.0, many - self.fixed_seconds) / rows
             if not self._warm.done() and all(one.ready for one in self._instances):
                 self._warm.set_result(None)
             self._owner.changed()

@@ -241,18 +241,3 @@ def test_every_row_is_handed_out_once_unless_its_request_has_ended(data: st.Data
         covered = sorted(seen[one])
         assert [start for start, _ in covered] == [0, *(stop for _, stop in covered[:-1])]
         assert covered[-1][1] == one.rows
-
-
-def test_where_batching_saves_nothing_a_worker_leaves_half_of_a_crowd_for_the_next_batch() -> None:
-    def rows_taken(requests: int, fixed: float, rows: int = 1, idle: int = 1) -> int:
-        queue = batcher()
-        queue.fixed_seconds, queue.row_seconds = fixed, 0.050
-        for _ in range(requests):
-            queue.add(ticket(rows, capacity=32))
-        return sum(part.rows for part in queue.take(0.0, idle, 0.0))
-
-    assert rows_taken(32, fixed=0.005) == 16
-    assert rows_taken(32, fixed=0.050) == 32  # a GPU: two batches of 16 would take longer than one of 32
-    assert rows_taken(15, fixed=0.0) == 15  # too few
-    assert rows_taken(1, fixed=0.0, rows=32) == 32  # one client gains nothing by two halves
-    assert rows_taken(32, fixed=0.005, idle=2) == 8
