@@ -159,11 +159,12 @@ def messages_of_every_sort() -> list[bytes]:
     message.inputs.add(name="a", datatype="FP32", shape=[3, 4])
     whole = bytes(message.SerializeToString())
     turned = bytes(kind(raw_input_contents=[b"y" * 70_000]).SerializeToString()) + whole
-    unknown = whole + b"\x78\x01" + b"\x82\x01\x03abc"  # field 15 as a number, field 16 as bytes
+    unknown = whole + b"\x82\x01\x03abc"  # field 16
+    number = whole + b"\x78\x03" + b"\x3a\x02hi"  # field 15 is 3, which is no length; then raw contents
     many = whole + 100 * b"\x3a\x01z"  # more fields than are looked at
     tags = [b"\x3a", b"\x3a\x80", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 12, b"\x00", b"\x3b"]
     damaged = [whole[:-1], whole[:40], *(whole + tag for tag in tags)]
-    return [whole, turned, unknown, many, *damaged]
+    return [whole, turned, unknown, number, many, *damaged]
 
 
 @pytest.mark.parametrize("data", messages_of_every_sort())
