@@ -160,7 +160,7 @@ def messages_of_every_sort() -> list[bytes]:
     whole = bytes(message.SerializeToString())
     turned = bytes(kind(raw_input_contents=[b"y" * 70_000]).SerializeToString()) + whole
     unknown = whole + b"\x82\x01\x03abc"  # field 16
-    number = whole + b"\x78\x03" + b"\x3a\x02hi"  # field 15 is 3, which is no length; then raw contents
+    number = whole + b"\x78\x04" + b"\x3a\x02hi"  # field 15 is 4, which is no length; then raw contents
     many = whole + 100 * b"\x3a\x01z"  # more fields than are looked at
     tags = [b"\x3a", b"\x3a\x80", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 12, b"\x00", b"\x3b"]
     damaged = [whole[:-1], whole[:40], *(whole + tag for tag in tags)]
