@@ -119,11 +119,11 @@ def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[],
     request, message = binary_request(session, address.model, x), grpc_message(session, address.model, x)
     rest, rpc = rest_call(address.http_port, request), grpc_call(address.grpc, message)
     picture = rest_request("/v1/classify", jpeg(session), "Content-Type: image/jpeg")
-    answers = [rest()[-expected.nbytes :]]
-    answers += [message_classes()["ModelInferResponse"].FromString(rpc()).raw_output_contents[0]]
-    for answer in answers:
-        np.testing.assert_allclose(np.frombuffer(answer, np.float32).reshape(expected.shape), expected, 1e-3, 1e-3)
     with floors(request, message) as echoes:
+        answers = [rest()[-expected.nbytes :]]
+        answers += [message_classes()["ModelInferResponse"].FromString(rpc()).raw_output_contents[0]]
+        for answer in answers:
+            np.testing.assert_allclose(np.frombuffer(answer, np.float32).reshape(expected.shape), expected, 1e-3, 1e-3)
         yield {
             "session": lambda: session.run(feeds),
             "grpc": rpc,
