@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import signal
 import socket
@@ -23,8 +22,6 @@ from mlpdeploy.serving.protocol.limits import KEEP_ALIVE_SECONDS
 from mlpdeploy.serving.repository import ModelRepository, Reloaded
 
 BACKLOG = 512
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MMAP_BYTES, _KEPT_BYTES = 32 << 20, 64 << 20  # blocks that are still mapped anew; free memory that is not kept
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,8 @@ class Server:
         try:
             with self._signals(on_reload):
                 if await self._start():
-                    _settle_memory()
+                    gc.collect()
+                    gc.freeze()  # what the server is made of is not looked through again while it answers
                     host = f"[{options.host}]" if ":" in options.host else options.host
                     scheme = "http" if tls is None else "https"
                     http_url = f"{scheme}://{host}:{listener.getsockname()[1]}"
@@ -228,20 +226,6 @@ def listen(host: str, port: int, option: str) -> socket.socket:
         raise MlpDeployError(f"port {port} on {host} cannot be used ({error.strerror})", fix=fix) from error
     listener.setblocking(False)
     return listener
-
-
-def _settle_memory() -> None:
-    """Once the models are there: what lives on is not collected again, and freed memory is kept for the next request.
-
-    By itself glibc maps a block of a picture's size anew for each request, and the system zeroes every page of it.
-    Nothing of that happens with another C library.
-    """
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _http_server(app: Any, budget: Any, options: ServeOptions) -> Any:
