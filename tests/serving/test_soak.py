@@ -22,6 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 def soak() -> ModuleType:
     """The script as a module."""
     pytest.importorskip("grpc")
+    sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("soak", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
