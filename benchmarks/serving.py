@@ -64,7 +64,7 @@ class Address:
 def server(name: str, directory: Path) -> Iterator[Address]:
     """Run `mlpdeploy serve` on free ports."""
     command = [sys.executable, "-m", "mlpdeploy", "serve", f"{name}={directory}", "--json", "--no-access-log"]
-    command += ["--http-port", "0", "--grpc-port", "0", "--max-delay-ms", str(MAX_DELAY_MS)]
+    command += ["--http-port", "0", "--grpc-port", "0", "--max-delay-ms", str(MAX_DELAY_MS), "--timeout-ms", "120000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
