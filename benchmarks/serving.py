@@ -1,20 +1,26 @@
 """What the network costs: `mlpdeploy serve` beside the Session in this process, at batch 1 and with 32 clients.
 
 Writes results/serving.json and results/serving.png. Run with: python benchmarks/serving.py NAME=ARTIFACT ...
+
+Batch 1: in each round every way to ask is taken once, in random order, each after the same pause; so all of them find
+processors that sleep and caches that others have used, the Session too (`session_back_to_back` is without pauses). The
+clock runs from the first byte of a request, built before, to the last byte of its answer, which is not decoded. The
+floors are servers that answer the same bytes without looking: what the machine and gRPC itself take.
+
+32 clients: in a process of their own, in a closed loop; a client's rate is taken between its own answers, so that it
+does not matter whether the window ends before or behind a batch. The processors that each process took are beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
-import http.client
 import io
 import json
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,57 +29,70 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from PIL import Image
+from serving_load import closed_loop, floors, grpc_call, rest_call
 
 from mlpdeploy import load
 from mlpdeploy.artifact import write_file
 from mlpdeploy.env import git_commit, machine, tool_versions
 from mlpdeploy.images import sample_photographs
 from mlpdeploy.runtime.session import Session
-from mlpdeploy.serving.protocol.messages import SERVICE, message_classes
+from mlpdeploy.serving.protocol.messages import message_classes
 
 CLIENTS = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
 MAX_DELAY_MS = 2.0
-PAUSE_SECONDS = 0.01  # between calls: the threads of a session spin for a while when it is done
+PAUSE_SECONDS = 0.01
 PERCENTILES = (50, 90, 99)
+RESAMPLES = 2000
+MANY_ROWS = 8  # in a request, beside one
+FAST_ROWS_PER_SECOND = 200  # from here on the clients ask for many rows too
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where the server is, and what is asked for."""
+    """Where the server is, its processes, and what is asked for."""
 
     model: str
     http_port: int
     grpc: str
+    pids: dict[str, int]
 
 
 @contextlib.contextmanager
 def server(name: str, directory: Path) -> Iterator[Address]:
     """Run `mlpdeploy serve` on free ports."""
     command = [sys.executable, "-m", "mlpdeploy", "serve", f"{name}={directory}", "--json", "--no-access-log"]
-    command += ["--http-port", "0", "--grpc-port", "0", "--max-delay-ms", str(MAX_DELAY_MS)]
+    command += ["--http-port", "0", "--grpc-port", "0", "--max-delay-ms", str(MAX_DELAY_MS), "--timeout-ms", "120000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        yield Address(name, int(ready["http"].rpartition(":")[2]), ready["grpc"])
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        pids = {"front": process.pid, "worker": int(workers[0])}
+        yield Address(name, int(ready["http"].rpartition(":")[2]), ready["grpc"], pids)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
 
-def binary_body(session: Session, x: np.ndarray) -> tuple[bytes, int]:
-    """Return (body, length of its JSON) of a binary REST request."""
+def rest_request(path: str, body: bytes, *headers: str) -> bytes:
+    """Return the bytes of a POST."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def binary_request(session: Session, model: str, x: np.ndarray) -> bytes:
+    """Return a REST request with a binary tensor, which asks for a binary answer."""
     tensor = {"name": session.inputs[0].name, "shape": list(x.shape), "datatype": "FP32"}
     tensor["parameters"] = {"binary_data_size": x.nbytes}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    return head + x.tobytes(), len(head)
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    return rest_request(f"/v2/models/{model}/infer", head + x.tobytes(), length)
 
 
-def grpc_body(session: Session, model: str, x: np.ndarray) -> bytes:
+def grpc_message(session: Session, model: str, x: np.ndarray) -> bytes:
     """Return a ModelInferRequest."""
     message = message_classes()["ModelInferRequest"](model_name=model, raw_input_contents=[x.tobytes()])
     message.inputs.add(name=session.inputs[0].name, datatype="FP32", shape=x.shape)
@@ -91,64 +110,67 @@ def jpeg(session: Session) -> bytes:
     return data.getvalue()
 
 
-def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[], None]]]:
+@contextlib.contextmanager
+def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[], Any]]]:
     """Yield {name: one request at batch 1}."""
     feeds = session.random_feeds(1, height_width=session.manifest.preprocessing.height_width)
     x = next(iter(feeds.values()))
     expected = next(iter(session.run(feeds).values()))
-    body, length = binary_body(session, x)
-    message, picture = grpc_body(session, address.model, x), jpeg(session)
-    connection = http.client.HTTPConnection("127.0.0.1", address.http_port)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    channel = grpc.insecure_channel(address.grpc)
-    infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    request, message = binary_request(session, address.model, x), grpc_message(session, address.model, x)
+    rest, rpc = rest_call(address.http_port, request), grpc_call(address.grpc, message)
+    picture = rest_request("/v1/classify", jpeg(session), "Content-Type: image/jpeg")
+    with floors(request, message) as echoes:
+        answers = [rest()[-expected.nbytes :]]
+        answers += [message_classes()["ModelInferResponse"].FromString(rpc()).raw_output_contents[0]]
+        for answer in answers:
+            np.testing.assert_allclose(np.frombuffer(answer, np.float32).reshape(expected.shape), expected, 1e-3, 1e-3)
+        yield {
+            "session": lambda: session.run(feeds),
+            "grpc": rpc,
+            "rest_binary": rest,
+            "jpeg": rest_call(address.http_port, picture),
+            **echoes,
+        }
 
-    def post(path: str, data: bytes, headers: dict[str, str]) -> bytes:
-        connection.request("POST", path, data, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        assert response.status == 200, answer
-        return answer
 
-    def rest() -> np.ndarray:
-        answer = post(f"/v2/models/{address.model}/infer", body, {"Inference-Header-Content-Length": str(length)})
-        return np.frombuffer(answer[-expected.nbytes :], np.float32).reshape(expected.shape)
-
-    def by_grpc() -> np.ndarray:
-        answer = message_classes()["ModelInferResponse"].FromString(infer(message))
-        return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(expected.shape)
-
-    for ask in (rest, by_grpc):
-        np.testing.assert_allclose(ask(), expected, rtol=1e-3, atol=1e-3)
-    yield {
-        "session": lambda: session.run(feeds),
-        "grpc": by_grpc,
-        "rest_binary": rest,
-        "jpeg": lambda: post("/v1/classify", picture, {"Content-Type": "image/jpeg"}),
-    }
-    channel.close()
-    connection.close()
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Return the seconds of a call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def overhead(session: Session, address: Address, rounds: int) -> dict[str, Any]:
-    """Return percentiles of each way to ask, and how much more than the session's it is, interleaved."""
-    for ways in calls(session, address):
-        samples: dict[str, list[float]] = {name: [] for name in ways}
-        for index in range(rounds + 10):
-            for name, call in ways.items():
+    """Return percentiles of each way to ask, in ms, and how much more than the session's its median is, with 95 %."""
+    generator = random.Random(0)
+    with calls(session, address) as ways:
+        names, samples = list(ways), {name: np.empty(rounds) for name in ways}
+        for index in range(-10, rounds):
+            for name in generator.sample(names, len(names)):
                 time.sleep(PAUSE_SECONDS)
-                started = time.perf_counter()
-                call()
-                if index >= 10:
-                    samples[name].append(1000 * (time.perf_counter() - started))
-    result = {name: dict(zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(values, PERCENTILES).tolist(), strict=True))
-              for name, values in samples.items()}  # fmt: skip
+                took = seconds_of(ways[name])
+                if index >= 0:
+                    samples[name][index] = 1000 * took
+        alone = [1000 * seconds_of(ways["session"]) for _ in range(rounds)]
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, rounds, (RESAMPLES, rounds))  # of rounds, in which all ways stand together
+    medians = {name: np.median(values[picks], axis=1) for name, values in samples.items()}
+    result: dict[str, Any] = {}
+    for name, values in samples.items():
+        more = medians[name] - medians["session"]
+        result[name] = dict(
+            zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(values, PERCENTILES).tolist(), strict=True)
+        )
+        result[name]["min_ms"] = float(values.min())
+        if name.startswith("floor"):
+            continue
+        result[name]["overhead_p50_ms"] = float(np.median(values) - np.median(samples["session"]))
+        result[name]["overhead_p50_95_percent"] = np.percentile(more, (2.5, 97.5)).tolist()
+        result[name]["overhead_min_ms"] = float(values.min() - samples["session"].min())
     for name, figures in result.items():
-        figures["overhead_p50_ms"] = figures["p50_ms"] - result["session"]["p50_ms"]
-        figures["overhead_p99_ms"] = figures["p99_ms"] - result["session"]["p99_ms"]
-        print(f"  {name:12} p50 {figures['p50_ms']:8.2f} ms, over the session {figures['overhead_p50_ms']:6.2f} ms")
-    return {"rounds": rounds, "milliseconds": result}
+        extra = f", over the session {figures['overhead_p50_ms']:6.2f} ms" if "overhead_p50_ms" in figures else ""
+        print(f"  {name:12} p50 {figures['p50_ms']:8.2f} ms{extra}")
+    return {"rounds": rounds, "session_back_to_back_p50_ms": float(np.median(alone)), "milliseconds": result}
 
 
 def best_batch(session: Session, seconds: float) -> dict[str, float]:
@@ -165,69 +187,56 @@ def best_batch(session: Session, seconds: float) -> dict[str, float]:
     return found
 
 
-async def grpc_client(address: Address, message: bytes, until: float, times: list[tuple[float, float]]) -> None:
-    """Ask again and again."""
-    async with grpc.aio.insecure_channel(address.grpc, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
-        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        while (started := time.perf_counter()) < until:
-            await infer(message)
-            times.append((time.perf_counter(), time.perf_counter() - started))
+def loop(session: Session, address: Address, kind: str, rows: int, seconds: float) -> dict[str, Any]:
+    """Return throughput and latency of the clients, and what the processes took; their first answers are left out."""
+    x = next(iter(session.random_feeds(rows, height_width=session.manifest.preprocessing.height_width).values()))
+    if kind == "grpc":
+        place, payload = address.grpc, grpc_message(session, address.model, x)
+    else:
+        place, payload = str(address.http_port), binary_request(session, address.model, x)
+    ends, processors = closed_loop(kind, place, payload, CLIENTS, seconds, address.pids)
+    counted = [times[1:] for times in ends if len(times) > 2]
+    rate = sum(rows * (len(times) - 1) / (times[-1] - times[0]) for times in counted)
+    latencies = np.concatenate([np.diff(times) for times in counted])
+    p50, p90, p99 = (1000 * np.percentile(latencies, PERCENTILES)).tolist()
+    return {
+        "rows_per_request": rows,
+        "rows_per_second": rate,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "processors": processors,
+    }
 
 
-async def rest_client(address: Address, request: bytes, until: float, times: list[tuple[float, float]]) -> None:
-    """Ask again and again on one connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", address.http_port)
-    while (started := time.perf_counter()) < until:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        await reader.readexactly(int(length))
-        times.append((time.perf_counter(), time.perf_counter() - started))
-    writer.close()
-
-
-def closed_loop(session: Session, address: Address, seconds: float) -> dict[str, Any]:
-    """Return throughput and latency of 32 clients, by protocol; the first second is left out."""
-    feeds = session.random_feeds(1, height_width=session.manifest.preprocessing.height_width)
-    x = next(iter(feeds.values()))
-    body, length = binary_body(session, x)
-    head = f"POST /v2/models/{address.model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    request = f"{head}Inference-Header-Content-Length: {length}\r\n\r\n".encode() + body
-    message = grpc_body(session, address.model, x)
-
-    async def run(client: Any, payload: bytes) -> dict[str, float]:
-        times: list[tuple[float, float]] = []
-        begin = time.perf_counter() + 1.0
-        await asyncio.gather(*(client(address, payload, begin + seconds, times) for _ in range(CLIENTS)))
-        counted = [latency for ended, latency in times if begin <= ended <= begin + seconds]
-        p50, p90, p99 = (1000 * np.percentile(counted, PERCENTILES)).tolist()
-        return {"rows_per_second": len(counted) / seconds, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
-
-    return {"grpc": asyncio.run(run(grpc_client, message)), "rest_binary": asyncio.run(run(rest_client, request))}
-
-
-def measure(name: str, directory: Path, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(name: str, directory: Path, rounds: int, seconds: float, repeats: int) -> dict[str, Any]:
     """Return all figures of one model.
 
-    The session's threads do not spin after a run: spinning, they take a processor from the request that comes next.
+    The session has the options of the server's worker: its threads do not spin after a run, for spinning they would
+    take a processor from the request that comes next.
     """
     print(name)
     with server(name, directory) as address, load(directory, share_processors=True) as session:
         single = overhead(session, address, rounds)
-        before = best_batch(session, seconds / 4)
-        loop = closed_loop(session, address, seconds)
-        after = best_batch(session, seconds / 4)
-    alone = {batch: (before[batch] + after[batch]) / 2 for batch in before}
-    best = max(alone.values())
-    batch_ms = 1000 * 32 / alone["32"]
-    for protocol, figures in loop.items():
-        figures["share_of_best"] = figures["rows_per_second"] / best
-        figures["p99_in_batches_of_32"] = figures["p99_ms"] / batch_ms
-        print(f"  {CLIENTS} clients, {protocol}: {figures['rows_per_second']:.1f} rows/s, "
-              f"{100 * figures['share_of_best']:.0f} % of the session's best; p99 {figures['p99_ms']:.1f} ms, "
-              f"{figures['p99_in_batches_of_32']:.1f} batches of 32")  # fmt: skip
-    return {"model": name, "batch_1": single, "session_rows_per_second": alone, "closed_loop": loop}
+        best_rates = [best_batch(session, seconds / 4)]
+        fast = best_rates[0]["1"] > FAST_ROWS_PER_SECOND
+        loops: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(repeats):
+            for kind in ("grpc", "rest_binary"):
+                for rows in (1, MANY_ROWS) if fast else (1,):
+                    label = kind if rows == 1 else f"{kind}_{rows}_rows"
+                    loops.setdefault(label, []).append(loop(session, address, kind, rows, seconds))
+            best_rates.append(best_batch(session, seconds / 4))
+    middles = {batch: float(np.median([rates[batch] for rates in best_rates])) for batch in best_rates[0]}
+    for label, runs in loops.items():
+        for index, run in enumerate(runs):  # compared with the session just before and just behind
+            near = {batch: (best_rates[index][batch] + best_rates[index + 1][batch]) / 2 for batch in middles}
+            run["share_of_best"] = run["rows_per_second"] / max(near.values())
+            run["p99_in_batches_of_32"] = run["p99_ms"] * near["32"] / 32_000
+        shares = [run["share_of_best"] for run in runs]
+        print(f"  {CLIENTS} clients, {label}: {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the best; "
+              f"p99 {max(run['p99_in_batches_of_32'] for run in runs):.2f} batches of 32")  # fmt: skip
+    return {"model": name, "batch_1": single, "session_rows_per_second": middles, "closed_loop": loops}
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -241,7 +250,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 3.2))
     for index, result in enumerate(results):
         values = [result["batch_1"]["milliseconds"][way]["overhead_p50_ms"] for way in ways]
-        bars = axes.bar(np.arange(len(ways)) + 0.4 * index, values, 0.36, label=result["model"])
+        errors = [result["batch_1"]["milliseconds"][way]["overhead_p50_95_percent"] for way in ways]
+        sides = np.abs(np.array(errors) - np.array(values)[:, None]).T
+        bars = axes.bar(np.arange(len(ways)) + 0.4 * index, values, 0.36, label=result["model"], yerr=sides)
         axes.bar_label(bars, fmt="%.2f", padding=2)
     axes.set_xticks(np.arange(len(ways)) + 0.2 * (len(results) - 1), ["gRPC", "REST, binary", "JPEG"])
     axes.set_ylabel("ms more than the Session, median")
@@ -257,10 +268,14 @@ def main() -> None:
     parser.add_argument("artifacts", nargs="+", metavar="NAME=DIR")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--repeats", type=int, default=3, help="of the closed loops")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serving.json")
     arguments = parser.parse_args()
     named = (text.partition("=") for text in arguments.artifacts)
-    results = [measure(name, Path(directory), arguments.rounds, arguments.seconds) for name, _, directory in named]
+    results = [
+        measure(name, Path(directory), arguments.rounds, arguments.seconds, arguments.repeats)
+        for name, _, directory in named
+    ]
     body = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": git_commit(),

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import os
 import statistics
 import time
 from collections import Counter
@@ -142,6 +143,7 @@ def main() -> None:
         "machine": machine(),
         "versions": tool_versions(("numpy", "onnxruntime")),
         "threads": cpu_count(),
+        "load_average_before": os.getloadavg(),
         "options": dataclasses.asdict(options),
         "results": results,
     }

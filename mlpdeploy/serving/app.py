@@ -85,7 +85,7 @@ class Application:
                 self.state.keys.check_if_needed(request.headers)
             answer = await handler(self, call)
         except (asyncio.CancelledError, ClientGoneError):
-            self._finish(request, route, CLIENT_GONE, started, 0, request_id)
+            self._finish(request, route, CLIENT_GONE, time.perf_counter() - started, 0, request_id)
             return
         except Exception as error:  # noqa: BLE001 - told to the client, ours to the log too
             answer = failed(error, request_id)
@@ -93,14 +93,16 @@ class Application:
             request.release()
             if connection is not None:
                 connection.task = None
-        self._finish(request, route, answer.status, started, answer.bytes_out, request_id)
-        await answer.send(send, request.method == "HEAD")
+        seconds = time.perf_counter() - started
+        try:
+            await answer.send(send, request.method == "HEAD")
+        finally:  # the client need not wait for its line in the log
+            self._finish(request, route, answer.status, seconds, answer.bytes_out, request_id)
 
     def _finish(
-        self, request: Request, route: str, status: int, started: float, bytes_out: int, request_id: str
+        self, request: Request, route: str, status: int, seconds: float, bytes_out: int, request_id: str
     ) -> None:
         """Count and log one request."""
-        seconds = time.perf_counter() - started
         self.state.metrics.answered("http", route, status, seconds)
         if self.state.access_log is not None:
             self.state.access_log.write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -124,6 +125,8 @@ class Server:
         try:
             with self._signals(on_reload):
                 if await self._start():
+                    gc.collect()
+                    gc.freeze()  # what the server is made of is not looked through again while it answers
                     host = f"[{options.host}]" if ":" in options.host else options.host
                     scheme = "http" if tls is None else "https"
                     http_url = f"{scheme}://{host}:{listener.getsockname()[1]}"

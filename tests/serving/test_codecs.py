@@ -11,6 +11,7 @@ import pytest
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.serving.protocol import http, limits, tensors
+from mlpdeploy.serving.protocol.grpc_codec import parse_infer, parse_message
 from mlpdeploy.serving.protocol.limits import Budget, RefusedError
 from mlpdeploy.serving.protocol.messages import message_classes
 from mlpdeploy.serving.protocol.rest import parse_json, parse_request
@@ -149,3 +150,39 @@ def compare(ours: object, theirs: object) -> None:
         assert (field.number, field.type, field.is_repeated) == (other.number, kind, other.is_repeated), field.full_name
         if field.message_type is not None:
             compare(field.message_type, other.message_type)
+
+
+def messages_of_every_sort() -> list[bytes]:
+    """ModelInferRequests with large raw contents: whole, in another order, with unknown fields, cut off, nonsense."""
+    kind = message_classes()["ModelInferRequest"]
+    message = kind(model_name="m", id="i", raw_input_contents=[bytes(range(256)) * 300, b"", b"x" * 70_000])
+    message.inputs.add(name="a", datatype="FP32", shape=[3, 4])
+    whole = bytes(message.SerializeToString())
+    turned = bytes(kind(raw_input_contents=[b"y" * 70_000]).SerializeToString()) + whole
+    unknown = whole + b"\x82\x01\x03abc"  # field 16
+    number = whole + b"\x78\x04" + b"\x3a\x02hi"  # field 15 is 4, which is no length; then raw contents
+    many = whole + 100 * b"\x3a\x01z"  # more fields than are looked at
+    tags = [b"\x3a", b"\x3a\x80", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 12, b"\x00", b"\x3b"]
+    damaged = [whole[:-1], whole[:40], *(whole + tag for tag in tags)]
+    return [whole, turned, unknown, number, many, *damaged]
+
+
+@pytest.mark.parametrize("data", messages_of_every_sort())
+def test_raw_contents_are_split_off_as_protobuf_reads_them(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlpdeploy.serving.protocol.grpc_codec._SPLIT_BYTES", 0)
+    try:
+        expected = parse_message("ModelInferRequest", data)
+    except UsageError:
+        with pytest.raises(UsageError):
+            parse_infer(data)
+        return
+    message, raw = parse_infer(data)
+    assert [bytes(content) for content in raw] == list(expected.raw_input_contents)
+    for one in (message, expected):
+        one.ClearField("raw_input_contents")
+    assert message == expected
+
+
+def test_large_raw_contents_are_viewed_and_not_copied() -> None:
+    data = messages_of_every_sort()[0]
+    assert all(content.obj is data for content in parse_infer(data)[1])

@@ -100,10 +100,14 @@ class LargeBody(asyncio.BufferedProtocol):
         self._connection.resume_writing()
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with limits; `budget` is set by `connection_class`."""
+class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """uvicorn's protocol with limits; `budget` and `buffer` are set by `connection_class`.
+
+    Bytes are read to one buffer for all connections: what the loop reads at once is handled before it reads again.
+    """
 
     budget: Budget
+    buffer: memoryview
     parser: Any
     task: asyncio.Task[None] | None = None  # that answers now; cancelled when the client goes
     _in_headers = False
@@ -129,6 +133,14 @@ class Connection(HttpToolsProtocol):
         if self.task is not None:
             self.task.cancel()
         super().connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes are read to."""
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes that came."""
+        self.data_received(bytes(self.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Parse, within the limits."""
@@ -245,5 +257,6 @@ def connection_class(limits: Budget) -> type[Connection]:
 
     class Limited(Connection):
         budget = limits
+        buffer = memoryview(bytearray(LARGE_BYTES))
 
     return Limited

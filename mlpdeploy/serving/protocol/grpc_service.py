@@ -13,6 +13,7 @@ from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.serving.protocol.grpc_codec import (
     config_message,
     message_from_answers,
+    parse_infer,
     parse_message,
     request_from_message,
 )
@@ -97,12 +98,12 @@ class GrpcService:
 
     async def model_infer(self, data: bytes, context: Any) -> Any:
         """Inference."""
-        message = parse_message("ModelInferRequest", data)
-        return await self._infer(message, context.time_remaining())
+        message, raw = parse_infer(data)
+        return await self._infer(message, raw, context.time_remaining())
 
-    async def _infer(self, message: Any, timeout: float | None) -> Any:
+    async def _infer(self, message: Any, raw: list[memoryview], timeout: float | None) -> Any:
         model = self.state.model(message.model_name, message.model_version)
-        request = request_from_message(message, timeout)
+        request = request_from_message(message, raw, timeout)
         started = time.perf_counter()
         answers = await infer(model, request)
         self.state.metrics.inferred(model.name, time.perf_counter() - started)
@@ -114,9 +115,9 @@ class GrpcService:
             started = time.perf_counter()
             request_id, model, code = "", "", "OK"
             try:
-                message = parse_message("ModelInferRequest", data)
+                message, raw = parse_infer(data)
                 request_id, model = message.id, message.model_name
-                answer = await self._infer(message, context.time_remaining())
+                answer = await self._infer(message, raw, context.time_remaining())
                 reply = self.messages["ModelStreamInferResponse"](infer_response=answer)
                 if FINAL_WANTED in message.parameters:  # every answer is the only one
                     reply.infer_response.parameters["triton_final_response"].bool_param = True
@@ -126,7 +127,7 @@ class GrpcService:
                 reply = self.messages["ModelStreamInferResponse"](error_message=failure.text)
                 reply.infer_response.id = request_id
                 reply.infer_response.model_name = model
-            self._log(context, "ModelStreamInfer", code, started, len(data))
+            self._log(context, "ModelStreamInfer", code, time.perf_counter() - started, len(data))
             yield reply
 
     def _model(self, named: Any) -> Any:
@@ -143,12 +144,14 @@ class GrpcService:
             self._check_key(name, context)
             reply = (await handler(self, data, context)).SerializeToString()
         except asyncio.CancelledError:
-            self._log(context, name, "CANCELLED", started, len(data))
+            self._log(context, name, "CANCELLED", time.perf_counter() - started, len(data))
             raise
         except Exception as error:  # noqa: BLE001 - told to the client, ours to the log too
             failure = failure_of(error, request_id)
             code, text = failure.grpc, failure.text
-        self._log(context, name, code, started, len(data), len(reply))
+        seconds = time.perf_counter() - started
+        # After grpc has sent the answer: the client need not wait for its line in the log.
+        asyncio.get_running_loop().call_soon(self._log, context, name, code, seconds, len(data), len(reply))
         if code != "OK":
             await context.abort(grpc.StatusCode[code], text)
         return reply
@@ -169,8 +172,7 @@ class GrpcService:
             metadata = context.invocation_metadata() or ()
             self.state.keys.check_if_needed({key: value for key, value in metadata if isinstance(value, str)})
 
-    def _log(self, context: Any, name: str, code: str, started: float, sent: int, answered: int = 0) -> None:
-        seconds = time.perf_counter() - started
+    def _log(self, context: Any, name: str, code: str, seconds: float, sent: int, answered: int = 0) -> None:
         self.state.metrics.answered("grpc", name, code, seconds)
         if self.state.access_log is not None:
             self.state.access_log.write(
