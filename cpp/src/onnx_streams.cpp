@@ -207,7 +207,7 @@ std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device)
   if (!names_gpu(device)) return std::nullopt;
   const int index = gpu_index(device);
   if (!OnnxModel::has_cuda()) {
-    throw Error(ErrorKind::usage, "device " + device + ", but this ONNX Runtime has no CUDA provider", "",
+    throw Error(ErrorKind::usage, "this ONNX Runtime has no CUDA provider", "",
                 "load a libonnxruntime.so.1 of a package for GPUs, or use --device cpu");
   }
   if (manifest.model.precision != "fp32") {

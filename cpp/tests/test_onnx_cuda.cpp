@@ -192,7 +192,7 @@ TEST_CASE("devices that there are not, a library without the provider, and anoth
   CHECK(refusal(artifact("asmlp"), on("cuda:x")) == "2 device 'cuda:x'; wanted cuda, or cuda:1 for the second GPU");
   fake_provider().built = false;
   CHECK(refusal(artifact("asmlp"), on("cuda")) ==
-        "2 device cuda, but this ONNX Runtime has no CUDA provider; load a libonnxruntime.so.1 of a package for GPUs, or "
+        "2 this ONNX Runtime has no CUDA provider; load a libonnxruntime.so.1 of a package for GPUs, or "
         "use --device cpu");
   fake_provider().built = true;
 

@@ -24,6 +24,7 @@ from mlpdeploy.runtime.session import Arrays
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_TITLES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 _INSTALL = "run: pip uninstall onnxruntime && pip install 'mlpdeploy[gpu]', or use --device cpu"
 # For the libraries of CUDA; TensorRT's own come with its package.
@@ -145,7 +146,7 @@ def open_on_gpu(source: Source, providers: list[Provider]) -> Any:
     ort = require("onnxruntime")
     for provider in providers:
         if not has_provider(provider.name):
-            raise UsageError(f"device cuda, but this ONNX Runtime has no {provider.name}", "onnxruntime-gpu", _INSTALL)
+            raise UsageError(f"this ONNX Runtime has no {_TITLES[provider.name]} provider", "onnxruntime-gpu", _INSTALL)
     if hasattr(ort, "preload_dlls"):  # loads CUDA and cuDNN from their packages, which no loader's path names
         with redirect_stdout(io.StringIO()):  # what cannot be loaded is named by `missing_libraries`
             ort.preload_dlls()

@@ -179,20 +179,8 @@ def test_cuda_without_a_gpu_says_what_to_type(exported: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     for backend in CPU_BACKENDS:
-        with pytest.raises(UsageError, match="cuda"):
+        with pytest.raises(UsageError, match="(?i)cuda"):
             load(exported, backend, "cuda")
-
-
-def test_cuda_is_never_replaced_by_the_cpu(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("this ONNX Runtime has a CUDA provider")
-    # A build that has the provider and cannot use it: ONNX Runtime itself takes the CPU then.
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(MissingDependencyError, match="device cuda:1, but the CUDA provider"):
-        load(exported, "onnxruntime", "cuda:1")
-    with pytest.raises(UsageError, match="device 'cuda:x'"):
-        load(exported, "onnxruntime", "cuda:x")
 
 
 def test_a_missing_package_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
