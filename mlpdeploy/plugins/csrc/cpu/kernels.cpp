@@ -1,0 +1,260 @@
+// The kernels for one instruction set: this file is compiled once for each, with that set's compiler flags, so nothing
+// with external linkage may be in it but the table at its end (and no C++ standard library).
+#include "kernels.h"
+
+#include "gelu.h"
+#include "vector.h"
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+namespace {
+
+// Floats of the panel from those that are used to those that are fetched. It may point behind the panel: to the next one.
+constexpr long kAhead = 32 * kPanel;
+
+// The heart: Rows x 2 vectors of sums in registers.
+template <int Rows>
+MLPDEPLOY_INLINE void sums_of(const Product& p, const float* rows, Vector (&sums)[Rows][2]) {
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
+    // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
+    long stride = p.row_stride * static_cast<long>(sizeof(float));
+    long stride3 = 3 * stride;
+    const char* bases[] = {reinterpret_cast<const char*>(rows), reinterpret_cast<const char*>(rows) + 5 * stride,
+                           reinterpret_cast<const char*>(rows) + 10 * stride};
+    asm("" : "+r"(bases[0]), "+r"(bases[1]), "+r"(bases[2]), "+r"(stride), "+r"(stride3));
+    const float* panel = p.panel;
+#pragma GCC unroll 2
+    for (long k = 0; k < p.depth; ++k) {
+        __builtin_prefetch(panel + kAhead);  // two lines of AVX-512, one of the others
+        __builtin_prefetch(panel + kAhead + kVector);
+        Vector left = load(panel);
+        Vector right = load(panel + kVector);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            const char* base = bases[r / 5];
+            const char* at = r % 5 == 0   ? base
+                             : r % 5 == 1 ? base + stride
+                             : r % 5 == 2 ? base + 2 * stride
+                             : r % 5 == 3 ? base + stride3
+                                          : base + 4 * stride;
+            Vector x = splat(*reinterpret_cast<const float*>(at));
+            sums[r][0] += x * left;
+            sums[r][1] += x * right;
+        }
+        for (const char*& base : bases) base += sizeof(float);
+        panel += kPanel;
+    }
+}
+
+template <Finish Kind>
+MLPDEPLOY_INLINE void finish(float* out, Vector value) {
+    if (Kind == Finish::kGelu || Kind == Finish::kAddGelu) value = gelu(value);
+    if (Kind == Finish::kAdd || Kind == Finish::kAddGelu) value += load(out);
+    store(out, value);
+}
+
+template <Finish Kind, int Rows>
+__attribute__((noinline)) void tile(const Product& p, long first) {
+    Vector sums[Rows][2];
+    sums_of<Rows>(p, p.rows + first * p.row_stride, sums);
+    Vector left = load(p.bias);
+    Vector right = load(p.bias + kVector);
+    float* out = p.out + first * p.out_stride;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r, out += p.out_stride) {
+        finish<Kind>(out, sums[r][0] + left);
+        finish<Kind>(out + kVector, sums[r][1] + right);
+    }
+}
+
+template <Finish Kind, int Rows>
+MLPDEPLOY_INLINE void last_tile(const Product& p, long first, long count) {
+    if constexpr (Rows > 0) {
+        if (count == Rows) return tile<Kind, Rows>(p, first);
+        last_tile<Kind, Rows - 1>(p, first, count);
+    }
+}
+
+template <Finish Kind>
+void multiply_as(const Product& p) {
+    long first = 0;
+    for (; first + kRows <= p.row_count; first += kRows) tile<Kind, kRows>(p, first);
+    last_tile<Kind, kRows - 1>(p, first, p.row_count - first);
+}
+
+void multiply(Finish kind, const Product& p) {
+    switch (kind) {
+        case Finish::kStore: return multiply_as<Finish::kStore>(p);
+        case Finish::kGelu: return multiply_as<Finish::kGelu>(p);
+        case Finish::kAddGelu: return multiply_as<Finish::kAddGelu>(p);
+        case Finish::kAdd: return multiply_as<Finish::kAdd>(p);
+    }
+}
+
+void normalize(const float* x, float* y, long count, float mean, float factor) {
+    for (long i = 0; i < count; i += kVector) store(y + i, (load(x + i) - splat(mean)) * splat(factor));
+}
+
+void normalize_gelu(float* x, long row_count, long stride, float mean, float factor, const float* scale,
+                    const float* offset) {
+    for (long row = 0; row < row_count; ++row, x += stride) {
+        for (long c = 0; c < stride; c += kVector) {
+            Vector normal = (load(x + c) - splat(mean)) * splat(factor);
+            store(x + c, gelu(normal * load(scale + c) + load(offset + c)));
+        }
+    }
+}
+
+// The lanes of the last vector of a row that hold channels.
+MLPDEPLOY_INLINE Vector lanes_of(long channels) {
+    Vector lanes{};
+    for (long lane = 0; lane < kVector; ++lane) lanes[lane] = (channels - 1) % kVector >= lane ? 1.0F : 0.0F;
+    return lanes;
+}
+
+MLPDEPLOY_INLINE double total_of(Vector sums) {
+    double total = 0;
+    for (long lane = 0; lane < kVector; ++lane) total += static_cast<double>(sums[lane]);
+    return total;
+}
+
+// The sum of step(vector) over a row's channels, in four sums, because one addition waits for the one before it.
+template <typename Step>
+MLPDEPLOY_INLINE void add_row(const float* at, long channels, Vector lanes, Vector (&sums)[4], const Step& step) {
+    const long whole = (channels - 1) / kVector * kVector;
+    long c = 0;
+    for (; c + 4 * kVector <= whole; c += 4 * kVector) {
+        for (int i = 0; i < 4; ++i) sums[i] += step(load(at + c + i * kVector));
+    }
+    for (; c < whole; c += kVector) sums[0] += step(load(at + c));
+    sums[1] += step(load(at + whole)) * lanes;
+}
+
+MLPDEPLOY_INLINE double total_of(const Vector (&sums)[4]) { return total_of((sums[0] + sums[1]) + (sums[2] + sums[3])); }
+
+Moments moments(const float* x, long row_count, long stride, long channels) {
+    const double count = static_cast<double>(row_count) * static_cast<double>(channels);
+    const Vector lanes = lanes_of(channels);
+    Vector sums[4] = {};
+    for (long row = 0; row < row_count; ++row) {
+        add_row(x + row * stride, channels, lanes, sums, [](Vector value) __attribute__((always_inline)) { return value; });
+    }
+    const float mean = static_cast<float>(total_of(sums) / count);
+    const Vector centre = splat(mean);
+    Vector squares[4] = {};
+    for (long row = 0; row < row_count; ++row) {
+        add_row(x + row * stride, channels, lanes, squares, [centre](Vector value) __attribute__((always_inline)) {
+            return (value - centre) * (value - centre);
+        });
+    }
+    return {mean, static_cast<float>(total_of(squares))};
+}
+
+// Where pixel `at` of a line of `size` comes from, or -1 for a zero. Reflection needs at < 2 * size - 1.
+MLPDEPLOY_INLINE long source_of(long at, long size, Padding padding) {
+    if (at >= 0 && at < size) return at;
+    switch (padding) {
+        case Padding::kZero: return -1;
+        case Padding::kCircular: at %= size; return at < 0 ? at + size : at;
+        case Padding::kReflect: return at < 0 ? -at : 2 * (size - 1) - at;
+        case Padding::kReplicate: return at < 0 ? 0 : size - 1;
+    }
+    return -1;
+}
+
+void shift(const Image& image, const Shift& shift, bool along_width, long first, long count, float* out) {
+    const long group_size = (image.channels + shift.size - 1) / shift.size;
+    for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
+        const long y = pixel / image.width;
+        const long x = pixel % image.width;
+        // Each group overwrites what the vectors of the one before wrote too much.
+        for (long group = 0, channel = 0; channel < image.channels; ++group, channel += group_size) {
+            const long moved = (group - shift.size / 2) * shift.dilation;
+            const long from = along_width ? source_of(x - moved, image.width, shift.padding)
+                                          : source_of(y - moved, image.height, shift.padding);
+            const long left = image.channels - channel;
+            const long end = channel + (left < group_size ? left : group_size);
+            if (from < 0) {
+                for (long c = channel; c < end; c += kVector) store(out + c, Vector{});
+                continue;
+            }
+            const float* source = image.rows + (along_width ? y * image.width + from : from * image.width + x) * image.stride;
+            for (long c = channel; c < end; c += kVector) store(out + c, load(source + c));
+        }
+    }
+}
+
+// The elements of a and b in turns: those of their first halves, or of their second halves.
+template <int Half>
+MLPDEPLOY_INLINE Vector interleave(Vector a, Vector b) {
+#if MLPDEPLOY_VECTOR == 16
+    constexpr int h = Half * 8;
+    return __builtin_shufflevector(a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5,
+                                   h + 21, h + 6, h + 22, h + 7, h + 23);
+#elif MLPDEPLOY_VECTOR == 8
+    constexpr int h = Half * 4;
+    return __builtin_shufflevector(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11);
+#else
+    constexpr int h = Half * 2;
+    return __builtin_shufflevector(a, b, h, h + 4, h + 1, h + 5);
+#endif
+}
+
+// A square of kVector x kVector floats, turned over its diagonal: each step interleaves the square's two halves, and after
+// as many steps as the size has bits every element is where its column was.
+MLPDEPLOY_INLINE void turn(const float* from, long from_stride, float* to, long to_stride) {
+    Vector square[kVector];
+#pragma GCC unroll 16
+    for (long i = 0; i < kVector; ++i) square[i] = load(from + i * from_stride);
+#pragma GCC unroll 4
+    for (long step = 1; step < kVector; step *= 2) {
+        Vector next[kVector];
+#pragma GCC unroll 16
+        for (long i = 0; i < kVector / 2; ++i) {
+            next[2 * i] = interleave<0>(square[i], square[i + kVector / 2]);
+            next[2 * i + 1] = interleave<1>(square[i], square[i + kVector / 2]);
+        }
+#pragma GCC unroll 16
+        for (long i = 0; i < kVector; ++i) square[i] = next[i];
+    }
+#pragma GCC unroll 16
+    for (long i = 0; i < kVector; ++i) store(to + i * to_stride, square[i]);
+}
+
+void rows_from_planes(const float* planes, long plane_stride, long channels, long count, float* rows, long stride) {
+    const long whole_rows = count / kVector * kVector;
+    const long whole_channels = channels / kVector * kVector;
+    for (long p = 0; p < whole_rows; p += kVector) {
+        for (long c = 0; c < whole_channels; c += kVector) {
+            turn(planes + c * plane_stride + p, plane_stride, rows + p * stride + c, stride);
+        }
+    }
+    for (long p = 0; p < count; ++p) {
+        for (long c = p < whole_rows ? whole_channels : 0; c < channels; ++c) rows[p * stride + c] = planes[c * plane_stride + p];
+        for (long c = channels; c < stride; ++c) rows[p * stride + c] = 0.0F;
+    }
+}
+
+void planes_from_rows(const float* rows, long stride, long channels, long count, float* planes, long plane_stride) {
+    const long whole_rows = count / kVector * kVector;
+    const long whole_channels = channels / kVector * kVector;
+    for (long c = 0; c < whole_channels; c += kVector) {
+        for (long p = 0; p < whole_rows; p += kVector) {
+            turn(rows + p * stride + c, stride, planes + c * plane_stride + p, plane_stride);
+        }
+    }
+    for (long c = 0; c < channels; ++c) {
+        for (long p = c < whole_channels ? whole_rows : 0; p < count; ++p) planes[c * plane_stride + p] = rows[p * stride + c];
+    }
+}
+
+}  // namespace
+
+#define MLPDEPLOY_NAME_OF(isa) #isa
+#define MLPDEPLOY_NAME(isa) MLPDEPLOY_NAME_OF(isa)
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    MLPDEPLOY_NAME(MLPDEPLOY_ISA), kPanel, multiply, normalize, normalize_gelu, moments, shift, rows_from_planes,
+    planes_from_rows,
+};
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

@@ -1,0 +1,87 @@
+// What the operators are made of: functions on rows of channels, compiled once for each instruction set.
+//
+// A matrix of rows is channels-last: row p is a pixel, its channels follow each other, and rows lie `stride` floats
+// apart. The stride is a multiple of the panel's width; what lies behind the last channel is zero in every matrix that a
+// product wrote. All counts are of floats, rows or channels, never bytes.
+#pragma once
+
+namespace mlpdeploy::cpu {
+
+// Rows of one unit of the statistics. Partial sums are taken over this many rows whoever computes them, so the result
+// depends neither on the number of threads nor on the batch.
+constexpr long kChunkRows = 14;
+
+// What happens to a product and its bias before it is written.
+enum class Finish { kStore, kGelu, kAddGelu, kAdd };
+
+struct Product {
+    const float* rows;  // (row_count, depth), row_stride apart
+    long row_stride;
+    long row_count;
+    long depth;
+    const float* panel;  // (depth, panel width): one column panel of the weights
+    const float* bias;   // (panel width)
+    float* out;          // (row_count, panel width), out_stride apart; kAddGelu and kAdd add to what is there
+    long out_stride;
+};
+
+struct Moments {
+    float mean;
+    float squares;  // sum of squared distances from the mean
+};
+
+enum class Padding { kZero, kCircular, kReflect, kReplicate };
+
+struct Shift {
+    long size;
+    long dilation;
+    Padding padding;
+};
+
+// An image of rows: pixel (y, x) is row y * width + x.
+struct Image {
+    const float* rows;
+    long stride;
+    long channels;
+    long height;
+    long width;
+};
+
+struct Kernels {
+    const char* name;
+    long panel;  // columns of a panel, and the unit of a row's stride
+
+    // out = finish(rows x panel + bias). An element's sum runs over the depth in order, whatever else is computed.
+    void (*multiply)(Finish finish, const Product& product);
+
+    // y = (x - mean) * factor, on `count` floats, a multiple of the panel's width; y may be x.
+    void (*normalize)(const float* x, float* y, long count, float mean, float factor);
+
+    // x = gelu((x - mean) * factor * scale + offset), in place; scale and offset: (stride).
+    void (*normalize_gelu)(float* x, long row_count, long stride, float mean, float factor, const float* scale,
+                           const float* offset);
+
+    // Mean and squares of (row_count, channels), row_count at most kChunkRows.
+    Moments (*moments)(const float* x, long row_count, long stride, long channels);
+
+    // The pixels [first, first + count) of an image shifted along W (along_width) or H: out: (count, stride).
+    // Writes up to a vector behind the last row, and reads as much behind the image.
+    void (*shift)(const Image& image, const Shift& shift, bool along_width, long first, long count, float* out);
+
+    // rows: (count, stride) <- planes: (channels, count), plane_stride apart; the rest of each row becomes zero.
+    void (*rows_from_planes)(const float* planes, long plane_stride, long channels, long count, float* rows,
+                             long stride);
+
+    // planes: (channels, count), plane_stride apart <- rows: (count, stride).
+    void (*planes_from_rows)(const float* rows, long stride, long channels, long count, float* planes,
+                             long plane_stride);
+};
+
+// Floats that `shift` may touch behind the end of a matrix.
+constexpr long kSlack = 16;
+
+// The fastest that this processor runs; `only`, where not null, names the one to take: avx512, avx2 or portable.
+// Null if this processor has no such instructions.
+const Kernels* choose_kernels(const char* only);
+
+}  // namespace mlpdeploy::cpu
