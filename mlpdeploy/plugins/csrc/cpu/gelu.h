@@ -3,10 +3,6 @@
 
 #include "vector.h"
 
-#if MLPDEPLOY_VECTOR == 16
-#include <immintrin.h>
-#endif
-
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
 #if MLPDEPLOY_VECTOR == 16

@@ -10,6 +10,7 @@ namespace {
 
 // Floats of the panel from those that are used to those that are fetched. It may point behind the panel: to the next one.
 constexpr long kAhead = 32 * kPanel;
+constexpr long kLine = 64 / sizeof(float);
 
 // The heart: Rows x 2 vectors of sums in registers.
 template <int Rows>
@@ -24,8 +25,7 @@ MLPDEPLOY_INLINE void sums_of(const Product& p, const float* rows, Vector (&sums
     const float* panel = p.panel;
 #pragma GCC unroll 2
     for (long k = 0; k < p.depth; ++k) {
-        __builtin_prefetch(panel + kAhead);  // two lines of AVX-512, one of the others
-        __builtin_prefetch(panel + kAhead + kVector);
+        for (long line = 0; line < kPanel; line += kLine) __builtin_prefetch(panel + kAhead + line);
         Vector left = load(panel);
         Vector right = load(panel + kVector);
 #pragma GCC unroll 16
@@ -66,19 +66,23 @@ __attribute__((noinline)) void tile(const Product& p, long first) {
     }
 }
 
-template <Finish Kind, int Rows>
-MLPDEPLOY_INLINE void last_tile(const Product& p, long first, long count) {
+template <Finish Kind, int Rows = kRows>
+MLPDEPLOY_INLINE void tile_of(const Product& p, long first, long count) {
     if constexpr (Rows > 0) {
         if (count == Rows) return tile<Kind, Rows>(p, first);
-        last_tile<Kind, Rows - 1>(p, first, count);
+        tile_of<Kind, Rows - 1>(p, first, count);
     }
 }
 
+// As few tiles as possible, and then as even as possible: a last tile of one row would wait for its own sums.
 template <Finish Kind>
 void multiply_as(const Product& p) {
     long first = 0;
-    for (; first + kRows <= p.row_count; first += kRows) tile<Kind, kRows>(p, first);
-    last_tile<Kind, kRows - 1>(p, first, p.row_count - first);
+    for (long tiles = (p.row_count + kRows - 1) / kRows; tiles > 0; --tiles) {
+        const long count = (p.row_count - first + tiles - 1) / tiles;
+        tile_of<Kind>(p, first, count);
+        first += count;
+    }
 }
 
 void multiply(Finish kind, const Product& p) {
@@ -199,12 +203,16 @@ MLPDEPLOY_INLINE Vector interleave(Vector a, Vector b) {
 #endif
 }
 
-// A square of kVector x kVector floats, turned over its diagonal: each step interleaves the square's two halves, and after
-// as many steps as the size has bits every element is where its column was.
-MLPDEPLOY_INLINE void turn(const float* from, long from_stride, float* to, long to_stride) {
+// Turn a square of kVector x kVector floats over its diagonal: each step interleaves its two halves, and after as many
+// steps as the size has bits every element is where its column was. Of a square that reaches over the edge only the first
+// `rows` and `columns` are read and written.
+template <bool Whole>
+MLPDEPLOY_INLINE void turn(const float* from, long from_stride, long rows, long columns, float* to, long to_stride) {
     Vector square[kVector];
 #pragma GCC unroll 16
-    for (long i = 0; i < kVector; ++i) square[i] = load(from + i * from_stride);
+    for (long i = 0; i < kVector; ++i) {
+        square[i] = Whole ? load(from + i * from_stride) : i < rows ? load_first(from + i * from_stride, columns) : Vector{};
+    }
 #pragma GCC unroll 4
     for (long step = 1; step < kVector; step *= 2) {
         Vector next[kVector];
@@ -217,34 +225,40 @@ MLPDEPLOY_INLINE void turn(const float* from, long from_stride, float* to, long 
         for (long i = 0; i < kVector; ++i) square[i] = next[i];
     }
 #pragma GCC unroll 16
-    for (long i = 0; i < kVector; ++i) store(to + i * to_stride, square[i]);
+    for (long i = 0; i < kVector; ++i) {
+        if (Whole) {
+            store(to + i * to_stride, square[i]);
+        } else if (i < columns) {
+            store_first(to + i * to_stride, rows, square[i]);
+        }
+    }
+}
+
+// to: (columns, rows) <- from: (rows, columns)
+MLPDEPLOY_INLINE void transpose(const float* from, long from_stride, long rows, long columns, float* to, long to_stride) {
+    for (long row = 0; row < rows; row += kVector) {
+        for (long column = 0; column < columns; column += kVector) {
+            const float* source = from + row * from_stride + column;
+            float* target = to + column * to_stride + row;
+            if (row + kVector <= rows && column + kVector <= columns) {
+                turn<true>(source, from_stride, kVector, kVector, target, to_stride);
+            } else {
+                turn<false>(source, from_stride, rows - row < kVector ? rows - row : kVector,
+                            columns - column < kVector ? columns - column : kVector, target, to_stride);
+            }
+        }
+    }
 }
 
 void rows_from_planes(const float* planes, long plane_stride, long channels, long count, float* rows, long stride) {
-    const long whole_rows = count / kVector * kVector;
-    const long whole_channels = channels / kVector * kVector;
-    for (long p = 0; p < whole_rows; p += kVector) {
-        for (long c = 0; c < whole_channels; c += kVector) {
-            turn(planes + c * plane_stride + p, plane_stride, rows + p * stride + c, stride);
-        }
-    }
-    for (long p = 0; p < count; ++p) {
-        for (long c = p < whole_rows ? whole_channels : 0; c < channels; ++c) rows[p * stride + c] = planes[c * plane_stride + p];
-        for (long c = channels; c < stride; ++c) rows[p * stride + c] = 0.0F;
+    transpose(planes, plane_stride, channels, count, rows, stride);
+    for (long row = 0; row < count; ++row) {
+        for (long c = channels; c < stride; ++c) rows[row * stride + c] = 0.0F;
     }
 }
 
 void planes_from_rows(const float* rows, long stride, long channels, long count, float* planes, long plane_stride) {
-    const long whole_rows = count / kVector * kVector;
-    const long whole_channels = channels / kVector * kVector;
-    for (long c = 0; c < whole_channels; c += kVector) {
-        for (long p = 0; p < whole_rows; p += kVector) {
-            turn(rows + p * stride + c, stride, planes + c * plane_stride + p, plane_stride);
-        }
-    }
-    for (long c = 0; c < channels; ++c) {
-        for (long p = c < whole_channels ? whole_rows : 0; p < count; ++p) planes[c * plane_stride + p] = rows[p * stride + c];
-    }
+    transpose(rows, stride, count, channels, planes, plane_stride);
 }
 
 }  // namespace

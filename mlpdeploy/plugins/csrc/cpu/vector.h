@@ -17,6 +17,10 @@
 #define MLPDEPLOY_ROWS 6
 #endif
 
+#if MLPDEPLOY_VECTOR == 16
+#include <immintrin.h>
+#endif
+
 #define MLPDEPLOY_INLINE static inline __attribute__((always_inline))
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
@@ -34,6 +38,27 @@ MLPDEPLOY_INLINE Vector load(const float* from) {
 }
 
 MLPDEPLOY_INLINE void store(float* to, Vector value) { memcpy(to, &value, sizeof value); }
+
+// The first `count` lanes, at most all of them; the others become zero, and are not read or written.
+#if MLPDEPLOY_VECTOR == 16
+MLPDEPLOY_INLINE Vector load_first(const float* from, long count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), from);
+}
+
+MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
+}
+#else
+MLPDEPLOY_INLINE Vector load_first(const float* from, long count) {
+    Vector value{};
+    for (long i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+}
+
+MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
+    for (long i = 0; i < count; ++i) to[i] = value[i];
+}
+#endif
 
 MLPDEPLOY_INLINE Vector splat(float x) {
 #if MLPDEPLOY_VECTOR == 16
