@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.env import cpu_count, require
-from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.errors import ArtifactError, PluginError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
+from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
 from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
 
 # Images that a stream computes in one run: benchmarks/results/choices.json.
@@ -37,6 +39,9 @@ class BackendSession(Session):
     computed by one single-threaded session in as many streams: nothing waits for the slower half of an operator, and a
     stream's activations stay in its core's cache. Both give the same bits. The second session, with its own copy of the
     weights, is made when the first such batch comes.
+
+    Attributes:
+        kernels: the instruction set of our own kernels that run in this session; empty where ONNX Runtime's run alone.
     """
 
     backend = "onnxruntime"
@@ -57,9 +62,15 @@ class BackendSession(Session):
         self.file = manifest.file_for(role)
         self._path = checked_file(directory, manifest, self.file)
         self._threads = options.threads or cpu_count()
+        self._library = None if use_cuda or not has_blocks(manifest, role) else _usable_library()
         self._session = inference_session(
-            self._path, threads=self._threads, cuda=use_cuda, share_processors=options.share_processors
+            self._path,
+            threads=self._threads,
+            cuda=use_cuda,
+            share_processors=options.share_processors,
+            library=self._library,
         )
+        self.kernels = "" if self._library is None else kernels_of(self._library) or ""
         runs_on = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         super().__init__(manifest, runs_on, options.max_batch)
         self._names = [spec.name for spec in self.outputs]
@@ -83,7 +94,7 @@ class BackendSession(Session):
         """Run the rows in streams, a few at a time, and return the results in order."""
         with self._making_streams:
             if self._streams is None:
-                session = inference_session(self._path, threads=1)
+                session = inference_session(self._path, threads=1, library=self._library)
                 self._streams = _Streams(session, ThreadPoolExecutor(self._threads, "mlpdeploy-stream"))
         streams = self._streams
         rows = len(next(iter(feeds.values())))
@@ -120,6 +131,31 @@ class BackendSession(Session):
         del self._session
 
 
+def has_blocks(manifest: Manifest, role: str) -> bool:
+    """Return whether a role's file has operators that the library of CPU kernels runs."""
+    return any(
+        report["name"] == "form_blocks" and report["target"] == role and report["changed"] for report in manifest.passes
+    )
+
+
+def _usable_library() -> Path | None:
+    """Return the library of CPU kernels, or None where there is none or, after a warning, where it cannot be loaded."""
+    try:
+        library = find_cpu_library()
+    except PluginError as error:
+        warnings.warn(f"without the CPU kernels: {error}", stacklevel=2)
+        return None
+    if library is None:
+        return None
+    try:
+        require("onnxruntime").SessionOptions().register_custom_ops_library(str(library))
+    except Exception as error:  # ONNX Runtime's errors have no common class but Exception
+        first = str(error).strip().splitlines()[0]
+        warnings.warn(f"without the CPU kernels: {library} cannot be loaded ({first})", stacklevel=2)
+        return None
+    return library
+
+
 def _spec_of(value: Any) -> TensorSpec:
     """Return what ONNX Runtime says about one of its inputs or outputs."""
     dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
@@ -127,9 +163,17 @@ def _spec_of(value: Any) -> TensorSpec:
 
 
 def inference_session(
-    source: Path, *, threads: int | None = None, cuda: bool = False, share_processors: bool = False
+    source: Path,
+    *,
+    threads: int | None = None,
+    cuda: bool = False,
+    share_processors: bool = False,
+    library: Path | None = None,
 ) -> Any:
     """Return an `onnxruntime.InferenceSession` with the options that this project runs its models with.
+
+    Args:
+        library: of operators (`plugins/cpu.py`).
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -143,6 +187,8 @@ def inference_session(
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda:  # never run yet; TF32 would round float32 products to ten bits
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))

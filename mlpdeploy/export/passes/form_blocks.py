@@ -16,7 +16,7 @@ from mlpdeploy.export.passes.fold_norm_affine import is_plain
 from mlpdeploy.export.passes.lower_axial_shift import one_hot_kernel, shift_spec_of
 from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, like, opset_of, replace, shape_constant
 from mlpdeploy.ops import axial_shift, group_norm
-from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.axial_shift import DOMAIN, ShiftSpec
 from mlpdeploy.ops.axial_shift_block import NAME, axial_shift_block_function
 from mlpdeploy.ops.group_norm import EPSILON
 
@@ -28,7 +28,7 @@ class _NoMatch(Exception):
 def form_blocks(model: ir.Model) -> PassReport:
     """Form every block of the model that is the published one; exact."""
     report = PassReport("form_blocks")
-    formed: set[object] = set()
+    formed: set[ShiftSpec] = set()
     for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, axial_shift.NAME)]:
         try:
             nodes, inputs = _match(node)
@@ -41,7 +41,7 @@ def form_blocks(model: ir.Model) -> PassReport:
         _form(model, node, nodes, inputs)
         formed.add(spec)
         report.changed.append(str(nodes[-1].name))
-    for spec in formed:
+    for spec in formed:  # one, or none
         function = ir.from_proto(axial_shift_block_function(spec, opset_of(model)))  # type: ignore[arg-type]
         model.functions[function.identifier()] = function
         model.graph.opset_imports.setdefault(DOMAIN, 1)

@@ -17,13 +17,13 @@ extern const Kernels kKernels;
 }
 
 const Kernels* choose_kernels(const char* only) {
-    const auto wanted = [only](const Kernels& kernels) { return only == nullptr || std::strcmp(only, kernels.name) == 0; };
+    const auto is_named = [only](const Kernels& kernels) { return only != nullptr && std::strcmp(only, kernels.name) == 0; };
 #if defined(__x86_64__)
     // The compiler's runtime also asks whether the system saves the wide registers.
-    if (wanted(avx512::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512::kKernels;
-    if (wanted(avx2::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kKernels;
+    if ((only == nullptr || is_named(avx512::kKernels)) && __builtin_cpu_supports("avx512f")) return &avx512::kKernels;
+    if (is_named(avx2::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kKernels;
 #endif
-    return wanted(portable::kKernels) ? &portable::kKernels : nullptr;
+    return is_named(portable::kKernels) ? &portable::kKernels : nullptr;
 }
 
 }  // namespace mlpdeploy::cpu

@@ -80,8 +80,8 @@ struct Kernels {
 // Floats that `shift` may touch behind the end of a matrix.
 constexpr long kSlack = 16;
 
-// The fastest that this processor runs; `only`, where not null, names the one to take: avx512, avx2 or portable.
-// Null if this processor has no such instructions.
+// The kernels called `only`: avx512, avx2 or portable. Null for `only` means those that were measured to be faster than ONNX
+// Runtime's own operators, avx512. Returns null if this processor has no such instructions.
 const Kernels* choose_kernels(const char* only);
 
 }  // namespace mlpdeploy::cpu

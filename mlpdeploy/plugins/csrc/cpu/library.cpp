@@ -192,8 +192,7 @@ private:
 const Kernels* chosen() {
     static const Kernels* const kernels = [] {
         const char* named = std::getenv("MLPDEPLOY_NATIVE");
-        const bool is_name = named != nullptr && named[0] >= 'a' && named[0] <= 'z';
-        return choose_kernels(is_name ? named : nullptr);
+        return choose_kernels(named == nullptr || named[0] == '\0' ? nullptr : named);
     }();
     return kernels;
 }
@@ -228,7 +227,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
     const ort::Table api = base->get_api(ort::kVersion);
     if (api == nullptr) return nullptr;  // an older ONNX Runtime, which has no way to say why: it runs the functions
     return guard(api, [&] {
-        if (chosen() == nullptr) throw std::runtime_error("mlpdeploy's kernels are not for this processor");
+        if (chosen() == nullptr) return;  // not for this processor: the functions run
         // Sessions share the domain, and keep pointers into it: it lives as long as the process.
         static const ort::CustomOp op = make_op();
         static OrtCustomOpDomain* const domain = [api] {
