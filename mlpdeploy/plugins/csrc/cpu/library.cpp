@@ -9,6 +9,7 @@
 #include "block.h"
 #include "host.h"
 #include "ort_interface.h"
+#include "pages.h"
 
 namespace mlpdeploy::cpu {
 namespace {
@@ -137,6 +138,10 @@ public:
         block_ = std::make_unique<Block>(kernels, channels_, hidden, shift, epsilon,
                                          BlockWeights{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11],
                                                       w[12], w[13]});
+        for (const Tensor& weight : weights) {
+            const std::int64_t count = weight.sizes[0] * weight.sizes[1] * weight.sizes[2] * weight.sizes[3];
+            release_file_pages(weight.data, static_cast<std::size_t>(count) * sizeof(float));
+        }
         check(ort::KernelInfoGetAllocator::call(api, info, ort::kDefaultMemory, &allocator_));
     }
     ~Kernel() {
