@@ -27,10 +27,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec
+from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec, axial_shift_ref
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 NAME = "AxialShiftBlock"
 WEIGHTS = ("W_1", "b_1", "scale", "bias", "W_w", "b_w", "W_h", "b_h", "W_3", "b_3", "W_4", "b_4", "W_5", "b_5")
@@ -103,3 +104,27 @@ def _shift(shift: ShiftSpec, axis: str) -> str:
       """
     return f"""{padding}ab_{axis} = Conv <group: int = @channels, kernel_shape = {kernel}, pads = {pads},
         dilations = {dilations}> ({source}, K_{axis})"""
+
+
+def axial_shift_block_ref(
+    x: torch.Tensor, weights: tuple[torch.Tensor, ...], shift: ShiftSpec, epsilon: float
+) -> torch.Tensor:
+    """Return Y as the contract writes it.
+
+    Args:
+        x: (N, C, H, W), any float dtype.
+        weights: W_1 to b_5, in the order of `WEIGHTS` and with the shapes of the contract.
+        shift: the shift's attributes.
+        epsilon: of the norms.
+    """
+    from torch.nn import functional as F
+
+    def norm(values: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(values, 1, eps=epsilon)
+
+    w_1, b_1, scale, bias, w_w, b_w, w_h, b_h, w_3, b_3, w_4, b_4, w_5, b_5 = weights
+    a = F.gelu(norm(F.conv2d(norm(x), w_1, b_1)) * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1))
+    along_w, along_h = axial_shift_ref(a, shift)
+    mixed = F.gelu(F.conv2d(along_w, w_w, b_w)) + F.gelu(F.conv2d(along_h, w_h, b_h))
+    x = x + F.conv2d(norm(mixed), w_3, b_3)
+    return x + F.conv2d(F.gelu(F.conv2d(norm(x), w_4, b_4)), w_5, b_5)

@@ -119,10 +119,10 @@ void Block::run_by_rows(Group& group) const {
     const long task_rows = rows_of_task(pixels);
     const long tasks = (pixels + task_rows - 1) / task_rows;
     const long size = group.rows() * stride_;
-    Scratch memory(group.host, 3 * size + kSlack);
+    Scratch memory(group.host, 3 * size);
     float* x = memory.get();
     float* t = x + size;
-    float* a = t + size;  // last: `shift` reads behind it
+    float* a = t + size;
     std::vector<Moments> moments(static_cast<std::size_t>(group.samples * chunks));
     std::vector<Statistics> norms(static_cast<std::size_t>(group.samples));
 
@@ -170,7 +170,7 @@ void Block::run_by_rows(Group& group) const {
         k.normalize_gelu(a + r.offset, r.count, stride_, norm_of(r).mean, norm_of(r).factor, norm_scale_.get(), norm_bias_.get());
     });
     for_rows([&](const Rows& r) {
-        Scratch shifted(group.host, r.count * stride_ + kSlack);
+        Scratch shifted(group.host, r.count * stride_);
         const Image image{a + r.sample * pixels * stride_, stride_, channels_, group.height, group.width};
         k.shift(image, shift_, true, r.first, r.count, shifted.get());
         conv2_w_.multiply(Finish::kGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0, conv2_w_.panels());
@@ -205,13 +205,13 @@ void Block::run_by_columns(Group& group) const {
     const long pixels = group.pixels();
     const long rows = group.rows();
     const long size = rows * stride_;
-    Scratch memory(group.host, 5 * size + rows * hidden_stride_ + kSlack);
+    Scratch memory(group.host, 5 * size + rows * hidden_stride_);
     float* x = memory.get();
     float* t = x + size;
     float* along_w = t + size;
     float* along_h = along_w + size;
     float* hidden = along_h + size;
-    float* a = hidden + rows * hidden_stride_;  // last: `shift` reads behind it
+    float* a = hidden + rows * hidden_stride_;
 
     const auto for_samples = [&](const auto& step) { group.for_each(group.samples, [&](long s) { step(s, s * pixels * stride_); }); };
     const auto normalize = [&](const float* from, float* to) {

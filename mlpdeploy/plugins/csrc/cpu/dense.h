@@ -13,7 +13,7 @@ inline long round_up(long value, long unit) { return (value + unit - 1) / unit *
 // by side into the same few lines of the first cache.
 inline long row_stride(const Kernels& kernels, long channels) {
     constexpr long kLine = 64 / sizeof(float);
-    const long stride = round_up(channels, kernels.panel);
+    const long stride = round_up(round_up(channels, kernels.panel), kLine);
     return stride % (8 * kLine) == 0 ? stride + kLine : stride;
 }
 

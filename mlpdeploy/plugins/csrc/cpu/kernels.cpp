@@ -170,19 +170,21 @@ void shift(const Image& image, const Shift& shift, bool along_width, long first,
     for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
         const long y = pixel / image.width;
         const long x = pixel % image.width;
-        // Each group overwrites what the vectors of the one before wrote too much.
+        // Whole vectors where the row is long enough: a group overwrites what the one before wrote too much.
         for (long group = 0, channel = 0; channel < image.channels; ++group, channel += group_size) {
             const long moved = (group - shift.size / 2) * shift.dilation;
             const long from = along_width ? source_of(x - moved, image.width, shift.padding)
                                           : source_of(y - moved, image.height, shift.padding);
-            const long left = image.channels - channel;
-            const long end = channel + (left < group_size ? left : group_size);
-            if (from < 0) {
-                for (long c = channel; c < end; c += kVector) store(out + c, Vector{});
-                continue;
+            const long source_pixel = along_width ? y * image.width + from : from * image.width + x;
+            const float* source = from < 0 ? nullptr : image.rows + source_pixel * image.stride;
+            const long end = channel + group_size < image.channels ? channel + group_size : image.channels;
+            for (long c = channel; c < end; c += kVector) {
+                if (c + kVector <= image.stride) {
+                    store(out + c, source == nullptr ? Vector{} : load(source + c));
+                } else {
+                    store_first(out + c, end - c, source == nullptr ? Vector{} : load_first(source + c, end - c));
+                }
             }
-            const float* source = image.rows + (along_width ? y * image.width + from : from * image.width + x) * image.stride;
-            for (long c = channel; c < end; c += kVector) store(out + c, load(source + c));
         }
     }
 }

@@ -1,8 +1,8 @@
 // What the operators are made of: functions on rows of channels, compiled once for each instruction set.
 //
 // A matrix of rows is channels-last: row p is a pixel, its channels follow each other, and rows lie `stride` floats
-// apart. The stride is a multiple of the panel's width; what lies behind the last channel is zero in every matrix that a
-// product wrote. All counts are of floats, rows or channels, never bytes.
+// apart: a multiple of 16, and room for a whole number of panels. A product writes zeros behind the last channel, up to the
+// end of its last panel; what lies behind that is never used. All counts are of floats, rows or channels, never bytes.
 #pragma once
 
 namespace mlpdeploy::cpu {
@@ -54,7 +54,7 @@ struct Kernels {
     // out = finish(rows x panel + bias). An element's sum runs over the depth in order, whatever else is computed.
     void (*multiply)(Finish finish, const Product& product);
 
-    // y = (x - mean) * factor, on `count` floats, a multiple of the panel's width; y may be x.
+    // y = (x - mean) * factor, on `count` floats, a multiple of 16; y may be x.
     void (*normalize)(const float* x, float* y, long count, float mean, float factor);
 
     // x = gelu((x - mean) * factor * scale + offset), in place; scale and offset: (stride).
@@ -65,7 +65,6 @@ struct Kernels {
     Moments (*moments)(const float* x, long row_count, long stride, long channels);
 
     // The pixels [first, first + count) of an image shifted along W (along_width) or H: out: (count, stride).
-    // Writes up to a vector behind the last row, and reads as much behind the image.
     void (*shift)(const Image& image, const Shift& shift, bool along_width, long first, long count, float* out);
 
     // rows: (count, stride) <- planes: (channels, count), plane_stride apart; the rest of each row becomes zero.
@@ -76,9 +75,6 @@ struct Kernels {
     void (*planes_from_rows)(const float* rows, long stride, long channels, long count, float* planes,
                              long plane_stride);
 };
-
-// Floats that `shift` may touch behind the end of a matrix.
-constexpr long kSlack = 16;
 
 // The kernels called `only`: avx512, avx2 or portable. Null for `only` means those that were measured to be faster than ONNX
 // Runtime's own operators, avx512. Returns null if this processor has no such instructions.
