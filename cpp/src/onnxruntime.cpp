@@ -89,7 +89,8 @@ std::filesystem::path kernels_library() {
   std::filesystem::path cache = variable("MLPDEPLOY_CACHE");
   if (cache.empty()) {
     const std::string user = variable("XDG_CACHE_HOME");
-    cache = (user.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : std::filesystem::path(user)) / "mlpdeploy";
+    cache =
+        (user.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : std::filesystem::path(user)) / "mlpdeploy";
   }
   std::error_code error;
   const auto path = cache / "cpu" / "current" / "libmlpdeploy_cpu.so";

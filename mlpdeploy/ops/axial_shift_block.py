@@ -8,8 +8,8 @@ K_w, K_h, sizes) -> Y`
     W_4, b_4           (M, C, 1, 1), (M,): the MLP's first layer
     W_5, b_5           (C, M, 1, 1), (C,): its second layer
     scale, bias        (C, 1, 1, 1), (C,): the affine part of the norm in front of the shift; the others have none
-    K_w, K_h           the axial shift as one-hot kernels of depthwise convolutions (`lower_axial_shift`); who shifts by
-                       the attributes needs neither
+    K_w, K_h           the axial shift as one-hot kernels of depthwise convolutions (`lower_axial_shift`); who shifts
+                       by the attributes needs neither
     sizes              (4,) int64: X's shape, with 0 for what may differ
 
 With n for the norm without affine part, whose epsilon is an attribute:
@@ -19,8 +19,8 @@ With n for the norm without affine part, whose epsilon is an attribute:
     x      = X + W_3 n(gelu(W_w w + b_w) + gelu(W_h h + b_h)) + b_3
     Y      = x + W_5 gelu(W_4 n(x) + b_4) + b_5
 
-The function is what the CPU's lowering makes of the same nodes, in the same order, so a runtime without the kernel loses
-nothing. The kernel is `plugins/csrc/cpu`.
+The function is what the CPU's lowering makes of the same nodes, in the same order, so a runtime without the kernel
+loses nothing. The kernel is `plugins/csrc/cpu`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The library of kernels for ONNX Runtime on the CPU: built with the system's C++ compiler, and found again.
 
-It needs no header but the compiler's own, and takes some seconds. Nothing depends on it: the operators that it runs have
-functions in the files, and without the library ONNX Runtime runs those.
+It needs no header but the compiler's own, and takes some seconds. Nothing depends on it: the operators that it runs
+have functions in the files, and without the library ONNX Runtime runs those.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def wanted_kernels() -> str | None:
     if value == "0":
         return None
     if value and value not in INSTRUCTION_SETS:
-        raise UsageError(f"{SWITCH_VARIABLE} is {value!r}", f"0 or a set of kernels: {closest(value, INSTRUCTION_SETS)}")
+        raise UsageError(
+            f"{SWITCH_VARIABLE} is {value!r}", f"0 or a set of kernels: {closest(value, INSTRUCTION_SETS)}"
+        )
     return value
 
 
@@ -123,7 +125,11 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
             start = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="mlpdeploy-cpu-") as scratch:
                 built = _compile(Path(scratch), compiler, directory.with_suffix(".log"))
-                record = {"sources_sha256": _sources(), "compiler": version, "seconds": round(time.monotonic() - start, 1)}
+                record = {
+                    "sources_sha256": _sources(),
+                    "compiler": version,
+                    "seconds": round(time.monotonic() - start, 1),
+                }
                 with new_artifact(directory) as staging:
                     shutil.copy(built, staging / LIBRARY_NAME)
                     (staging / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")

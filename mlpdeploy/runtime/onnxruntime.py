@@ -39,9 +39,6 @@ class BackendSession(Session):
     computed by one single-threaded session in as many streams: nothing waits for the slower half of an operator, and a
     stream's activations stay in its core's cache. Both give the same bits. The second session, with its own copy of the
     weights, is made when the first such batch comes.
-
-    Attributes:
-        kernels: the instruction set of our own kernels that run in this session; empty where ONNX Runtime's run alone.
     """
 
     backend = "onnxruntime"
@@ -149,7 +146,7 @@ def _usable_library() -> Path | None:
         return None
     try:
         require("onnxruntime").SessionOptions().register_custom_ops_library(str(library))
-    except Exception as error:  # ONNX Runtime's errors have no common class but Exception
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common class but Exception
         first = str(error).strip().splitlines()[0]
         warnings.warn(f"without the CPU kernels: {library} cannot be loaded ({first})", stacklevel=2)
         return None

@@ -137,7 +137,9 @@ def test_a_broken_library_is_a_warning(
     if content is not None:
         library.write_bytes(content)
     monkeypatch.setenv(cpu.LIBRARY_VARIABLE, str(library))
-    with pytest.warns(UserWarning, match="without the CPU kernels"), mlpdeploy.load(exported) as session:
+    with pytest.warns(UserWarning, match="without the CPU kernels"):
+        session = mlpdeploy.load(exported)
+    with session:
         assert session.kernels == ""
         assert np.isfinite(outputs(session)).all()
 

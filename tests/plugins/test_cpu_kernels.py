@@ -52,7 +52,7 @@ class Block:
     def __init__(self, channels: int, hidden: int, spec: ShiftSpec, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.channels, self.spec = channels, spec
-        out = {name: channels for name in WEIGHTS} | {"W_4": hidden, "b_4": hidden}
+        out = dict.fromkeys(WEIGHTS, channels) | {"W_4": hidden, "b_4": hidden}
         into = {"W_5": hidden}
         self.weights = [
             rng.standard_normal((out[name], into.get(name, channels), 1, 1)) / into.get(name, channels) ** 0.5

@@ -21,7 +21,7 @@ from mlpdeploy.ops.axial_shift_block import NAME, axial_shift_block_function
 from mlpdeploy.ops.group_norm import EPSILON
 
 
-class _NoMatch(Exception):
+class _NoMatchError(Exception):
     """Why a block stays as it is."""
 
 
@@ -34,8 +34,8 @@ def form_blocks(model: ir.Model) -> PassReport:
             nodes, inputs = _match(node)
             spec = shift_spec_of(node)
             if formed and spec not in formed:
-                raise _NoMatch("it shifts unlike the blocks before it")
-        except _NoMatch as reason:
+                raise _NoMatchError("it shifts unlike the blocks before it")
+        except _NoMatchError as reason:
             report.refused[str(node.name)] = str(reason)
             continue
         _form(model, node, nodes, inputs)
@@ -62,26 +62,26 @@ def _match(shift: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     (conv_w, weights_w, gelu_w), (conv_h, weights_h, gelu_h) = branches
     added = _expect(_user(gelu_w.outputs[0]), "Add")
     if _user(gelu_h.outputs[0]) is not added:
-        raise _NoMatch("its two branches are not added")
+        raise _NoMatchError("its two branches are not added")
     norm3 = _norm_of(_user(added.outputs[0]), plain=True)
     conv3, weights3 = _conv_of(_user(norm3.outputs[0]))
     residual1 = _expect(_user(conv3.outputs[0]), "Add")
     if x not in residual1.inputs:
-        raise _NoMatch("the block's input is not added to its result")
+        raise _NoMatchError("the block's input is not added to its result")
     users = [use.node for use in residual1.outputs[0].uses()]
     norms = [node for node in users if node.op_type == group_norm.NAME]
     if len(users) != 2 or len(norms) != 1:
-        raise _NoMatch("no norm and MLP follow it")
+        raise _NoMatchError("no norm and MLP follow it")
     norm4 = _norm_of(norms[0], plain=True)
     conv4, weights4 = _conv_of(_user(norm4.outputs[0]))
     gelu4 = _expect(_user(conv4.outputs[0]), "Gelu")
     conv5, weights5 = _conv_of(_user(gelu4.outputs[0]))
     residual2 = _expect(_user(conv5.outputs[0]), "Add")
     if residual1.outputs[0] not in residual2.inputs:
-        raise _NoMatch("no residual is added to its MLP")
+        raise _NoMatchError("no residual is added to its MLP")
     norms = [norm1, norm2, norm3, norm4]
     if len({norm.attributes.get_float("epsilon", EPSILON) for norm in norms}) > 1:
-        raise _NoMatch("its norms differ in epsilon")
+        raise _NoMatchError("its norms differ in epsilon")
     affine = [value for value in norm2.inputs[1:3] if value is not None]
     inputs = [x, *weights1, *affine, *weights_w, *weights_h, *weights3, *weights4, *weights5]
     nodes = [norm1, conv1, norm2, gelu, shift, conv_w, gelu_w, conv_h, gelu_h, added, norm3, conv3, residual1, norm4]
@@ -119,24 +119,24 @@ def _form(model: ir.Model, shift: ir.Node, nodes: list[ir.Node], inputs: list[ir
 def _producer(value: ir.Value | None, kind: str) -> ir.Node:
     node = None if value is None else value.producer()
     if node is None:
-        raise _NoMatch(f"there is no {kind} in front of it")
+        raise _NoMatchError(f"there is no {kind} in front of it")
     if len(node.outputs[0].uses()) > 1:
-        raise _NoMatch("a value inside of the block is used elsewhere")
+        raise _NoMatchError("a value inside of the block is used elsewhere")
     return _expect(node, kind)
 
 
 def _user(value: ir.Value) -> ir.Node:
     users = [use.node for use in value.uses()]
     if len(users) != 1 or value.is_graph_output():
-        raise _NoMatch("a value inside of the block is used elsewhere")
+        raise _NoMatchError("a value inside of the block is used elsewhere")
     return users[0]
 
 
 def _expect(node: ir.Node, kind: str) -> ir.Node:
     if node.op_type != kind:
-        raise _NoMatch(f"it has {node.op_type} where the published block has {kind}")
+        raise _NoMatchError(f"it has {node.op_type} where the published block has {kind}")
     if kind == "Gelu" and node.attributes.get_string("approximate", "none") != "none":
-        raise _NoMatch("its GELU is the tanh approximation")
+        raise _NoMatchError("its GELU is the tanh approximation")
     return node
 
 
@@ -150,7 +150,7 @@ def _conv_of(node: ir.Node) -> tuple[ir.Node, list[ir.Value]]:
     weight = array_of(node.inputs[1])
     bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if weight is None or bias is None or weight.dtype != np.float32:
-        raise _NoMatch("a convolution of it has no constant float32 weights and bias")
+        raise _NoMatchError("a convolution of it has no constant float32 weights and bias")
     strides = node.attributes.get_ints("strides", (1, 1))
     if (
         weight.shape[2:] != (1, 1)
@@ -158,7 +158,7 @@ def _conv_of(node: ir.Node) -> tuple[ir.Node, list[ir.Value]]:
         or any(node.attributes.get_ints("pads", ()))
         or any(stride != 1 for stride in strides)
     ):
-        raise _NoMatch("a convolution of it is not 1x1")
+        raise _NoMatchError("a convolution of it is not 1x1")
     return node, list(node.inputs[1:3])  # type: ignore[arg-type]
 
 
@@ -169,7 +169,7 @@ def _norm(value: ir.Value | None, plain: bool) -> ir.Node:
 def _norm_of(node: ir.Node, plain: bool) -> ir.Node:
     _expect(node, group_norm.NAME)
     if plain and not is_plain(node):
-        raise _NoMatch("the affine part of a norm could not be folded")
+        raise _NoMatchError("the affine part of a norm could not be folded")
     if array_of(node.inputs[1]) is None or array_of(node.inputs[2]) is None:
-        raise _NoMatch("a norm's scale or bias is not constant")
+        raise _NoMatchError("a norm's scale or bias is not constant")
     return node

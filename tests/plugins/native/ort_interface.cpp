@@ -1,9 +1,9 @@
 // ort_interface.h against ONNX Runtime's own header: compiled, never run.
+#include "ort_interface.h"
+
 #include <onnxruntime_c_api.h>
 
 #include <cstddef>
-
-#include "ort_interface.h"
 
 using namespace mlpdeploy::cpu;
 

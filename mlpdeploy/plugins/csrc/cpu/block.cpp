@@ -20,31 +20,30 @@ struct Statistics {
 };
 
 // Merge the chunks' moments in their order (Chan's formula).
-Statistics merge(const Moments* chunks, long pixels, long channels, float epsilon) {
+Statistics merge(Moments const* chunks, long pixels, long channels, float epsilon) {
     double count = 0;
     double mean = 0;
     double squares = 0;
     for (long first = 0; first < pixels; first += kChunkRows, ++chunks) {
-        const double more = static_cast<double>(std::min(kChunkRows, pixels - first)) * static_cast<double>(channels);
-        const double apart = static_cast<double>(chunks->mean) - mean;
+        double const more = static_cast<double>(std::min(kChunkRows, pixels - first)) * static_cast<double>(channels);
+        double const apart = static_cast<double>(chunks->mean) - mean;
         squares += static_cast<double>(chunks->squares) + apart * apart * count * more / (count + more);
         mean += apart * more / (count + more);
         count += more;
     }
-    return {static_cast<float>(mean), static_cast<float>(1 / std::sqrt(squares / count + static_cast<double>(epsilon)))};
+    return {static_cast<float>(mean),
+            static_cast<float>(1 / std::sqrt(squares / count + static_cast<double>(epsilon)))};
 }
 
 // Rows of one task: whole chunks, few enough that there is work for many threads, and enough that weights are reused.
-long rows_of_task(long pixels) {
-    return pixels >= 2048 ? 4 * kChunkRows : pixels >= 512 ? 2 * kChunkRows : kChunkRows;
-}
+long rows_of_task(long pixels) { return pixels >= 2048 ? 4 * kChunkRows : pixels >= 512 ? 2 * kChunkRows : kChunkRows; }
 
 }  // namespace
 
 // Samples that are computed together, and what they need.
 struct Block::Group {
     Host& host;
-    const float* planes_in;
+    float const* planes_in;
     float* planes_out;
     long samples;
     long height;
@@ -54,11 +53,12 @@ struct Block::Group {
     long rows() const { return samples * pixels(); }
     long chunks() const { return (pixels() + kChunkRows - 1) / kChunkRows; }
 
-    // Call task(i) for every i < count; an exception of a task is thrown again as std::bad_alloc, the only kind there is.
+    // Call task(i) for every i < count; an exception of a task is thrown again as std::bad_alloc, the only kind there
+    // is.
     template <typename Task>
-    void for_each(long count, const Task& task) const {
+    void for_each(long count, Task const& task) const {
         struct Call {
-            const Task& task;
+            Task const& task;
             std::atomic<bool> failed{false};
         } call{task};
         host.for_each(
@@ -76,7 +76,8 @@ struct Block::Group {
     }
 };
 
-Block::Block(const Kernels& kernels, long channels, long hidden, const Shift& shift, float epsilon, const BlockWeights& w)
+Block::Block(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
+             BlockWeights const& w)
     : kernels_(&kernels),
       channels_(channels),
       hidden_(hidden),
@@ -96,12 +97,12 @@ Block::Block(const Kernels& kernels, long channels, long hidden, const Shift& sh
     std::copy_n(w.norm_bias, channels, norm_bias_.get());
 }
 
-void Block::run(Host& host, const float* x, float* y, long samples, long height, long width) const {
-    const long pixels = height * width;
+void Block::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
+    long const pixels = height * width;
     if (pixels == 0) return;
-    const long together = std::max(1L, kGroupPixels / pixels);
+    long const together = std::max(1L, kGroupPixels / pixels);
     for (long first = 0; first < samples; first += together) {
-        const long offset = first * channels_ * pixels;
+        long const offset = first * channels_ * pixels;
         Group group{host, x + offset, y + offset, std::min(together, samples - first), height, width};
         if (pixels < kFewPixels) {
             run_by_columns(group);
@@ -113,12 +114,12 @@ void Block::run(Host& host, const float* x, float* y, long samples, long height,
 
 // A task is some rows of one sample, through as many steps as need no other row.
 void Block::run_by_rows(Group& group) const {
-    const Kernels& k = *kernels_;
-    const long pixels = group.pixels();
-    const long chunks = group.chunks();
-    const long task_rows = rows_of_task(pixels);
-    const long tasks = (pixels + task_rows - 1) / task_rows;
-    const long size = group.rows() * stride_;
+    Kernels const& k = *kernels_;
+    long const pixels = group.pixels();
+    long const chunks = group.chunks();
+    long const task_rows = rows_of_task(pixels);
+    long const tasks = (pixels + task_rows - 1) / task_rows;
+    long const size = group.rows() * stride_;
     Scratch memory(group.host, 3 * size);
     float* x = memory.get();
     float* t = x + size;
@@ -132,61 +133,64 @@ void Block::run_by_rows(Group& group) const {
         long count;
         long offset;  // floats from the first row of the group
     };
-    const auto for_rows = [&](const auto& step) {
+    auto const for_rows = [&](auto const& step) {
         group.for_each(group.samples * tasks, [&](long task) {
-            const long first = task % tasks * task_rows;
+            long const first = task % tasks * task_rows;
             Rows rows{task / tasks, first, std::min(task_rows, pixels - first), 0};
             rows.offset = (rows.sample * pixels + first) * stride_;
             step(rows);
         });
     };
-    const auto measure = [&](const Rows& rows, const float* values) {
+    auto const measure = [&](Rows const& rows, float const* values) {
         for (long row = 0; row < rows.count; row += kChunkRows) {
-            moments[static_cast<std::size_t>(rows.sample * chunks + (rows.first + row) / kChunkRows)] =
-                k.moments(values + rows.offset + row * stride_, std::min(kChunkRows, rows.count - row), stride_, channels_);
+            moments[static_cast<std::size_t>(rows.sample * chunks + (rows.first + row) / kChunkRows)] = k.moments(
+                values + rows.offset + row * stride_, std::min(kChunkRows, rows.count - row), stride_, channels_);
         }
     };
-    const auto merge_all = [&] {
+    auto const merge_all = [&] {
         for (long s = 0; s < group.samples; ++s) {
-            norms[static_cast<std::size_t>(s)] = merge(&moments[static_cast<std::size_t>(s * chunks)], pixels, channels_, epsilon_);
+            norms[static_cast<std::size_t>(s)] =
+                merge(&moments[static_cast<std::size_t>(s * chunks)], pixels, channels_, epsilon_);
         }
     };
-    const auto norm_of = [&](const Rows& rows) { return norms[static_cast<std::size_t>(rows.sample)]; };
+    auto const norm_of = [&](Rows const& rows) { return norms[static_cast<std::size_t>(rows.sample)]; };
 
-    for_rows([&](const Rows& r) {
-        const float* planes = group.planes_in + r.sample * channels_ * pixels + r.first;
+    for_rows([&](Rows const& r) {
+        float const* planes = group.planes_in + r.sample * channels_ * pixels + r.first;
         k.rows_from_planes(planes, pixels, channels_, r.count, x + r.offset, stride_);
         measure(r, x);
     });
     merge_all();
-    for_rows([&](const Rows& r) {
+    for_rows([&](Rows const& r) {
         Scratch normal(group.host, r.count * stride_);
         k.normalize(x + r.offset, normal.get(), r.count * stride_, norm_of(r).mean, norm_of(r).factor);
         conv1_.multiply(Finish::kStore, normal.get(), stride_, r.count, a + r.offset, stride_, 0, conv1_.panels());
         measure(r, a);
     });
     merge_all();
-    for_rows([&](const Rows& r) {
-        k.normalize_gelu(a + r.offset, r.count, stride_, norm_of(r).mean, norm_of(r).factor, norm_scale_.get(), norm_bias_.get());
+    for_rows([&](Rows const& r) {
+        k.normalize_gelu(a + r.offset, r.count, stride_, norm_of(r).mean, norm_of(r).factor, norm_scale_.get(),
+                         norm_bias_.get());
     });
-    for_rows([&](const Rows& r) {
+    for_rows([&](Rows const& r) {
         Scratch shifted(group.host, r.count * stride_);
-        const Image image{a + r.sample * pixels * stride_, stride_, channels_, group.height, group.width};
+        Image const image{a + r.sample * pixels * stride_, stride_, channels_, group.height, group.width};
         k.shift(image, shift_, true, r.first, r.count, shifted.get());
         conv2_w_.multiply(Finish::kGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0, conv2_w_.panels());
         k.shift(image, shift_, false, r.first, r.count, shifted.get());
-        conv2_h_.multiply(Finish::kAddGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0, conv2_h_.panels());
+        conv2_h_.multiply(Finish::kAddGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0,
+                          conv2_h_.panels());
         measure(r, t);
     });
     merge_all();
-    for_rows([&](const Rows& r) {
+    for_rows([&](Rows const& r) {
         float* normal = t + r.offset;
         k.normalize(normal, normal, r.count * stride_, norm_of(r).mean, norm_of(r).factor);
         conv3_.multiply(Finish::kAdd, normal, stride_, r.count, x + r.offset, stride_, 0, conv3_.panels());
         measure(r, x);
     });
     merge_all();
-    for_rows([&](const Rows& r) {
+    for_rows([&](Rows const& r) {
         Scratch hidden(group.host, r.count * hidden_stride_);
         float* normal = t + r.offset;
         k.normalize(x + r.offset, normal, r.count * stride_, norm_of(r).mean, norm_of(r).factor);
@@ -197,14 +201,14 @@ void Block::run_by_rows(Group& group) const {
     });
 }
 
-// Small images have so many channels that the weights are most of the traffic: a task of a product is a few panels of the
-// weights with all rows, so that each thread reads its part of them only. The steps between the products are a task per
-// sample.
+// Small images have so many channels that the weights are most of the traffic: a task of a product is a few panels of
+// the weights with all rows, so that each thread reads its part of them only. The steps between the products are a task
+// per sample.
 void Block::run_by_columns(Group& group) const {
-    const Kernels& k = *kernels_;
-    const long pixels = group.pixels();
-    const long rows = group.rows();
-    const long size = rows * stride_;
+    Kernels const& k = *kernels_;
+    long const pixels = group.pixels();
+    long const rows = group.rows();
+    long const size = rows * stride_;
     Scratch memory(group.host, 5 * size + rows * hidden_stride_);
     float* x = memory.get();
     float* t = x + size;
@@ -213,18 +217,20 @@ void Block::run_by_columns(Group& group) const {
     float* hidden = along_h + size;
     float* a = hidden + rows * hidden_stride_;
 
-    const auto for_samples = [&](const auto& step) { group.for_each(group.samples, [&](long s) { step(s, s * pixels * stride_); }); };
-    const auto normalize = [&](const float* from, float* to) {
+    auto const for_samples = [&](auto const& step) {
+        group.for_each(group.samples, [&](long s) { step(s, s * pixels * stride_); });
+    };
+    auto const normalize = [&](float const* from, float* to) {
         std::vector<Moments> moments(static_cast<std::size_t>(group.chunks()));
         for (long first = 0; first < pixels; first += kChunkRows) {
             moments[static_cast<std::size_t>(first / kChunkRows)] =
                 k.moments(from + first * stride_, std::min(kChunkRows, pixels - first), stride_, channels_);
         }
-        const Statistics norm = merge(moments.data(), pixels, channels_, epsilon_);
+        Statistics const norm = merge(moments.data(), pixels, channels_, epsilon_);
         if (to != nullptr) k.normalize(from, to, pixels * stride_, norm.mean, norm.factor);
         return norm;
     };
-    const auto for_panels = [&](const Dense& dense, const auto& step) {
+    auto const for_panels = [&](Dense const& dense, auto const& step) {
         group.for_each(dense.panels(), [&](long panel) { step(panel, panel + 1); });
     };
 
@@ -236,11 +242,11 @@ void Block::run_by_columns(Group& group) const {
         conv1_.multiply(Finish::kStore, t, stride_, rows, a, stride_, first, last);
     });
     for_samples([&](long, long offset) {
-        const Statistics norm = normalize(a + offset, nullptr);
+        Statistics const norm = normalize(a + offset, nullptr);
         k.normalize_gelu(a + offset, pixels, stride_, norm.mean, norm.factor, norm_scale_.get(), norm_bias_.get());
     });
     for_samples([&](long, long offset) {
-        const Image image{a + offset, stride_, channels_, group.height, group.width};
+        Image const image{a + offset, stride_, channels_, group.height, group.width};
         k.shift(image, shift_, true, 0, pixels, along_w + offset);
         k.shift(image, shift_, false, 0, pixels, along_h + offset);
     });

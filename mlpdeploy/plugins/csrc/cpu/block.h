@@ -9,36 +9,37 @@ namespace mlpdeploy::cpu {
 
 // Weights as ONNX has them, row-major: matrices (out, in), vectors (out).
 struct BlockWeights {
-    const float* conv1;
-    const float* conv1_bias;
-    const float* norm_scale;  // of the norm in front of the shift's GELU; all other norms have none
-    const float* norm_bias;
-    const float* conv2_w;  // of what was shifted along W
-    const float* conv2_w_bias;
-    const float* conv2_h;
-    const float* conv2_h_bias;
-    const float* conv3;
-    const float* conv3_bias;
-    const float* fc1;
-    const float* fc1_bias;
-    const float* fc2;
-    const float* fc2_bias;
+    float const* conv1;
+    float const* conv1_bias;
+    float const* norm_scale;  // of the norm in front of the shift's GELU; all other norms have none
+    float const* norm_bias;
+    float const* conv2_w;  // of what was shifted along W
+    float const* conv2_w_bias;
+    float const* conv2_h;
+    float const* conv2_h_bias;
+    float const* conv3;
+    float const* conv3_bias;
+    float const* fc1;
+    float const* fc1_bias;
+    float const* fc2;
+    float const* fc2_bias;
 };
 
 class Block {
 public:
     // Copies the weights. Throws std::bad_alloc.
-    Block(const Kernels& kernels, long channels, long hidden, const Shift& shift, float epsilon, const BlockWeights& weights);
+    Block(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
+          BlockWeights const& weights);
 
     // y = block(x); both (samples, channels, height, width), and not the same memory. Throws std::bad_alloc.
-    void run(Host& host, const float* x, float* y, long samples, long height, long width) const;
+    void run(Host& host, float const* x, float* y, long samples, long height, long width) const;
 
 private:
     struct Group;
     void run_by_rows(Group& group) const;
     void run_by_columns(Group& group) const;
 
-    const Kernels* kernels_;
+    Kernels const* kernels_;
     long channels_;
     long hidden_;
     long stride_;

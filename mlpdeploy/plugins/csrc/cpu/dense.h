@@ -9,11 +9,11 @@ namespace mlpdeploy::cpu {
 
 inline long round_up(long value, long unit) { return (value + unit - 1) / unit * unit; }
 
-// Floats from one row of `channels` to the next. Strides of whole powers of two would put the rows that a product reads side
-// by side into the same few lines of the first cache.
-inline long row_stride(const Kernels& kernels, long channels) {
+// Floats from one row of `channels` to the next. Strides of whole powers of two would put the rows that a product reads
+// side by side into the same few lines of the first cache.
+inline long row_stride(Kernels const& kernels, long channels) {
     constexpr long kLine = 64 / sizeof(float);
-    const long stride = round_up(round_up(channels, kernels.panel), kLine);
+    long const stride = round_up(round_up(channels, kernels.panel), kLine);
     return stride % (8 * kLine) == 0 ? stride + kLine : stride;
 }
 
@@ -28,16 +28,16 @@ Floats aligned_floats(long count);
 class Dense {
 public:
     // weights: (out_channels, in_channels), bias: (out_channels); both are copied.
-    Dense(const Kernels& kernels, const float* weights, const float* bias, long in_channels, long out_channels);
+    Dense(Kernels const& kernels, float const* weights, float const* bias, long in_channels, long out_channels);
 
     long panels() const { return panels_; }
 
     // out (row_count, out_stride) = finish(rows x weights + bias), for the panels [first, last).
-    void multiply(Finish finish, const float* rows, long row_stride, long row_count, float* out, long out_stride, long first,
-                  long last) const;
+    void multiply(Finish finish, float const* rows, long row_stride, long row_count, float* out, long out_stride,
+                  long first, long last) const;
 
 private:
-    const Kernels* kernels_;
+    Kernels const* kernels_;
     long depth_;
     long panels_;
     Floats weights_;

@@ -19,14 +19,15 @@ public:
 // Floats from the host, on a cache line's boundary.
 class Scratch {
 public:
-    Scratch(Host& host, long floats) : host_(host), memory_(host.allocate(static_cast<std::size_t>(floats) * sizeof(float) + kLine)) {
+    Scratch(Host& host, long floats)
+        : host_(host), memory_(host.allocate(static_cast<std::size_t>(floats) * sizeof(float) + kLine)) {
         if (memory_ == nullptr) throw std::bad_alloc();
-        const auto address = reinterpret_cast<std::size_t>(memory_);
+        auto const address = reinterpret_cast<std::size_t>(memory_);
         floats_ = reinterpret_cast<float*>((address + kLine - 1) / kLine * kLine);
     }
     ~Scratch() { host_.release(memory_); }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
+    Scratch(Scratch const&) = delete;
+    Scratch& operator=(Scratch const&) = delete;
 
     float* get() const { return floats_; }
 

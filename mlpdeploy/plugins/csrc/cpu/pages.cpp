@@ -16,22 +16,25 @@ constexpr std::size_t kEntries = 512;
 
 }  // namespace
 
-void release_file_pages(const void* data, std::size_t bytes) noexcept {
-    const auto size = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto begin = reinterpret_cast<std::uintptr_t>(data);
+void release_file_pages(void const* data, std::size_t bytes) noexcept {
+    auto const size = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    auto const begin = reinterpret_cast<std::uintptr_t>(data);
     std::uintptr_t page = (begin + size - 1) / size;
-    const std::uintptr_t end = (begin + bytes) / size;
-    const int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    std::uintptr_t const end = (begin + bytes) / size;
+    int const file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (file < 0) return;
     std::uint64_t entries[kEntries];
     while (page < end) {
-        const std::size_t count = end - page < kEntries ? end - page : kEntries;
-        const ssize_t wanted = static_cast<ssize_t>(count * sizeof *entries);
-        if (pread(file, entries, static_cast<std::size_t>(wanted), static_cast<off_t>(page * sizeof *entries)) != wanted) break;
+        std::size_t const count = end - page < kEntries ? end - page : kEntries;
+        ssize_t const wanted = static_cast<ssize_t>(count * sizeof *entries);
+        if (pread(file, entries, static_cast<std::size_t>(wanted), static_cast<off_t>(page * sizeof *entries)) !=
+            wanted)
+            break;
         for (std::size_t first = 0; first < count; ++first) {
             std::size_t last = first;
             while (last < count && (entries[last] & kFilePage) != 0) ++last;
-            if (last > first) madvise(reinterpret_cast<void*>((page + first) * size), (last - first) * size, MADV_DONTNEED);
+            if (last > first)
+                madvise(reinterpret_cast<void*>((page + first) * size), (last - first) * size, MADV_DONTNEED);
             first = last;
         }
         page += count;
@@ -45,7 +48,7 @@ void release_file_pages(const void* data, std::size_t bytes) noexcept {
 
 namespace mlpdeploy::cpu {
 
-void release_file_pages(const void*, std::size_t) noexcept {}
+void release_file_pages(void const*, std::size_t) noexcept {}
 
 }  // namespace mlpdeploy::cpu
 

@@ -31,7 +31,7 @@ constexpr int kRows = MLPDEPLOY_ROWS;  // so many rows fill the registers with s
 
 typedef float Vector __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
 
-MLPDEPLOY_INLINE Vector load(const float* from) {
+MLPDEPLOY_INLINE Vector load(float const* from) {
     Vector value;
     memcpy(&value, from, sizeof value);
     return value;
@@ -41,7 +41,7 @@ MLPDEPLOY_INLINE void store(float* to, Vector value) { memcpy(to, &value, sizeof
 
 // The first `count` lanes, at most all of them; the others become zero, and are not read or written.
 #if MLPDEPLOY_VECTOR == 16
-MLPDEPLOY_INLINE Vector load_first(const float* from, long count) {
+MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), from);
 }
 
@@ -49,7 +49,7 @@ MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
 }
 #else
-MLPDEPLOY_INLINE Vector load_first(const float* from, long count) {
+MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
     Vector value{};
     for (long i = 0; i < count; ++i) value[i] = from[i];
     return value;
