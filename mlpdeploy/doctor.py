@@ -53,7 +53,7 @@ def examine() -> list[Finding]:
     ]
     findings += [_package(module, purpose) for module, purpose in _PURPOSES.items()]
     findings += _native_precisions()
-    findings.append(_cpu_kernels())
+    findings.append(cpu_kernels())
     findings += _clashes()
     findings += _gpu()
     return findings
@@ -78,7 +78,7 @@ def _native_precisions() -> list[Finding]:
     return [Finding("OpenVINO on this processor", "ok", f"computes in {', '.join(native_precisions())} natively")]
 
 
-def _cpu_kernels() -> Finding:
+def cpu_kernels() -> Finding:
     """Return whether sessions on the CPU use kernels of ours."""
     from mlpdeploy.plugins.cpu import SWITCH_VARIABLE, find_cpu_library, kernels_of, wanted_here, wanted_kernels
 
