@@ -155,7 +155,7 @@ def lowered_files(
         shift: empty for a model without one.
     """
     model = ir.load(canonical)
-    reports = lower(model, target, shift or target.shift)
+    reports = lower(model, target, shift or target.shift, blocks=True)
     passes = [{"target": target.name, **report.to_dict()} for report in reports]
     return write_lowered(model, directory, target.name, shift), passes
 

@@ -77,10 +77,15 @@ def _resolve(name: str, shift: Shift) -> tuple[Target, ShiftForm]:
     return target, target.shift if shift == "auto" else shift
 
 
-def lower(model: ir.Model, target: Target, shift: ShiftForm) -> list[PassReport]:
-    """Rewrite a canonical model in place for a target, and return what each pass did."""
+def lower(model: ir.Model, target: Target, shift: ShiftForm, *, blocks: bool = False) -> list[PassReport]:
+    """Rewrite a canonical model in place for a target, and return what each pass did.
+
+    Args:
+        blocks: form whole blocks where the target may have a kernel for them. Who changes types between operators, or
+            wants to see them, leaves it out; and who asks for another form of the shift wants to see that.
+    """
     reports = [merge_patches(model), fold_norm_affine(model)]
-    if target.blocks and shift == target.shift:  # who asks for another form wants to see it
+    if blocks and target.blocks and shift == target.shift:
         reports.append(form_blocks(model))
     reports += [
         lower_axial_shift(model, shift),

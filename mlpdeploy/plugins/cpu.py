@@ -168,7 +168,9 @@ def _compiler() -> str:
 def _compile(scratch: Path, compiler: str, log: Path) -> Path:
     """Compile every source, the kernels once per instruction set, and link."""
     x86 = platform.machine() in ("x86_64", "AMD64")
-    units = [(path, path.stem, ()) for path in sorted((CSRC / CPU_FOLDER).glob("*.cpp")) if path.stem != "kernels"]
+    units: list[tuple[Path, str, tuple[str, ...]]] = [
+        (path, path.stem, ()) for path in sorted((CSRC / CPU_FOLDER).glob("*.cpp")) if path.stem != "kernels"
+    ]
     for name, flags in _X86_FLAGS.items():
         if x86 or not flags:
             units.append((CSRC / CPU_FOLDER / "kernels.cpp", f"kernels_{name}", flags))

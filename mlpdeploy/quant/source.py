@@ -33,11 +33,8 @@ class Source:
     shifts: dict[str, ShiftForm]
 
     def lowered(self, target: str, *, expand_gelu: bool | None = None) -> tuple[ir.Model, list[PassReport]]:
-        """Return the model lowered for a target in float32, and what the passes did; None means the target's Gelu.
-
-        Every operator stays by itself: types change between them.
-        """
-        chosen = dataclasses.replace(TARGETS[target], blocks=False)
+        """Return the model lowered for a target in float32, and what the passes did; None means the target's Gelu."""
+        chosen = TARGETS[target]
         if expand_gelu is not None:
             chosen = dataclasses.replace(chosen, expand_gelu=expand_gelu)
         model = ir.load(checked_file(self.directory, self.manifest, self.manifest.file_for(CANONICAL)))

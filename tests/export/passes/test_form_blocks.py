@@ -38,7 +38,7 @@ def test_without_folded_norms_nothing_is_formed(canonical: ir.Model) -> None:
 @pytest.mark.parametrize("padding", ["circular", "reflect", "replicate"])
 def test_paddings_and_open_sizes(padding: str) -> None:
     model = onnx_from_model(tiny_asmlp(shift=ShiftSpec(3, 2, padding)), ExportShape(None, True))
-    reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv")}
+    reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv", blocks=True)}
     assert len(reports["form_blocks"].changed) == 2
     assert {node.attributes.get_string("padding", "") for node in blocks_of(model)} == {padding}
     assert all(node.inputs[-1].producer().op_type == "Shape" for node in blocks_of(model))
@@ -46,7 +46,7 @@ def test_paddings_and_open_sizes(padding: str) -> None:
 
 def test_serial_branches_are_refused() -> None:
     model = onnx_from_model(tiny_asmlp(branches="serial"), ExportShape())
-    reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv")}
+    reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv", blocks=True)}
     assert not reports["form_blocks"].changed
     assert reports["form_blocks"].refused
     assert not blocks_of(model)
@@ -55,13 +55,13 @@ def test_serial_branches_are_refused() -> None:
 def test_features_between_blocks_stay_outputs() -> None:
     model = onnx_from_model(tiny_asmlp(features=True), ExportShape())
     names = [value.name for value in model.graph.outputs]
-    lower(model, TARGETS["cpu"], "conv")
+    lower(model, TARGETS["cpu"], "conv", blocks=True)
     assert len(blocks_of(model)) == 2
     assert [value.name for value in model.graph.outputs] == names
 
 
 @pytest.mark.parametrize(("target", "shift"), [("cpu", "slice"), ("openvino", "conv"), ("tensorrt", "plugin")])
 def test_only_for_the_cpu_and_its_own_shift(canonical: ir.Model, target: str, shift: str) -> None:
-    names = [report.name for report in lower(canonical, TARGETS[target], shift)]
+    names = [report.name for report in lower(canonical, TARGETS[target], shift, blocks=True)]
     assert "form_blocks" not in names
     assert not blocks_of(canonical)
