@@ -42,7 +42,7 @@ def form_blocks(model: ir.Model) -> PassReport:
         formed.add(spec)
         report.changed.append(str(nodes[-1].name))
     for spec in formed:  # one, or none
-        function = ir.from_proto(axial_shift_block_function(spec, opset_of(model)))  # type: ignore[arg-type]
+        function = ir.serde.deserialize_function(axial_shift_block_function(spec, opset_of(model)))
         model.functions[function.identifier()] = function
         model.graph.opset_imports.setdefault(DOMAIN, 1)
     return report

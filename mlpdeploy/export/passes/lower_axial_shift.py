@@ -81,8 +81,9 @@ def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: 
     source = node.inputs[0]
     assert source is not None and source.dtype is not None
     weight = one_hot_kernel(model, spec, channels, axis, source.dtype.numpy())
-    assert weight.shape is not None
     along = _AXES[axis] - 2
+    kernel_shape = [1, 1]
+    kernel_shape[along] = spec.shift_size
     nodes: list[ir.Node] = []
     pads = [0, 0, 0, 0]
     if spec.padding == "zero":
@@ -94,7 +95,7 @@ def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: 
     dilations[along] = spec.dilation
     attributes: dict[str, int | list[int]] = {
         "group": channels,
-        "kernel_shape": [int(size) for size in weight.shape[2:]],
+        "kernel_shape": kernel_shape,
         "pads": pads,
         "dilations": dilations,
     }
