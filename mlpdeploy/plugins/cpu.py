@@ -22,9 +22,9 @@ from pathlib import Path
 
 from mlpdeploy.artifact import disk_errors, new_artifact
 from mlpdeploy.env import closest, cpu_count, cpu_features
-from mlpdeploy.errors import MissingDependencyError, PluginError, UsageError
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.plugins.build import build_lock
-from mlpdeploy.plugins.find import RECORD_NAME, cache_directory
+from mlpdeploy.plugins.find import CACHE_VARIABLE, RECORD_NAME, cache_directory
 from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC, checksum_of, first_line
 
 SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is the default
@@ -77,7 +77,11 @@ def find_cpu_library() -> Path | None:
         if not Path(named).is_file():
             raise PluginError(f"{LIBRARY_VARIABLE} is {named}, and there is no such file", "the path of a CPU library")
         return Path(named).resolve()
-    folders = sorted(cache_directory(CPU_FOLDER).glob(f"{_sources()[:16]}-*/{LIBRARY_NAME}"))
+    try:
+        cache = _cache()
+    except PluginError:  # no folder, no library
+        return None
+    folders = sorted(cache.glob(f"{_sources()[:16]}-*/{LIBRARY_NAME}"))
     return max(folders, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -99,7 +103,7 @@ def ensure_cpu_library(say: Say = lambda text: None) -> Path | None:
         return found
     try:
         return build_cpu_library(say)
-    except (MissingDependencyError, PluginError) as error:
+    except (MissingDependencyError, PluginError, ArtifactError) as error:
         say(f"without the CPU kernels, which are faster: {error}")
         return None
 
@@ -116,7 +120,7 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
     compiler = _compiler()
     version = first_line([compiler, "--version"])
     mark = hashlib.sha256(f"{version}\n{platform.machine()}".encode()).hexdigest()[:8]
-    directory = cache_directory(CPU_FOLDER) / f"{_sources()[:16]}-{mark}"
+    directory = _cache() / f"{_sources()[:16]}-{mark}"
     with disk_errors(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
     with build_lock(directory.with_suffix(".lock"), "the CPU kernels", say):
@@ -135,6 +139,15 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
                     (staging / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")
         _make_current(directory)
     return directory / LIBRARY_NAME
+
+
+def _cache() -> Path:
+    try:
+        return cache_directory(CPU_FOLDER)
+    except RuntimeError as error:
+        raise PluginError(
+            "this user has no home folder", "a folder for what is compiled", f"name one in {CACHE_VARIABLE}"
+        ) from error
 
 
 def _make_current(directory: Path) -> None:

@@ -20,6 +20,7 @@ from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, PluginError, UsageError
 from mlpdeploy.plugins import cpu
 from mlpdeploy.plugins.cpu import build_cpu_library, ensure_cpu_library, find_cpu_library
+from mlpdeploy.plugins.find import CACHE_VARIABLE
 from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC
 
 HEADERS = (Path("/usr/include/onnxruntime"), Path(__file__).parents[2] / "build" / "onnxruntime" / "include")
@@ -83,6 +84,26 @@ def test_a_failed_build_is_one_line(compiler: list[str], monkeypatch: pytest.Mon
     said: list[str] = []
     assert ensure_cpu_library(said.append) is None
     assert said[-1] == "without the CPU kernels, which are faster: the CPU kernels could not be compiled (error: no)"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    compiler: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    said: list[str] = []
+    assert ensure_cpu_library(said.append) is None
+    assert len(said) == 1 and said[0].startswith("without the CPU kernels")
+
+
+def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, compiler: list[str]) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert find_cpu_library() is None and ensure_cpu_library() is None
 
 
 def test_without_a_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
