@@ -53,6 +53,7 @@ def examine() -> list[Finding]:
     ]
     findings += [_package(module, purpose) for module, purpose in _PURPOSES.items()]
     findings += _native_precisions()
+    findings.append(cpu_kernels())
     findings += _clashes()
     findings += _gpu()
     return findings
@@ -75,6 +76,28 @@ def _native_precisions() -> list[Finding]:
     from mlpdeploy.runtime.openvino import native_precisions
 
     return [Finding("OpenVINO on this processor", "ok", f"computes in {', '.join(native_precisions())} natively")]
+
+
+def cpu_kernels() -> Finding:
+    """Return whether sessions on the CPU use kernels of ours."""
+    from mlpdeploy.plugins.cpu import SWITCH_VARIABLE, find_cpu_library, kernels_of, wanted_here, wanted_kernels
+
+    name = "CPU kernels"
+    try:
+        if wanted_kernels() is None:
+            return Finding(name, "ok", f"switched off by {SWITCH_VARIABLE}=0")
+        if not wanted_here():
+            return Finding(name, "ok", "not for this processor, which has no AVX-512; ONNX Runtime's own are used")
+        library = find_cpu_library()
+    except MlpDeployError as error:
+        return Finding(name, "warning", f"not used ({error.got})", error.fix)
+    build = "mlpdeploy plugin build --cpu"
+    if library is None:
+        return Finding(name, "ok", "not built; AS-MLP in float32 runs slower without them", build)
+    kernels = kernels_of(library)
+    if kernels is None:
+        return Finding(name, "warning", f"{library} cannot be loaded", f"{build} --force")
+    return Finding(name, "ok", f"{kernels}, {library}")
 
 
 def _clashes() -> list[Finding]:

@@ -3,6 +3,9 @@
 #include <onnxruntime_c_api.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <iterator>
 #include <mutex>
 
@@ -80,6 +83,35 @@ std::shared_ptr<OrtEnv> environment() {
   return owner;
 }
 
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+// The library of CPU kernels, as mlpdeploy/plugins/cpu.py leaves it; empty where there is none.
+std::filesystem::path kernels_library() {
+  if (variable("MLPDEPLOY_NATIVE") == "0") return {};
+  if (const std::string named = variable("MLPDEPLOY_CPU_LIBRARY"); !named.empty()) return named;
+  std::filesystem::path cache = variable("MLPDEPLOY_CACHE");
+  if (cache.empty()) {
+    const std::string user = variable("XDG_CACHE_HOME");
+    cache =
+        (user.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : std::filesystem::path(user)) / "mlpdeploy";
+  }
+  std::error_code error;
+  const auto path = cache / "cpu" / "current" / "libmlpdeploy_cpu.so";
+  return std::filesystem::exists(path, error) ? path : std::filesystem::path();
+}
+
+// Without the library the files' functions run; a library that cannot be loaded is worth a line.
+void add_kernels(OrtSessionOptions* options) {
+  const std::filesystem::path path = kernels_library();
+  if (path.empty()) return;
+  if (OrtStatus* status = api().RegisterCustomOpsLibrary_V2(options, path.c_str())) {
+    std::fprintf(stderr, "mlpdeploy: without the CPU kernels: %s\n", taken_message(status).c_str());
+  }
+}
+
 Options session_options(int threads) {
   OrtSessionOptions* created = nullptr;
   check(api().CreateSessionOptions(&created));
@@ -89,6 +121,7 @@ Options session_options(int threads) {
   // Weights outside of the arena, which grows in powers of two.
   check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
   check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
+  add_kernels(created);
   return options;
 }
 

@@ -57,7 +57,8 @@ class BenchReport:
         machine: `env.machine()` and the load average when the measurement began.
         tools: {package: version}.
         model: as in the manifest: name, source of the weights, architecture, parameters, multiply-adds.
-        artifact: the file that was measured: name, role, sha256, bytes, shift; its precision and opset.
+        artifact: the file that was measured: name, role, sha256, bytes, shift; its precision and opset; `kernels`, the
+            instruction set of our own kernels, empty where none ran.
         options: what was asked for, with defaults filled in.
         results: by batch, then ours first.
         memory: by batch, then ours first; empty where it was not asked for.

@@ -104,11 +104,11 @@ def bench_artifact(
         precision=precision,
     )
     environment = _environment()
-    results, uses, file = _carry_out(plan, directory, manifest, say)
+    results, uses, file, kernels = _carry_out(plan, directory, manifest, say)
     return BenchReport(
         **environment,
         model=manifest.model,
-        artifact=_artifact(manifest, plan.backend, file),
+        artifact={**_artifact(manifest, plan.backend, file), "kernels": kernels},
         options=asdict(plan),
         results=tuple(results),
         memory=tuple(uses),
@@ -137,8 +137,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _carry_out(
     plan: BenchPlan, directory: Path, manifest: Manifest, say: Progress
-) -> tuple[list[Result], list[MemoryUse], str]:
-    """Return results, memory figures and the file that ran.
+) -> tuple[list[Result], list[MemoryUse], str, str]:
+    """Return results, memory figures, the file that ran and the kernels of our own that ran it, see `Session.kernels`.
 
     Ours runs first at every batch size, so that a wrong request fails early.
     """
@@ -169,7 +169,7 @@ def _carry_out(
                 timed = {result.name for result in results if result.batch == batch and result.timing}
                 candidates = [peer for peer in (ours, *built.peers) if peer.name in timed]
                 uses += _memory_at(candidates, feed.shape, plan.threads, say)
-    return results, uses, session.file
+    return results, uses, session.file, session.kernels
 
 
 def _measure_batch(

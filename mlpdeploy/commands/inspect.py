@@ -34,6 +34,8 @@ def inspect(directory: Path, html: Path | None, as_json: bool) -> None:
 
 def print_inspection(directory: Path, data: dict[str, Any]) -> None:
     """Print what an artifact holds."""
+    from mlpdeploy.doctor import cpu_kernels
+
     model = data["model"]
     click.echo(f"{directory}: {model['name']}, {model['source']}, {data['precision']}, opset {data['opset']}")
     click.echo(f"  {model['parameters'] / 1e6:.2f} M parameters, {model['macs'] / 1e9:.2f} G multiply-adds")
@@ -47,6 +49,8 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
         if "operators" in entry:
             counts = ", ".join(f"{count} {name}" for name, count in entry["operators"].items())
             click.echo(f"  {entry['nodes']} nodes: {counts}")
+            if "mlpdeploy::AxialShiftBlock" in entry["operators"]:
+                click.echo(f"  CPU kernels here: {cpu_kernels().detail}")
     for report in data["passes"]:
         click.echo(f"pass {report['name']} for {report['target']}: {report['changed']} changed")
         for reason, nodes in report["refused"].items():

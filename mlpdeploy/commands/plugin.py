@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugin() -> None:
-    """Build the CUDA plugin for TensorRT, or tell what is built."""
+    """Build the CUDA plugin for TensorRT or the CPU kernels for ONNX Runtime, or tell what is built."""
 
 
 @plugin.command(epilog="Example: mlpdeploy plugin build --arch 89")
@@ -33,11 +33,16 @@ def plugin() -> None:
     metavar="DIR",
     help="Folder of NvInfer.h.  [default: looked for]",
 )
+@click.option("--cpu", is_flag=True, help="Build the CPU kernels for ONNX Runtime instead: a C++ compiler is enough.")
 @click.option("--force", is_flag=True, help="Build again even if this build is in the cache.")
 @JSON
-def build(architectures: tuple[str, ...], tensorrt_include: Path | None, force: bool, as_json: bool) -> None:
+def build(architectures: tuple[str, ...], tensorrt_include: Path | None, cpu: bool, force: bool, as_json: bool) -> None:
     """Compile the plugin library with CMake and nvcc into the user's cache; needs no GPU."""
     import dataclasses
+
+    if cpu:
+        build_cpu(architectures, tensorrt_include, force, as_json)
+        return
 
     from mlpdeploy.plugins.build import BuildOptions, build_plugin
 
@@ -49,6 +54,20 @@ def build(architectures: tuple[str, ...], tensorrt_include: Path | None, force: 
         print_json({"library": str(library.path), "record": record})
     else:
         print_build(library)
+
+
+def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, force: bool, as_json: bool) -> None:
+    """Build the CPU kernels, and print where they are."""
+    from mlpdeploy.errors import UsageError
+    from mlpdeploy.plugins.cpu import build_cpu_library, kernels_of
+
+    if architectures or tensorrt_include:
+        raise UsageError("--cpu with an option of the CUDA plugin", fix="leave --arch and --tensorrt-include out")
+    path = build_cpu_library(steps(), force)
+    if as_json:
+        print_json({"library": str(path), "kernels": kernels_of(path)})
+    else:
+        click.echo(f"{path}\n  {kernels_of(path) or 'not used on this processor, which has no AVX-512'}")
 
 
 def print_build(library: PluginLibrary) -> None:

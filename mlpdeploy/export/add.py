@@ -13,6 +13,7 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.export.export import Progress, lowered_files
 from mlpdeploy.export.lower import TARGETS, Shift, resolve_targets
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest
+from mlpdeploy.plugins.cpu import ensure_cpu_library
 
 
 def lower_artifact(
@@ -57,6 +58,8 @@ def lower_artifact(
         for name in manifest.files.keys() - kept.keys():
             (staging / name).unlink(missing_ok=True)
         files, passes = kept, [report for report in manifest.passes if report["target"] not in wanted]
+        if has_shift and any(chosen.blocks for chosen, _ in targets):
+            ensure_cpu_library(say)
         for chosen, form in targets:
             say(f"lowering for {chosen.name}")
             written, reports = lowered_files(staging / canonical, staging, chosen, form if has_shift else "")

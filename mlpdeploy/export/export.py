@@ -34,6 +34,7 @@ from mlpdeploy.models.build import Model
 from mlpdeploy.models.create import create_model
 from mlpdeploy.models.statistics import model_statistics
 from mlpdeploy.models.vip import VisionPermutator
+from mlpdeploy.plugins.cpu import ensure_cpu_library
 
 CANONICAL_FILE = "model.onnx"
 # The lowered file keeps its weights beside it, which a runtime maps instead of copying: a third less memory at load.
@@ -113,6 +114,8 @@ def export_model(
         _save(canonical, staging / CANONICAL_FILE)
         files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function" if has_shift else "")}
         passes: list[dict[str, Any]] = []
+        if has_shift and any(chosen.blocks for chosen, _ in targets):
+            ensure_cpu_library(say)
         for chosen, form in targets:
             say(f"lowering for {chosen.name}")
             written, reports = lowered_files(staging / CANONICAL_FILE, staging, chosen, form if has_shift else "")
@@ -152,7 +155,7 @@ def lowered_files(
         shift: empty for a model without one.
     """
     model = ir.load(canonical)
-    reports = lower(model, target, shift or target.shift)
+    reports = lower(model, target, shift or target.shift, blocks=True)
     passes = [{"target": target.name, **report.to_dict()} for report in reports]
     return write_lowered(model, directory, target.name, shift), passes
 

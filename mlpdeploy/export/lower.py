@@ -12,6 +12,7 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.flatten_tokens import flatten_tokens
 from mlpdeploy.export.passes.fold_norm_affine import fold_norm_affine
+from mlpdeploy.export.passes.form_blocks import form_blocks
 from mlpdeploy.export.passes.lower_axial_shift import SHIFT_FORMS, ShiftForm, lower_axial_shift
 from mlpdeploy.export.passes.lower_gelu import lower_gelu
 from mlpdeploy.export.passes.lower_group_norm import NormForm, lower_group_norm
@@ -31,18 +32,20 @@ class Target:
         shift: the form of the axial shift that `auto` means here, by the measurement named in docs/design.md.
         norm: the form of GroupNorm1.
         expand_gelu: whether Gelu is written as the operators that the runtime fuses.
+        blocks: whether the runtime may have a kernel for whole blocks (`form_blocks`).
     """
 
     name: str
     shift: ShiftForm
     norm: NormForm
     expand_gelu: bool
+    blocks: bool = False
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", "conv", "instance", expand_gelu=True),
+        Target("cpu", "conv", "instance", expand_gelu=True, blocks=True),
         Target("openvino", "conv", "layer", expand_gelu=False),
         Target("tensorrt", "plugin", "layer", expand_gelu=False),
         Target("tensorrt-rtx", "conv", "layer", expand_gelu=False),
@@ -74,11 +77,17 @@ def _resolve(name: str, shift: Shift) -> tuple[Target, ShiftForm]:
     return target, target.shift if shift == "auto" else shift
 
 
-def lower(model: ir.Model, target: Target, shift: ShiftForm) -> list[PassReport]:
-    """Rewrite a canonical model in place for a target, and return what each pass did."""
-    reports = [
-        merge_patches(model),
-        fold_norm_affine(model),
+def lower(model: ir.Model, target: Target, shift: ShiftForm, *, blocks: bool = False) -> list[PassReport]:
+    """Rewrite a canonical model in place for a target, and return what each pass did.
+
+    Args:
+        blocks: form whole blocks where the target may have a kernel for them. Who changes types between operators, or
+            wants to see them, leaves it out; and who asks for another form of the shift wants to see that.
+    """
+    reports = [merge_patches(model), fold_norm_affine(model)]
+    if blocks and target.blocks and shift == target.shift:
+        reports.append(form_blocks(model))
+    reports += [
         lower_axial_shift(model, shift),
         lower_group_norm(model, target.norm),
         lower_permute_mlp(model),

@@ -103,7 +103,7 @@ def build_plugin(
     directory = cache_directory() / _key(tools, architectures)
     with disk_errors(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(directory.with_suffix(".lock"), say):
+    with build_lock(directory.with_suffix(".lock"), "the CUDA plugin", say):
         cached = PluginLibrary(directory / LIBRARY_NAME, read_record(directory / LIBRARY_NAME))
         if cached.record and not options.force:
             check_library(cached)
@@ -204,12 +204,12 @@ def _check_symbols(library: Path, face: Face) -> None:
 
 
 @contextmanager
-def _lock(path: Path, say: Say) -> Iterator[None]:
+def build_lock(path: Path, what: str, say: Say) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when the process ends, however it ends."""
     with disk_errors(path), path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another process builds the CUDA plugin; waiting for it")
+            say(f"another process builds {what}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

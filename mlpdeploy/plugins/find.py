@@ -68,11 +68,11 @@ class PluginLibrary:
     record: BuildRecord | None
 
 
-def cache_directory() -> Path:
+def cache_directory(kind: str = "plugins") -> Path:
     """Return the folder of the builds: $MLPDEPLOY_CACHE/plugins, or below the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
-    return root / "plugins"
+    return root / kind
 
 
 def face_of(tensorrt_version: str) -> Face:

@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlpdeploy.errors import MissingDependencyError, PluginError
 
 CSRC = Path(__file__).parent / "csrc"
+CPU_FOLDER = "cpu"  # below it: a library of its own, see cpu.py
 INCLUDE_VARIABLE = "MLPDEPLOY_TENSORRT_INCLUDE"
 HEADER = "NvInferRuntime.h"
 # The packages of the distributions, of the tar archive, and of NVIDIA's containers.
@@ -77,7 +79,7 @@ def find_toolchain(tensorrt_include: Path | None = None) -> Toolchain:
     if tuple(map(int, version.split(".")))[:2] < OLDEST_TENSORRT:
         raise PluginError(f"TensorRT {version} headers in {include}", "8.6 or newer", "install a newer TensorRT")
     ninja = _program("ninja")
-    host = _first_line([os.environ.get("CXX", "c++"), "--version"])
+    host = first_line([os.environ.get("CXX", "c++"), "--version"])
     return Toolchain(nvcc, nvcc_version(nvcc), host, cmake, ninja, include, version)
 
 
@@ -149,9 +151,14 @@ def tensorrt_version(include: Path) -> str:
 
 @functools.cache
 def sources_sha256() -> str:
-    """Return a checksum over everything that is compiled."""
+    """Return a checksum over everything that is compiled for the plugin."""
+    return checksum_of(path for path in CSRC.rglob("*") if path.relative_to(CSRC).parts[0] != CPU_FOLDER)
+
+
+def checksum_of(files: Iterable[Path]) -> str:
+    """Return a checksum over those of the files below CSRC that a compiler reads."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".txt", ".map")):
+    for path in sorted(path for path in files if path.suffix in (".h", ".cpp", ".cu", ".txt", ".map")):
         data = path.read_bytes()
         digest.update(f"{path.relative_to(CSRC).as_posix()} {len(data)}\n".encode() + data)
     return digest.hexdigest()
@@ -163,7 +170,8 @@ def _program(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _first_line(command: list[str]) -> str:
+def first_line(command: list[str]) -> str:
+    """Return the first line that a program prints."""
     return _output(command).partition("\n")[0].strip()
 
 

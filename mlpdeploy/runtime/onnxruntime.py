@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.env import cpu_count, require
-from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
+from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, checked_file
+from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
 from mlpdeploy.runtime.onnxruntime_gpu import (
     CUDA,
     GpuRunner,
@@ -55,15 +57,19 @@ class BackendSession(Session):
 
     def __init__(self, directory: Path, manifest: Manifest, options: LoadOptions) -> None:
         self._gpu = self._open_gpu(directory, manifest, options) if self._wants_gpu(manifest, options) else None
+        self._library: Path | None = None
         if self._gpu is not None:
             self._session, self._threads = self._gpu.session, 1
         else:
-            self.file = manifest.file_for(options.role or "cpu")
+            role = options.role or "cpu"
+            self.file = manifest.file_for(role)
             self._path = checked_file(directory, manifest, self.file)
             self._threads = options.threads or cpu_count()
+            self._library = _usable_library() if has_blocks(manifest, role) else None
             self._session = inference_session(
-                self._path, threads=self._threads, share_processors=options.share_processors
+                self._path, threads=self._threads, share_processors=options.share_processors, library=self._library
             )
+            self.kernels = "" if self._library is None else kernels_of(self._library) or ""
         super().__init__(manifest, f"cuda:{self._gpu.index}" if self._gpu else "cpu", options.max_batch)
         self._names = [spec.name for spec in self.outputs]
         self._streams: _Streams | None = None
@@ -128,7 +134,7 @@ class BackendSession(Session):
         """Run the rows in streams, a few at a time, and return the results in order."""
         with self._making_streams:
             if self._streams is None:
-                session = inference_session(self._path, threads=1)
+                session = inference_session(self._path, threads=1, library=self._library)
                 self._streams = _Streams(session, ThreadPoolExecutor(self._threads, "mlpdeploy-stream"))
         streams = self._streams
         rows = len(next(iter(feeds.values())))
@@ -185,14 +191,44 @@ def _file_for_cuda(manifest: Manifest, options: LoadOptions) -> str:
     return found
 
 
+def has_blocks(manifest: Manifest, role: str) -> bool:
+    """Return whether a role's file has operators that the library of CPU kernels runs."""
+    return any(
+        report["name"] == "form_blocks" and report["target"] == role and report["changed"] for report in manifest.passes
+    )
+
+
+def _usable_library() -> Path | None:
+    """Return the library of CPU kernels, or None where there is none or, after a warning, where it cannot be loaded."""
+    try:
+        library = find_cpu_library()
+    except PluginError as error:
+        warnings.warn(f"without the CPU kernels: {error}", stacklevel=2)
+        return None
+    if library is None:
+        return None
+    try:
+        require("onnxruntime").SessionOptions().register_custom_ops_library(str(library))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common class but Exception
+        first = str(error).strip().splitlines()[0]
+        warnings.warn(f"without the CPU kernels: {library} cannot be loaded ({first})", stacklevel=2)
+        return None
+    return library
+
+
 def _spec_of(value: Any) -> TensorSpec:
     """Return what ONNX Runtime says about one of its inputs or outputs."""
     dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
     return TensorSpec(value.name, tuple(value.shape), dtype, "")
 
 
-def inference_session(source: Path, *, threads: int | None = None, share_processors: bool = False) -> Any:
+def inference_session(
+    source: Path, *, threads: int | None = None, share_processors: bool = False, library: Path | None = None
+) -> Any:
     """Return an `onnxruntime.InferenceSession` on the CPU, with the options that this project runs its models with.
+
+    Args:
+        library: of operators (`plugins/cpu.py`).
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -206,6 +242,8 @@ def inference_session(source: Path, *, threads: int | None = None, share_process
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     try:
         with _weights_go_back_to_the_system():
             return ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])

@@ -71,6 +71,7 @@ class Session(ABC):
         inputs, outputs: what the model takes and gives.
         backend, device: who computes, and where (`cpu`, `cuda:0`).
         file: name of the artifact's file that runs; empty where a backend does not say.
+        kernels: the instruction set of our own kernels that run in this session; empty where the backend's run alone.
         max_batch: rows that go through the backend at once; a larger batch is split.
         precision: what is computed in: the artifact's, or the one that `load` was asked for.
         precisions: those that `load` may ask this backend for, whatever the artifact's own.
@@ -78,6 +79,7 @@ class Session(ABC):
 
     backend: str
     file: str = ""
+    kernels: str = ""
     precisions: tuple[str, ...] = ()
 
     def __init__(self, manifest: Manifest, device: str, max_batch: int | None) -> None:

@@ -16,7 +16,7 @@ SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:
     """Return a sentence about the first node of an ONNX file that diverges from the torch module, or None.
 
-    Nodes are compared where they are the last of a torch module and keep its value: names are
+    Nodes are compared where they are the last of a torch module, or a whole block, and keep its value: names are
     `<module>/<operator>:0`. Values that a pass has changed (a norm without its affine part) have no such name.
 
     Args:
@@ -24,8 +24,8 @@ def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str =
         image: (1, C, H, W) float32.
         precision: of the file, a key of `SUSPICIOUS`.
     """
-    wanted = _module_outputs(model, image)
-    computed, order = _node_outputs(path, image)
+    computed, order, blocks = _node_outputs(path, image)
+    wanted = _module_outputs(model, image, blocks)
     last_good = "the input"
     for name in order:
         module = name.rpartition("/")[0]
@@ -39,8 +39,8 @@ def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str =
     return None
 
 
-def _module_outputs(model: Any, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return {module name: its output} of every leaf module, for one forward pass in float64."""
+def _module_outputs(model: Any, image: np.ndarray, blocks: set[str]) -> dict[str, np.ndarray]:
+    """Return {module name: its output} of every leaf module and of `blocks`, for one forward pass in float64."""
     import copy
 
     import torch
@@ -55,15 +55,18 @@ def _module_outputs(model: Any, image: np.ndarray) -> dict[str, np.ndarray]:
         return hook
 
     for name, module in model.named_modules():
-        if name and not list(module.children()):
+        if name and (name in blocks or not list(module.children())):
             module.register_forward_hook(keep(name))
     with torch.inference_mode():
         model(torch.from_numpy(image).double())
     return found
 
 
-def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return {value name: array} of every node of an ONNX file, and the names in the order of execution."""
+def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray], list[str], set[str]]:
+    """Return {value name: array} of an ONNX file's nodes, the names in the order of execution, and modules of blocks.
+
+    A whole block may be one node: then its module is compared, and nothing inside of it.
+    """
     import onnx
     import onnxruntime as ort
 
@@ -75,6 +78,7 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
             if output.endswith(":0"):
                 last[output.rpartition("/")[0]] = output
     order = [output for node in graph.node for output in node.output if output in last.values()]
+    blocks = {node.output[0].rpartition("/")[0] for node in graph.node if node.op_type == "AxialShiftBlock"}
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in order)
     options = ort.SessionOptions()
@@ -82,4 +86,4 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     results = session.run(order, {given.name: image.astype(np.float16 if "16" in given.type else np.float32)})
-    return {name: result.astype(np.float64) for name, result in zip(order, results, strict=True)}, order
+    return {name: result.astype(np.float64) for name, result in zip(order, results, strict=True)}, order, blocks

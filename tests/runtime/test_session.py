@@ -179,7 +179,7 @@ def test_cuda_without_a_gpu_says_what_to_type(exported: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     for backend in CPU_BACKENDS:
-        with pytest.raises(UsageError, match="(?i)cuda"):
+        with pytest.raises(UsageError, match=r"(?i)cuda"):
             load(exported, backend, "cuda")
 
 

@@ -53,6 +53,16 @@ def shift_spec_of(node: ir.Node) -> ShiftSpec:
     )
 
 
+def one_hot_kernel(model: ir.Model, spec: ShiftSpec, channels: int, axis: str, dtype: np.dtype) -> ir.Value:
+    """Return the kernel (C, 1, h, w) of the depthwise convolution that shifts along one axis, `w` or `h`."""
+    size = spec.shift_size
+    kernel = np.zeros((channels, size), dtype)
+    group_size = -(-channels // size)
+    kernel[np.arange(channels), size - 1 - np.arange(channels) // group_size] = 1
+    shape = (1, size) if axis == "w" else (size, 1)
+    return constant(model, f"axial_shift_{axis}_{channels}x{size}", kernel.reshape(channels, 1, *shape))
+
+
 def _lower(model: ir.Model, node: ir.Node, form: ShiftForm) -> None:
     spec, channels = shift_spec_of(node), node.attributes.get_int("channels", 0)
     new: list[ir.Node] = []
@@ -70,14 +80,10 @@ def _lower(model: ir.Model, node: ir.Node, form: ShiftForm) -> None:
 def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: str) -> list[ir.Node]:
     source = node.inputs[0]
     assert source is not None and source.dtype is not None
-    size = spec.shift_size
+    weight = one_hot_kernel(model, spec, channels, axis, source.dtype.numpy())
     along = _AXES[axis] - 2
-    kernel = np.zeros((channels, size), source.dtype.numpy())
-    group_size = -(-channels // size)
-    kernel[np.arange(channels), size - 1 - np.arange(channels) // group_size] = 1
-    shape = (size, 1) if along == 0 else (1, size)
-    name = f"axial_shift_{axis}_{channels}x{size}"
-    weight = constant(model, name, kernel.reshape(channels, 1, *shape))
+    kernel_shape = [1, 1]
+    kernel_shape[along] = spec.shift_size
     nodes: list[ir.Node] = []
     pads = [0, 0, 0, 0]
     if spec.padding == "zero":
@@ -89,7 +95,7 @@ def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: 
     dilations[along] = spec.dilation
     attributes: dict[str, int | list[int]] = {
         "group": channels,
-        "kernel_shape": list(shape),
+        "kernel_shape": kernel_shape,
         "pads": pads,
         "dilations": dilations,
     }

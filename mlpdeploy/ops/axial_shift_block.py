@@ -1,0 +1,130 @@
+"""AxialShiftBlock: a whole AS-MLP block as one node (Lian et al., section 3.2), for runtimes with a kernel for it.
+
+Contract. `mlpdeploy::AxialShiftBlock(X, W_1, b_1, scale, bias, W_w, b_w, W_h, b_h, W_3, b_3, W_4, b_4, W_5, b_5,
+K_w, K_h, sizes) -> Y`
+
+    X, Y               (N, C, H, W) float
+    W_1, W_w, W_h, W_3 (C, C, 1, 1) float, and their biases (C,): 1x1 convolutions
+    W_4, b_4           (M, C, 1, 1), (M,): the MLP's first layer
+    W_5, b_5           (C, M, 1, 1), (C,): its second layer
+    scale, bias        (C, 1, 1, 1), (C,): the affine part of the norm in front of the shift; the others have none
+    K_w, K_h           the axial shift as one-hot kernels of depthwise convolutions (`lower_axial_shift`); who shifts
+                       by the attributes needs neither
+    sizes              (4,) int64: X's shape, with 0 for what may differ
+
+With n for the norm without affine part, whose epsilon is an attribute:
+
+    a      = gelu(n(W_1 n(X) + b_1) * scale + bias)
+    (w, h) = AxialShift(a), by the attributes shift_size, dilation, padding
+    x      = X + W_3 n(gelu(W_w w + b_w) + gelu(W_h h + b_h)) + b_3
+    Y      = x + W_5 gelu(W_4 n(x) + b_4) + b_5
+
+The function is what the CPU's lowering makes of the same nodes, in the same order, so a runtime without the kernel
+loses nothing. The kernel is `plugins/csrc/cpu`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec, axial_shift_ref
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+NAME = "AxialShiftBlock"
+WEIGHTS = ("W_1", "b_1", "scale", "bias", "W_w", "b_w", "W_h", "b_h", "W_3", "b_3", "W_4", "b_4", "W_5", "b_5")
+INPUTS = ("X", *WEIGHTS, "K_w", "K_h", "sizes")
+
+
+def axial_shift_block_function(shift: ShiftSpec, opset: int) -> onnx.FunctionProto:
+    """Return the ONNX function behind the nodes of a file, all of which shift alike."""
+    from onnx import parser
+
+    return parser.parse_function(f"""
+    <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
+    {NAME} <shift_size: int, dilation: int, padding: string, channels: int, epsilon: float>
+      ({", ".join(INPUTS)}) => (Y) {{
+      ab_one = Constant <value_floats = [1.0]> ()
+      ab_zero = Constant <value_floats = [0.0]> ()
+      ab_flat_shape = Constant <value_ints = [0, 1, -1]> ()
+      ab_root = Constant <value_float = 1.4142135> ()
+      ab_unit = Constant <value_float = 1.0> ()
+      ab_half = Constant <value_float = 0.5> ()
+      {_norm("X", "ab_n1")}
+      ab_c1 = Conv <kernel_shape = [1, 1]> (ab_n1, W_1, b_1)
+      {_norm("ab_c1", "ab_n2")}
+      ab_affine = Conv <kernel_shape = [1, 1], group: int = @channels> (ab_n2, scale, bias)
+      {_gelu("ab_affine", "ab_a")}
+      {_shift(shift, "w")}
+      {_shift(shift, "h")}
+      ab_cw = Conv <kernel_shape = [1, 1]> (ab_w, W_w, b_w)
+      {_gelu("ab_cw", "ab_gw")}
+      ab_ch = Conv <kernel_shape = [1, 1]> (ab_h, W_h, b_h)
+      {_gelu("ab_ch", "ab_gh")}
+      ab_sum = Add (ab_gw, ab_gh)
+      {_norm("ab_sum", "ab_n3")}
+      ab_c3 = Conv <kernel_shape = [1, 1]> (ab_n3, W_3, b_3)
+      ab_x = Add (X, ab_c3)
+      {_norm("ab_x", "ab_n4")}
+      ab_c4 = Conv <kernel_shape = [1, 1]> (ab_n4, W_4, b_4)
+      {_gelu("ab_c4", "ab_hidden")}
+      ab_c5 = Conv <kernel_shape = [1, 1]> (ab_hidden, W_5, b_5)
+      Y = Add (ab_x, ab_c5)
+    }}""")
+
+
+def _norm(x: str, y: str) -> str:
+    return f"""{y}_flat = Reshape ({x}, ab_flat_shape)
+      {y}_normal = InstanceNormalization <epsilon: float = @epsilon> ({y}_flat, ab_one, ab_zero)
+      {y} = Reshape ({y}_normal, sizes)"""
+
+
+def _gelu(x: str, y: str) -> str:
+    return f"""{y}_div = Div ({x}, ab_root)
+      {y}_erf = Erf ({y}_div)
+      {y}_add = Add ({y}_erf, ab_unit)
+      {y}_mul = Mul ({x}, {y}_add)
+      {y} = Mul ({y}_mul, ab_half)"""
+
+
+def _shift(shift: ShiftSpec, axis: str) -> str:
+    """Return the shift along one axis, as `lower_axial_shift` writes it."""
+    at = 1 if axis == "w" else 0
+    pads, kernel, dilations = [0] * 4, [1, 1], [1, 1]
+    pads[at] = pads[at + 2] = shift.reach
+    kernel[at], dilations[at] = shift.shift_size, shift.dilation
+    source, padding = "ab_a", ""
+    if shift.padding != "zero" and shift.reach:
+        amounts = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+        source, pads = f"ab_a{axis}", [0] * 4
+        padding = f"""ab_pads_{axis} = Constant <value_ints = {amounts}> ()
+      {source} = Pad <mode = "{ONNX_PAD_MODE[shift.padding]}"> (ab_a, ab_pads_{axis})
+      """
+    return f"""{padding}ab_{axis} = Conv <group: int = @channels, kernel_shape = {kernel}, pads = {pads},
+        dilations = {dilations}> ({source}, K_{axis})"""
+
+
+def axial_shift_block_ref(
+    x: torch.Tensor, weights: tuple[torch.Tensor, ...], shift: ShiftSpec, epsilon: float
+) -> torch.Tensor:
+    """Return Y as the contract writes it.
+
+    Args:
+        x: (N, C, H, W), any float dtype.
+        weights: W_1 to b_5, in the order of `WEIGHTS` and with the shapes of the contract.
+        shift: the shift's attributes.
+        epsilon: of the norms.
+    """
+    from torch.nn import functional as F
+
+    def norm(values: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(values, 1, eps=epsilon)
+
+    w_1, b_1, scale, bias, w_w, b_w, w_h, b_h, w_3, b_3, w_4, b_4, w_5, b_5 = weights
+    a = F.gelu(norm(F.conv2d(norm(x), w_1, b_1)) * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1))
+    along_w, along_h = axial_shift_ref(a, shift)
+    mixed = F.gelu(F.conv2d(along_w, w_w, b_w)) + F.gelu(F.conv2d(along_h, w_h, b_h))
+    x = x + F.conv2d(norm(mixed), w_3, b_3)
+    return x + F.conv2d(F.gelu(F.conv2d(norm(x), w_4, b_4)), w_5, b_5)

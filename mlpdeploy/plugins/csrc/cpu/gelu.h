@@ -1,0 +1,67 @@
+// x * Phi(x), the exact GELU, where Phi is the normal distribution's function.
+#pragma once
+
+#include "vector.h"
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+
+#if MLPDEPLOY_VECTOR == 16
+
+// gelu(x) = max(x, 0) - E(|x|) with E(h) = h * erfc(h / sqrt(2)) / 2, which is smooth and below 4e-7 from h = 5.37 on.
+// Row k, column i: coefficient of t^(5 - k) in E((i + t) / 2.875), |t| <= 0.5. One permutation is a table look-up.
+// Error at most 7e-8 * max(1, |x|).
+alignas(64) constexpr float kGeluTerms[6][16] = {
+    {-2.62151607e-05F, -9.17143407e-05F, -0.000118539923F, -7.36079674e-05F, -4.36884011e-06F, 3.92778857e-05F,
+     4.35501352e-05F, 2.56702133e-05F, 7.18539241e-06F, -2.37937888e-06F, -4.31544095e-06F, -3.05685421e-06F,
+     -1.51923905e-06F, -5.9247202e-07F, -1.89401135e-07F, -5.0756082e-08F},
+    {0.000987880281F, 0.00072132115F, 0.00016259437F, -0.000339693273F, -0.000532466569F, -0.000428861269F,
+     -0.000207946563F, -3.08741292e-05F, 4.85152414e-05F, 5.66513518e-05F, 3.77343349e-05F, 1.87761125e-05F,
+     7.51919015e-06F, 2.50358994e-06F, 7.05370667e-07F, 1.69985796e-07F},
+    {-3.79082053e-06F, 0.00355342124F, 0.00537281716F, 0.00493117981F, 0.00305282488F, 0.00104620389F, -0.000235096799F,
+     -0.000677899923F, -0.00060696603F, -0.000378355879F, -0.000185993675F, -7.54559369e-05F, -2.58306118e-05F,
+     -7.55709698e-06F, -1.90487174e-06F, -4.15965189e-07F},
+    {-0.0482647866F, -0.0426834971F, -0.0287236627F, -0.0127576031F, -0.000589602278F, 0.005449533F, 0.00644036848F,
+     0.00489238044F, 0.00288667204F, 0.00140192942F, 0.00057509396F, 0.000202063573F, 6.13251323e-05F, 1.6165628e-05F,
+     3.7155105e-06F, 7.46665933e-07F},
+    {0.173913032F, 0.0811714754F, 0.0088497987F, -0.0324023403F, -0.0447977223F, -0.0389266275F, -0.0263954252F,
+     -0.0148445908F, -0.00710435165F, -0.00293174922F, -0.0010512257F, -0.000329096802F, -9.02424508e-05F,
+     -2.1724074e-05F, -4.59866578e-06F, -8.57079954e-07F},
+    {0.0F, 0.126603618F, 0.169268414F, 0.154814005F, 0.114179589F, 0.0713146329F, 0.0384960659F, 0.0181400273F,
+     0.00750244036F, 0.0027320513F, 0.000877701794F, 0.000249071338F, 6.24860986e-05F, 1.3866782e-05F, 2.7231788e-06F,
+     4.73381363e-07F},
+};
+
+MLPDEPLOY_INLINE Vector gelu(Vector x) {
+    constexpr float kScale = 2.875F;
+    constexpr float kLast = 15.4375F / kScale;
+    constexpr float kRound = 12582912.0F;  // adding 1.5 * 2^23 rounds, and leaves the integer in the lowest bits
+    Vector h = _mm512_min_ps(_mm512_abs_ps(x), splat(kLast));
+    Vector rounded = h * splat(kScale) + splat(kRound);
+    Vector t = h * splat(kScale) - (rounded - splat(kRound));
+    __m512i interval = _mm512_castps_si512(rounded);
+    Vector sum = _mm512_permutexvar_ps(interval, load(kGeluTerms[0]));
+#pragma GCC unroll 8
+    for (int term = 1; term < 6; ++term) sum = sum * t + _mm512_permutexvar_ps(interval, load(kGeluTerms[term]));
+    return _mm512_max_ps(splat(0.0F), x) - sum;  // in this order a NaN stays one
+}
+
+#else
+
+// Phi(x) - 0.5 is x times a polynomial in x^2, fitted over |x| <= 5.2, where Phi is 0 or 1 to single precision.
+// Error at most 1.4e-7 * max(1, |x|).
+MLPDEPLOY_INLINE Vector gelu(Vector x) {
+    constexpr float kLimit = 5.2F;
+    constexpr float kTerms[] = {0.000198370064F, -0.000561992405F, 0.000615465571F, -0.000980165903F, 0.00264169555F,
+                                -0.00506461272F, 0.00802435726F,   -0.0123553323F,  0.0181289688F,    -0.0247628093F,
+                                0.0319631286F,   -0.0399254821F,   0.0500260629F,   -0.0677438006F,   0.135949984F};
+    Vector near = lesser(greater(x, splat(-kLimit)), splat(kLimit));
+    Vector t = near * near * splat(2 / (kLimit * kLimit)) - splat(1.0F);
+    Vector sum = splat(kTerms[0]);
+#pragma GCC unroll 16
+    for (int term = 1; term < 15; ++term) sum = sum * t + splat(kTerms[term]);
+    return x * (near * sum + splat(0.5F));
+}
+
+#endif
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

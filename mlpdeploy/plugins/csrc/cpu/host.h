@@ -1,0 +1,41 @@
+// What the operators need of whoever calls them: memory, and a loop that runs on the caller's threads.
+#pragma once
+
+#include <cstddef>
+#include <new>
+
+namespace mlpdeploy::cpu {
+
+class Host {
+public:
+    virtual ~Host() = default;
+    // Call task(data, i) for every i < count, on any threads, and return when all are done.
+    virtual void for_each(long count, void (*task)(void* data, std::size_t i), void* data) = 0;
+    // Memory for one run; allocate is called by any thread and returns null where there is none.
+    virtual void* allocate(std::size_t bytes) noexcept = 0;
+    virtual void release(void* memory) noexcept = 0;
+};
+
+// Floats from the host, on a cache line's boundary.
+class Scratch {
+public:
+    Scratch(Host& host, long floats)
+        : host_(host), memory_(host.allocate(static_cast<std::size_t>(floats) * sizeof(float) + kLine)) {
+        if (memory_ == nullptr) throw std::bad_alloc();
+        auto const address = reinterpret_cast<std::size_t>(memory_);
+        floats_ = reinterpret_cast<float*>((address + kLine - 1) / kLine * kLine);
+    }
+    ~Scratch() { host_.release(memory_); }
+    Scratch(Scratch const&) = delete;
+    Scratch& operator=(Scratch const&) = delete;
+
+    float* get() const { return floats_; }
+
+private:
+    static constexpr std::size_t kLine = 64;
+    Host& host_;
+    void* memory_;
+    float* floats_;
+};
+
+}  // namespace mlpdeploy::cpu

@@ -1,0 +1,298 @@
+// The kernels for one instruction set: this file is compiled once for each, with that set's compiler flags, so nothing
+// with external linkage may be in it but the table at its end (and no C++ standard library).
+#include "kernels.h"
+
+#include "gelu.h"
+#include "vector.h"
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+namespace {
+
+// Floats of the panel from those that are used to those that are fetched. It may point behind the panel: to the next
+// one.
+constexpr long kAhead = 32 * kPanel;
+constexpr long kLine = 64 / sizeof(float);
+
+// The heart: Rows x 2 vectors of sums in registers.
+template <int Rows>
+MLPDEPLOY_INLINE void sums_of(Product const& p, float const* rows, Vector (&sums)[Rows][2]) {
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
+    // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
+    long stride = p.row_stride * static_cast<long>(sizeof(float));
+    long stride3 = 3 * stride;
+    char const* bases[] = {reinterpret_cast<char const*>(rows), reinterpret_cast<char const*>(rows) + 5 * stride,
+                           reinterpret_cast<char const*>(rows) + 10 * stride};
+    asm("" : "+r"(bases[0]), "+r"(bases[1]), "+r"(bases[2]), "+r"(stride), "+r"(stride3));
+    float const* panel = p.panel;
+#pragma GCC unroll 2
+    for (long k = 0; k < p.depth; ++k) {
+        for (long line = 0; line < kPanel; line += kLine) __builtin_prefetch(panel + kAhead + line);
+        Vector left = load(panel);
+        Vector right = load(panel + kVector);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            char const* base = bases[r / 5];
+            char const* at = r % 5 == 0   ? base
+                             : r % 5 == 1 ? base + stride
+                             : r % 5 == 2 ? base + 2 * stride
+                             : r % 5 == 3 ? base + stride3
+                                          : base + 4 * stride;
+            Vector x = splat(*reinterpret_cast<float const*>(at));
+            sums[r][0] += x * left;
+            sums[r][1] += x * right;
+        }
+        for (char const*& base : bases) base += sizeof(float);
+        panel += kPanel;
+    }
+}
+
+template <Finish Kind>
+MLPDEPLOY_INLINE void finish(float* out, Vector value) {
+    if (Kind == Finish::kGelu || Kind == Finish::kAddGelu) value = gelu(value);
+    if (Kind == Finish::kAdd || Kind == Finish::kAddGelu) value += load(out);
+    store(out, value);
+}
+
+template <Finish Kind, int Rows>
+__attribute__((noinline)) void tile(Product const& p, long first) {
+    Vector sums[Rows][2];
+    sums_of<Rows>(p, p.rows + first * p.row_stride, sums);
+    Vector left = load(p.bias);
+    Vector right = load(p.bias + kVector);
+    float* out = p.out + first * p.out_stride;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r, out += p.out_stride) {
+        finish<Kind>(out, sums[r][0] + left);
+        finish<Kind>(out + kVector, sums[r][1] + right);
+    }
+}
+
+template <Finish Kind, int Rows = kRows>
+MLPDEPLOY_INLINE void tile_of(Product const& p, long first, long count) {
+    if constexpr (Rows > 0) {
+        if (count == Rows) return tile<Kind, Rows>(p, first);
+        tile_of<Kind, Rows - 1>(p, first, count);
+    }
+}
+
+// As few tiles as possible, and then as even as possible: a last tile of one row would wait for its own sums.
+template <Finish Kind>
+void multiply_as(Product const& p) {
+    long first = 0;
+    for (long tiles = (p.row_count + kRows - 1) / kRows; tiles > 0; --tiles) {
+        long const count = (p.row_count - first + tiles - 1) / tiles;
+        tile_of<Kind>(p, first, count);
+        first += count;
+    }
+}
+
+void multiply(Finish kind, Product const& p) {
+    switch (kind) {
+        case Finish::kStore:
+            return multiply_as<Finish::kStore>(p);
+        case Finish::kGelu:
+            return multiply_as<Finish::kGelu>(p);
+        case Finish::kAddGelu:
+            return multiply_as<Finish::kAddGelu>(p);
+        case Finish::kAdd:
+            return multiply_as<Finish::kAdd>(p);
+    }
+}
+
+void normalize(float const* x, float* y, long count, float mean, float factor) {
+    for (long i = 0; i < count; i += kVector) store(y + i, (load(x + i) - splat(mean)) * splat(factor));
+}
+
+void normalize_gelu(float* x, long row_count, long stride, float mean, float factor, float const* scale,
+                    float const* offset) {
+    for (long row = 0; row < row_count; ++row, x += stride) {
+        for (long c = 0; c < stride; c += kVector) {
+            Vector normal = (load(x + c) - splat(mean)) * splat(factor);
+            store(x + c, gelu(normal * load(scale + c) + load(offset + c)));
+        }
+    }
+}
+
+// The lanes of the last vector of a row that hold channels.
+MLPDEPLOY_INLINE Vector lanes_of(long channels) {
+    Vector lanes{};
+    for (long lane = 0; lane < kVector; ++lane) lanes[lane] = (channels - 1) % kVector >= lane ? 1.0F : 0.0F;
+    return lanes;
+}
+
+MLPDEPLOY_INLINE double total_of(Vector sums) {
+    double total = 0;
+    for (long lane = 0; lane < kVector; ++lane) total += static_cast<double>(sums[lane]);
+    return total;
+}
+
+// The sum of step(vector) over a row's channels, in four sums, because one addition waits for the one before it.
+template <typename Step>
+MLPDEPLOY_INLINE void add_row(float const* at, long channels, Vector lanes, Vector (&sums)[4], Step const& step) {
+    long const whole = (channels - 1) / kVector * kVector;
+    long c = 0;
+    for (; c + 4 * kVector <= whole; c += 4 * kVector) {
+        for (int i = 0; i < 4; ++i) sums[i] += step(load(at + c + i * kVector));
+    }
+    for (; c < whole; c += kVector) sums[0] += step(load(at + c));
+    sums[1] += step(load(at + whole)) * lanes;
+}
+
+MLPDEPLOY_INLINE double total_of(Vector const (&sums)[4]) {
+    return total_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+Moments moments(float const* x, long row_count, long stride, long channels) {
+    double const count = static_cast<double>(row_count) * static_cast<double>(channels);
+    Vector const lanes = lanes_of(channels);
+    Vector sums[4] = {};
+    for (long row = 0; row < row_count; ++row) {
+        add_row(x + row * stride, channels, lanes, sums,
+                [](Vector value) __attribute__((always_inline)) { return value; });
+    }
+    float const mean = static_cast<float>(total_of(sums) / count);
+    Vector const centre = splat(mean);
+    Vector squares[4] = {};
+    for (long row = 0; row < row_count; ++row) {
+        add_row(x + row * stride, channels, lanes, squares,
+                [centre](Vector value) __attribute__((always_inline)) { return (value - centre) * (value - centre); });
+    }
+    return {mean, static_cast<float>(total_of(squares))};
+}
+
+// Where pixel `at` of a line of `size` comes from, or -1 for a zero. Reflection needs at < 2 * size - 1.
+MLPDEPLOY_INLINE long source_of(long at, long size, Padding padding) {
+    if (at >= 0 && at < size) return at;
+    switch (padding) {
+        case Padding::kZero:
+            return -1;
+        case Padding::kCircular:
+            at %= size;
+            return at < 0 ? at + size : at;
+        case Padding::kReflect:
+            return at < 0 ? -at : 2 * (size - 1) - at;
+        case Padding::kReplicate:
+            return at < 0 ? 0 : size - 1;
+    }
+    return -1;
+}
+
+void shift(Image const& image, Shift const& shift, bool along_width, long first, long count, float* out) {
+    long const group_size = (image.channels + shift.size - 1) / shift.size;
+    for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
+        long const y = pixel / image.width;
+        long const x = pixel % image.width;
+        // Whole vectors where the row is long enough: a group overwrites what the one before wrote too much.
+        for (long group = 0, channel = 0; channel < image.channels; ++group, channel += group_size) {
+            long const moved = (group - shift.size / 2) * shift.dilation;
+            long const from = along_width ? source_of(x - moved, image.width, shift.padding)
+                                          : source_of(y - moved, image.height, shift.padding);
+            long const source_pixel = along_width ? y * image.width + from : from * image.width + x;
+            float const* source = from < 0 ? nullptr : image.rows + source_pixel * image.stride;
+            long const end = channel + group_size < image.channels ? channel + group_size : image.channels;
+            for (long c = channel; c < end; c += kVector) {
+                if (c + kVector <= image.stride) {
+                    store(out + c, source == nullptr ? Vector{} : load(source + c));
+                } else {
+                    store_first(out + c, end - c, source == nullptr ? Vector{} : load_first(source + c, end - c));
+                }
+            }
+        }
+    }
+}
+
+// The elements of a and b in turns: those of their first halves, or of their second halves.
+template <int Half>
+MLPDEPLOY_INLINE Vector interleave(Vector a, Vector b) {
+#if MLPDEPLOY_VECTOR == 16
+    constexpr int h = Half * 8;
+    return __builtin_shufflevector(a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5,
+                                   h + 21, h + 6, h + 22, h + 7, h + 23);
+#elif MLPDEPLOY_VECTOR == 8
+    constexpr int h = Half * 4;
+    return __builtin_shufflevector(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11);
+#else
+    constexpr int h = Half * 2;
+    return __builtin_shufflevector(a, b, h, h + 4, h + 1, h + 5);
+#endif
+}
+
+// Turn a square of kVector x kVector floats over its diagonal: each step interleaves its two halves, and after as many
+// steps as the size has bits every element is where its column was. Of a square that reaches over the edge only the
+// first `rows` and `columns` are read and written.
+template <bool Whole>
+MLPDEPLOY_INLINE void turn(float const* from, long from_stride, long rows, long columns, float* to, long to_stride) {
+    Vector square[kVector];
+#pragma GCC unroll 16
+    for (long i = 0; i < kVector; ++i) {
+        square[i] = Whole      ? load(from + i * from_stride)
+                    : i < rows ? load_first(from + i * from_stride, columns)
+                               : Vector{};
+    }
+#pragma GCC unroll 4
+    for (long step = 1; step < kVector; step *= 2) {
+        Vector next[kVector];
+#pragma GCC unroll 16
+        for (long i = 0; i < kVector / 2; ++i) {
+            next[2 * i] = interleave<0>(square[i], square[i + kVector / 2]);
+            next[2 * i + 1] = interleave<1>(square[i], square[i + kVector / 2]);
+        }
+#pragma GCC unroll 16
+        for (long i = 0; i < kVector; ++i) square[i] = next[i];
+    }
+#pragma GCC unroll 16
+    for (long i = 0; i < kVector; ++i) {
+        if (Whole) {
+            store(to + i * to_stride, square[i]);
+        } else if (i < columns) {
+            store_first(to + i * to_stride, rows, square[i]);
+        }
+    }
+}
+
+// to: (columns, rows) <- from: (rows, columns)
+MLPDEPLOY_INLINE void transpose(float const* from, long from_stride, long rows, long columns, float* to,
+                                long to_stride) {
+    for (long row = 0; row < rows; row += kVector) {
+        for (long column = 0; column < columns; column += kVector) {
+            float const* source = from + row * from_stride + column;
+            float* target = to + column * to_stride + row;
+            if (row + kVector <= rows && column + kVector <= columns) {
+                turn<true>(source, from_stride, kVector, kVector, target, to_stride);
+            } else {
+                turn<false>(source, from_stride, rows - row < kVector ? rows - row : kVector,
+                            columns - column < kVector ? columns - column : kVector, target, to_stride);
+            }
+        }
+    }
+}
+
+void rows_from_planes(float const* planes, long plane_stride, long channels, long count, float* rows, long stride) {
+    transpose(planes, plane_stride, channels, count, rows, stride);
+    for (long row = 0; row < count; ++row) {
+        for (long c = channels; c < stride; ++c) rows[row * stride + c] = 0.0F;
+    }
+}
+
+void planes_from_rows(float const* rows, long stride, long channels, long count, float* planes, long plane_stride) {
+    transpose(rows, stride, count, channels, planes, plane_stride);
+}
+
+}  // namespace
+
+#define MLPDEPLOY_NAME_OF(isa) #isa
+#define MLPDEPLOY_NAME(isa) MLPDEPLOY_NAME_OF(isa)
+extern Kernels const kKernels;
+Kernels const kKernels = {
+    MLPDEPLOY_NAME(MLPDEPLOY_ISA),
+    kPanel,
+    multiply,
+    normalize,
+    normalize_gelu,
+    moments,
+    shift,
+    rows_from_planes,
+    planes_from_rows,
+};
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

@@ -1,0 +1,76 @@
+// The vector of the instruction set that a file is compiled for, in the vector extension of GCC and Clang.
+#pragma once
+
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define MLPDEPLOY_ISA avx512
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 14
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MLPDEPLOY_ISA avx2
+#define MLPDEPLOY_VECTOR 8
+#define MLPDEPLOY_ROWS 6
+#else
+#define MLPDEPLOY_ISA portable
+#define MLPDEPLOY_VECTOR 4
+#define MLPDEPLOY_ROWS 6
+#endif
+
+#if MLPDEPLOY_VECTOR == 16
+#include <immintrin.h>
+#endif
+
+#define MLPDEPLOY_INLINE static inline __attribute__((always_inline))
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+
+constexpr long kVector = MLPDEPLOY_VECTOR;
+constexpr long kPanel = 2 * kVector;   // two vectors of columns and
+constexpr int kRows = MLPDEPLOY_ROWS;  // so many rows fill the registers with sums
+
+typedef float Vector __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
+
+MLPDEPLOY_INLINE Vector load(float const* from) {
+    Vector value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+MLPDEPLOY_INLINE void store(float* to, Vector value) { memcpy(to, &value, sizeof value); }
+
+// The first `count` lanes, at most all of them; the others become zero, and are not read or written.
+#if MLPDEPLOY_VECTOR == 16
+MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), from);
+}
+
+MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
+}
+#else
+MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
+    Vector value{};
+    for (long i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+}
+
+MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
+    for (long i = 0; i < count; ++i) to[i] = value[i];
+}
+#endif
+
+MLPDEPLOY_INLINE Vector splat(float x) {
+#if MLPDEPLOY_VECTOR == 16
+    return Vector{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif MLPDEPLOY_VECTOR == 8
+    return Vector{x, x, x, x, x, x, x, x};
+#else
+    return Vector{x, x, x, x};
+#endif
+}
+
+MLPDEPLOY_INLINE Vector lesser(Vector a, Vector b) { return a < b ? a : b; }
+MLPDEPLOY_INLINE Vector greater(Vector a, Vector b) { return a > b ? a : b; }
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

@@ -1,0 +1,212 @@
+"""Building, finding and registering the CPU kernels, and what happens without them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import mlpdeploy
+from mlpdeploy.cli import main
+from mlpdeploy.env import cpu_features
+from mlpdeploy.errors import MissingDependencyError, PluginError, UsageError
+from mlpdeploy.plugins import cpu
+from mlpdeploy.plugins.cpu import build_cpu_library, ensure_cpu_library, find_cpu_library
+from mlpdeploy.plugins.find import CACHE_VARIABLE
+from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC
+
+HEADERS = (Path("/usr/include/onnxruntime"), Path(__file__).parents[2] / "build" / "onnxruntime" / "include")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+needs_avx512 = pytest.mark.skipif("avx512f" not in cpu_features(), reason="no kernels for this processor by default")
+
+
+@pytest.fixture
+def compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An empty cache, and a compiler that takes a while and writes a line; returns its runs."""
+    runs: list[str] = []
+
+    def compile_slowly(scratch: Path, name: str, log: Path) -> Path:
+        runs.append(name)
+        time.sleep(0.2)
+        (scratch / "library").write_text("library")
+        return scratch / "library"
+
+    monkeypatch.setattr(cpu, "_compile", compile_slowly)
+    monkeypatch.setattr(cpu, "_compiler", lambda: "true")
+    monkeypatch.setattr(cpu, "first_line", lambda command: "compiler 1")
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ["avx512f"])
+    monkeypatch.delenv(cpu.SWITCH_VARIABLE, raising=False)
+    monkeypatch.delenv(cpu.LIBRARY_VARIABLE, raising=False)
+    return runs
+
+
+def test_built_once_and_found(compiler: list[str], cache: Path) -> None:
+    assert find_cpu_library() is None
+    said: list[str] = []
+    library = ensure_cpu_library(said.append)
+    assert said == ["compiling the CPU kernels, once (compiler 1)"]
+    assert library == find_cpu_library() == build_cpu_library()
+    assert (cache.parent / CPU_FOLDER / "current" / cpu.LIBRARY_NAME).samefile(library)
+    assert len(compiler) == 1
+    build_cpu_library(force=True)
+    assert len(compiler) == 2
+
+
+def test_two_builders_compile_once(compiler: list[str]) -> None:
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(build_cpu_library())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(compiler) == 1 and len(set(found)) == 1
+
+
+def test_other_sources_are_not_found(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cpu_library()
+    monkeypatch.setattr(cpu, "_sources", lambda: "0" * 64)
+    assert find_cpu_library() is None
+
+
+def test_a_failed_build_is_one_line(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Path:
+        raise PluginError("the CPU kernels could not be compiled (error: no)")
+
+    monkeypatch.setattr(cpu, "_compile", fail)
+    said: list[str] = []
+    assert ensure_cpu_library(said.append) is None
+    assert said[-1] == "without the CPU kernels, which are faster: the CPU kernels could not be compiled (error: no)"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    compiler: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    said: list[str] = []
+    assert ensure_cpu_library(said.append) is None
+    assert len(said) == 1 and said[0].startswith("without the CPU kernels")
+
+
+def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, compiler: list[str]) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert find_cpu_library() is None and ensure_cpu_library() is None
+
+
+def test_without_a_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="apt install g"):
+        build_cpu_library()
+
+
+def test_the_switch(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cpu_library()
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "0")
+    assert find_cpu_library() is None and ensure_cpu_library() is None
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "avx51")
+    with pytest.raises(UsageError, match="did you mean avx512"):
+        find_cpu_library()
+
+
+def test_only_processors_that_gain(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cpu_library()
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ["avx2"])
+    assert find_cpu_library() is None
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "avx2")
+    assert find_cpu_library() is not None
+
+
+def outputs(session: mlpdeploy.Session, rows: int = 3) -> np.ndarray:
+    (result,) = session.run(session.random_feeds(rows, 0, (32, 32))).values()
+    return result
+
+
+@needs_compiler
+@needs_avx512
+def test_sessions_use_them(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cpu_library()
+    with mlpdeploy.load(exported, threads=2) as session:
+        assert session.kernels == "avx512"
+        fast = outputs(session)
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "0")
+    with mlpdeploy.load(exported, threads=2) as session:
+        assert session.kernels == ""
+        plain = outputs(session)
+    assert not np.array_equal(fast, plain)
+    np.testing.assert_allclose(fast, plain, rtol=0, atol=2e-5 * plain.std())
+
+
+@needs_avx512
+@pytest.mark.parametrize("content", [None, b"no library"])
+def test_a_broken_library_is_a_warning(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    library = tmp_path / "library.so"
+    if content is not None:
+        library.write_bytes(content)
+    monkeypatch.setenv(cpu.LIBRARY_VARIABLE, str(library))
+    with pytest.warns(UserWarning, match="without the CPU kernels"):
+        session = mlpdeploy.load(exported)
+    with session:
+        assert session.kernels == ""
+        assert np.isfinite(outputs(session)).all()
+
+
+def test_canonical_files_need_none(exported: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with mlpdeploy.load(exported, role="canonical") as session:
+            assert session.kernels == ""
+
+
+def test_doctor_and_build_command(compiler: list[str]) -> None:
+    assert "mlpdeploy plugin build --cpu" in CliRunner().invoke(main, ["doctor"]).output
+    done = CliRunner().invoke(main, ["plugin", "build", "--cpu"])
+    assert done.exit_code == 0 and cpu.LIBRARY_NAME in done.output
+    done = CliRunner().invoke(main, ["plugin", "build", "--cpu", "--arch", "89"])
+    assert done.exit_code == 2
+
+
+@needs_compiler
+def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
+    """Every place and field that ort_interface.h names, against the real header."""
+    folder = next((path for path in HEADERS if (path / "onnxruntime_c_api.h").is_file()), None)
+    if folder is None:
+        pytest.skip("no headers of ONNX Runtime here (cpp/get_onnxruntime.py fetches them)")
+    source = Path(__file__).parent / "native" / "ort_interface.cpp"
+    command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{CSRC / CPU_FOLDER}", "-isystem", folder, source]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("isa", ["portable", "avx512"])
+def test_sanitizers_find_nothing(tmp_path: Path, isa: str) -> None:
+    """The block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
+    if isa == "avx512" and "avx512f" not in cpu_features():
+        pytest.skip("this processor has no avx512")
+    folder, flags = CSRC / CPU_FOLDER, ["-mavx512f"] if isa == "avx512" else []
+    checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
+    checks += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 headers
+    sources = [folder / "block.cpp", folder / "dense.cpp", folder / "kernels.cpp"]
+    program = tmp_path / "host_block"
+    host = Path(__file__).parent / "native" / "host_block.cpp"
+    command = ["g++", "-std=c++17", *checks, *flags, f"-DKERNELS={isa}", f"-I{folder}", *sources, host, "-pthread"]
+    done = subprocess.run([*map(str, command), "-o", str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "ok"

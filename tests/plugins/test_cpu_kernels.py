@@ -1,0 +1,177 @@
+"""The CPU kernels against the torch reference in float64, and each row against itself."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from mlpdeploy.env import cpu_features
+from mlpdeploy.errors import MissingDependencyError, UsageError
+from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
+from mlpdeploy.ops.axial_shift_block import INPUTS, NAME, WEIGHTS, axial_shift_block_function, axial_shift_block_ref
+from mlpdeploy.plugins.cpu import INSTRUCTION_SETS, SWITCH_VARIABLE, build_cpu_library
+
+OPSET = 21
+EPSILON = 1e-5
+# Relative to the largest result: ten roundings of sums of up to 50 terms.
+TOLERANCE = 5e-6
+NEEDS = {"avx512": "avx512f", "avx2": "avx2"}
+
+
+@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the library that runs one instruction set; it asks for the name once."""
+    name = request.param
+    if NEEDS.get(name, "avx2") not in cpu_features() and name != "portable":
+        pytest.skip(f"this processor has no {name}")
+    try:
+        library = build_cpu_library()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    copy = shutil.copy(library, tmp_path_factory.mktemp("kernels") / f"{name}.so")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH_VARIABLE, name)
+        function = ctypes.CDLL(str(copy)).mlpdeploy_cpu_kernels
+        function.restype = ctypes.c_char_p
+        assert function() == name.encode()
+        yield Path(copy)
+
+
+class Block:
+    """A block with random weights, as a model of one node."""
+
+    def __init__(self, channels: int, hidden: int, spec: ShiftSpec, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.channels, self.spec = channels, spec
+        out = dict.fromkeys(WEIGHTS, channels) | {"W_4": hidden, "b_4": hidden}
+        into = {"W_5": hidden}
+        self.weights = [
+            rng.standard_normal((out[name], into.get(name, channels), 1, 1)) / into.get(name, channels) ** 0.5
+            if name[0] == "W"
+            else rng.standard_normal((channels, 1, 1, 1))
+            if name == "scale"
+            else rng.standard_normal(out[name])
+            for name in WEIGHTS
+        ]
+        self.weights = [array.astype(np.float32) for array in self.weights]
+
+    def model(self, height: int, width: int) -> bytes:
+        size, group = self.spec.shift_size, -(-self.channels // self.spec.shift_size)
+        kernel = np.zeros((self.channels, size), np.float32)
+        kernel[np.arange(self.channels), size - 1 - np.arange(self.channels) // group] = 1
+        constants = dict(zip(WEIGHTS, self.weights, strict=True))
+        constants["K_w"], constants["K_h"] = kernel[:, None, None, :], kernel[:, None, :, None]
+        constants["sizes"] = np.array([0, self.channels, height, width])
+        node = helper.make_node(
+            NAME,
+            INPUTS,
+            ["Y"],
+            domain=DOMAIN,
+            shift_size=size,
+            dilation=self.spec.dilation,
+            padding=self.spec.padding,
+            channels=self.channels,
+            epsilon=EPSILON,
+        )
+        shape = ["n", self.channels, height, width]
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "XY"]
+        graph = helper.make_graph(
+            [node], "block", values[:1], values[1:], [numpy_helper.from_array(a, n) for n, a in constants.items()]
+        )
+        imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+        function = axial_shift_block_function(self.spec, OPSET)
+        model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString())
+
+    def run(self, x: np.ndarray, library: Path | None, threads: int = 1) -> np.ndarray:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        session = ort.InferenceSession(self.model(*x.shape[2:]), options, providers=["CPUExecutionProvider"])
+        return session.run(None, {"X": x})[0]
+
+    def expected(self, x: np.ndarray) -> np.ndarray:
+        weights = tuple(torch.from_numpy(array).double() for array in self.weights)
+        return axial_shift_block_ref(torch.from_numpy(x).double(), weights, self.spec, EPSILON).numpy()
+
+
+def image(seed: int, *shape: int) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(shape) * 2 + 0.5).astype(np.float32)
+
+
+def cases(count: int) -> Iterator[tuple[Block, np.ndarray]]:
+    """Every number of channels from 1 to `count`, each with sizes and options of its own."""
+    rng = np.random.default_rng(1)
+    for channels in range(1, count + 1):
+        while True:
+            spec = ShiftSpec(int(rng.choice([1, 3, 5, 7])), int(rng.choice([1, 1, 2])), str(rng.choice(PADDINGS)))
+            height, width = (int(rng.choice([1, 2, 3, 5, 7, 9, 13, 17, 24])) for _ in range(2))
+            try:
+                spec.check_size(height, width)
+            except UsageError:
+                continue
+            break
+        block = Block(channels, int(rng.integers(1, 70)), spec, channels)
+        yield block, image(channels, int(rng.integers(1, 4)), channels, height, width)
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max())
+
+
+def test_every_number_of_channels(kernels: Path) -> None:
+    for block, x in cases(45):
+        assert_close(block.run(x, kernels), block.expected(x))
+
+
+def test_the_function_is_the_same_block() -> None:
+    for block, x in cases(20):
+        if block.spec.padding != "circular" or x.shape[2] > 1:
+            assert_close(block.run(x, None), block.expected(x))
+
+
+def test_wide_rows(kernels: Path) -> None:
+    """Channels whose rows get another stride, and a hidden layer that is not four times as wide."""
+    block, x = Block(128, 300, ShiftSpec()), image(2, 2, 128, 6, 5)
+    assert_close(block.run(x, kernels), block.expected(x))
+
+
+@pytest.mark.parametrize("size", [(5, 5), (12, 12), (23, 24), (46, 45)])
+def test_a_row_and_a_thread_change_no_bit(kernels: Path, size: tuple[int, int]) -> None:
+    """Sizes of each way to share the work out; samples go through together in groups for the small ones."""
+    block, x = Block(21, 50, ShiftSpec()), image(3, 13 if size[0] < 12 else 3, 21, *size)
+    together = block.run(x, kernels)
+    assert np.array_equal(together, block.run(x, kernels, threads=2))
+    for row in (0, len(x) - 1):
+        assert np.array_equal(together[row], block.run(x[row : row + 1], kernels)[0])
+
+
+def test_large_mean_and_tiny_variance(kernels: Path) -> None:
+    """Statistics do not cancel: 1000 plus noise is normalized as well as single precision can hold it."""
+    block, x = Block(24, 40, ShiftSpec()), image(4, 1, 24, 14, 14) + 1000
+    assert_close(block.run(x, kernels), block.expected(x))
+
+
+def test_nan_stays_nan(kernels: Path) -> None:
+    x = image(5, 2, 8, 4, 4)
+    x[1, 3, 2, 2] = np.nan
+    y = Block(8, 16, ShiftSpec()).run(x, kernels)
+    assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
+
+
+def test_wrong_input_is_an_error(kernels: Path) -> None:
+    """The kernel checks for itself what the graph cannot promise."""
+    block = Block(8, 16, ShiftSpec(7, 3, "reflect"))
+    with pytest.raises(Exception, match="the shift reaches farther than the image"):
+        block.run(image(6, 1, 8, 5, 12), kernels)
