@@ -147,7 +147,7 @@ def test_wide_rows(kernels: Path) -> None:
     assert_close(block.run(x, kernels), block.expected(x))
 
 
-@pytest.mark.parametrize("size", [(5, 5), (12, 12), (23, 24), (46, 45)])
+@pytest.mark.parametrize("size", [(5, 5), (8, 16), (12, 12), (23, 24), (46, 45)])
 def test_a_row_and_a_thread_change_no_bit(kernels: Path, size: tuple[int, int]) -> None:
     """Sizes of each way to share the work out; samples go through together in groups for the small ones."""
     block, x = Block(21, 50, ShiftSpec()), image(3, 13 if size[0] < 12 else 3, 21, *size)

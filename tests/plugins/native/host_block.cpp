@@ -80,6 +80,7 @@ int main() {
         good &= check(channels, 3 * channels % 50 + 1, channels % 3 + 1, channels % 13 + 1, channels % 17 + 1, shift);
     }
     good &= check(128, 130, 3, 3, 5, {5, 1, Padding::kReflect});
+    good &= check(31, 20, 1, 12, 12, {7, 1, Padding::kZero});
     good &= check(20, 24, 1, 46, 46, {3, 1, Padding::kCircular});
     if (good) std::puts("ok");
     return good ? 0 : 1;
