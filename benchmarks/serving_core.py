@@ -26,7 +26,8 @@ from mlpdeploy.artifact import write_file
 from mlpdeploy.bench.measure import percentile
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.manifest import read_manifest
-from mlpdeploy.runtime.session import Arrays, Session
+from mlpdeploy.runtime.feeds import Arrays
+from mlpdeploy.runtime.session import Session
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
 

@@ -19,7 +19,8 @@ import numpy as np
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.manifest import FileEntry, Manifest, TensorSpec, read_manifest
-from mlpdeploy.runtime.session import Arrays, Session
+from mlpdeploy.runtime.feeds import Arrays
+from mlpdeploy.runtime.session import Session
 from mlpdeploy.serving.pool import Workers
 from mlpdeploy.serving.worker import main
 

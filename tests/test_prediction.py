@@ -16,7 +16,8 @@ import mlpdeploy.prediction as predict_module
 from mlpdeploy.errors import ArtifactError, ImageError, UsageError, VerificationError
 from mlpdeploy.manifest import Manifest, Preprocessing, TensorSpec
 from mlpdeploy.prediction import ClassScore, Prediction, predict
-from mlpdeploy.runtime.session import Arrays, Session
+from mlpdeploy.runtime.feeds import Arrays
+from mlpdeploy.runtime.session import Session
 
 SIDE = 8
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

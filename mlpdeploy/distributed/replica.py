@@ -12,7 +12,7 @@ from uuid import uuid4
 import mlpdeploy.errors
 from mlpdeploy.errors import InternalError, MlpDeployError
 from mlpdeploy.manifest import Manifest
-from mlpdeploy.runtime.session import Arrays
+from mlpdeploy.runtime.feeds import Arrays
 from mlpdeploy.serving import failures
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions

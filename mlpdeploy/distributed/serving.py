@@ -18,7 +18,8 @@ from mlpdeploy.distributed.replica import Order, Replica, Reply, error_in, error
 from mlpdeploy.env import require
 from mlpdeploy.errors import InternalError, MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest
-from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH, Arrays, check_feeds
+from mlpdeploy.runtime.feeds import Arrays, check_feeds
+from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH
 from mlpdeploy.serving.failures import DeadlineError, QueueFullError, UnavailableError
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.pool import Workers

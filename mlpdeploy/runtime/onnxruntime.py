@@ -19,6 +19,7 @@ from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, checked_file
 from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
+from mlpdeploy.runtime.feeds import Arrays, rows_of
 from mlpdeploy.runtime.onnxruntime_gpu import (
     CUDA,
     GpuRunner,
@@ -28,7 +29,7 @@ from mlpdeploy.runtime.onnxruntime_gpu import (
     gpu_index,
     has_provider,
 )
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
+from mlpdeploy.runtime.session import LoadOptions, Session
 
 # Images that a stream computes in one run: benchmarks/results/choices.json.
 ROWS_PER_STREAM_RUN = 2

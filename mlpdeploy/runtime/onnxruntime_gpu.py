@@ -20,7 +20,7 @@ from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.manifest import TensorSpec
 from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
 from mlpdeploy.runtime.cuda.interface import open_cuda
-from mlpdeploy.runtime.session import Arrays
+from mlpdeploy.runtime.feeds import Arrays
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _CPU = "CPUExecutionProvider"

@@ -17,7 +17,8 @@ import numpy as np
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session, rows_of
+from mlpdeploy.runtime.feeds import Arrays, rows_of
+from mlpdeploy.runtime.session import LoadOptions, Session
 
 TARGET = "openvino"
 # Images that a stream computes in one request, as for ONNX Runtime.

@@ -1,11 +1,11 @@
-"""The Session: what every backend offers, and what all of them share (checks, splitting, padding)."""
+"""The Session: what every backend offers, and what all of them share (splitting, padding)."""
 
 from __future__ import annotations
 
 import importlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, read_manifest
+from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, pad_rows
 
 # Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
@@ -40,14 +41,9 @@ ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
 }
 PRECISIONS = ("fp32", "bf16")
 DEFAULT_MAX_BATCH = 32
-_CUDA_DEVICE = 2  # kDLCUDA of dlpack.h
 
 # Calls of `run_async` that compute at the same time; what else is asked for waits in order.
 ASYNC_RUNS = 2
-
-# A backend whose arrays may be on a GPU has its own class for those; they have an array's shape, dtype and row slices.
-Arrays = dict[str, np.ndarray]
-OnGpu = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ class Session(ABC):
         target = None if into is None else {name: array[start:stop] for name, array in into.items()}
         if self.fixed_batch is None or stop - start == self.fixed_batch:
             return self._execute(part, target)
-        padded = self._execute({name: _pad_rows(array, self.fixed_batch) for name, array in part.items()}, None)
+        padded = self._execute({name: pad_rows(array, self.fixed_batch) for name, array in part.items()}, None)
         result = {name: array[: stop - start] for name, array in padded.items()}
         for name, array in (target or {}).items():
             array[...] = result[name]
@@ -213,119 +209,6 @@ class Session(ABC):
     def __repr__(self) -> str:
         name = self.manifest.model.get("name")
         return f"<Session {name} on {self.backend} ({self.device}), at most {self.max_batch} rows at once>"
-
-
-def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any], on_gpu: OnGpu | None = None) -> Arrays:
-    """Return the feeds as contiguous arrays, in the model's order, after checking names, dtypes and shapes.
-
-    Args:
-        on_gpu: gives a backend's own array for one on a GPU; None refuses it.
-    """
-    names = [spec.name for spec in specs]
-    unknown = sorted(set(feeds) - set(names))
-    if unknown:
-        raise UsageError(f"unknown input {unknown[0]!r}", fix=closest(unknown[0], names))
-    arrays: Arrays = {}
-    sizes: dict[str, int] = {}
-    for spec in specs:
-        if spec.name not in feeds:
-            raise UsageError(f"input {spec.name!r} is missing", f"inputs {', '.join(names)}")
-        value = feeds[spec.name]
-        if on_gpu is not None and _is_on_gpu(value):
-            arrays[spec.name] = on_gpu(value, spec.name)
-        else:
-            array = value if isinstance(value, np.ndarray) else _to_numpy(value, spec.name)
-            arrays[spec.name] = np.ascontiguousarray(array)
-        _check_array(arrays[spec.name], spec, sizes)
-    return arrays
-
-
-def _is_on_gpu(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return False
-    if hasattr(value, "__dlpack_device__"):
-        return int(value.__dlpack_device__()[0]) == _CUDA_DEVICE
-    return hasattr(value, "__cuda_array_interface__")
-
-
-def check_outputs(
-    specs: tuple[TensorSpec, ...], outputs: Mapping[str, Any], rows: int, on_gpu: OnGpu | None = None
-) -> Arrays:
-    """Return the output arrays in the model's order, after checking that results can be written to them directly.
-
-    Args:
-        on_gpu: gives a backend's own array for one on a GPU; None refuses it.
-    """
-    arrays: Arrays = {}
-    for spec in specs:
-        array = outputs.get(spec.name)
-        if array is None:
-            raise UsageError(f"outputs lacks {spec.name!r}", f"arrays for {', '.join(s.name for s in specs)}")
-        if on_gpu is not None and _is_on_gpu(array):
-            array = on_gpu(array, spec.name)
-            usable = array.writable
-        else:
-            usable = array.flags.c_contiguous and array.flags.writeable
-        fits = array.ndim == len(spec.shape) and array.shape[0] == rows
-        if fits:
-            sizes = zip(array.shape[1:], spec.shape[1:], strict=True)
-            fits = all(size == wanted or not isinstance(wanted, int) for size, wanted in sizes)
-        if array.dtype != np.dtype(spec.dtype) or not fits or not usable:
-            shape = (rows, *spec.shape[1:])
-            raise UsageError(
-                f"output array {spec.name!r} is {array.dtype} {array.shape}",
-                f"a writable, contiguous {spec.dtype} ({', '.join(map(str, shape))})",
-            )
-        arrays[spec.name] = array
-    return arrays
-
-
-def _to_numpy(value: Any, name: str) -> np.ndarray:
-    if not hasattr(value, "__dlpack__"):
-        raise UsageError(f"input {name!r} is a {type(value).__name__}", "a numpy array or a DLPack tensor on the CPU")
-    try:
-        return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"input {name!r} cannot be read on the CPU ({error})", fix="move it to the CPU") from error
-
-
-def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> None:
-    """Raise UsageError unless dtype and shape fit; equal symbolic axes of all inputs must agree (in `sizes`)."""
-
-    def refused(wanted: str = "", fix: str = "") -> UsageError:
-        shape = ", ".join(map(str, spec.shape))
-        wanted = wanted or f"{spec.dtype} {spec.layout} ({shape})"
-        return UsageError(f"input {spec.name!r} is {array.dtype} {array.shape}", wanted, fix)
-
-    if array.dtype != np.dtype(spec.dtype):
-        raise refused(fix=f"convert it: x.astype('{spec.dtype}')")
-    if array.ndim != len(spec.shape):
-        one_missing = array.ndim == len(spec.shape) - 1
-        raise refused(fix="add the batch axis: x[None]" if one_missing else "")
-    for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
-        if isinstance(expected, int):
-            # A fixed batch is no limit: the session splits and pads.
-            if axis and size != expected:
-                raise refused()
-            continue
-        factor, _, _ = expected.rpartition("*")
-        if size < 1 or (factor and size % int(factor)):
-            raise refused(fix=f"axis {axis} must be a multiple of {factor or 1}, at least {factor or 1}")
-        if sizes.setdefault(expected, size) != size:
-            raise refused(f"{sizes[expected]} on axis {axis}, as another input has")
-    if array.shape[0] < 1:
-        raise refused("at least one row")
-
-
-def rows_of(arrays: Arrays, start: int, stop: int) -> Arrays:
-    """Return rows start..stop of every array, without a copy."""
-    return {name: array[start:stop] for name, array in arrays.items()}
-
-
-def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
-    padded = np.zeros((rows, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded
 
 
 def load(

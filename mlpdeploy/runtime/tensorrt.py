@@ -19,8 +19,9 @@ from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
 from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
 from mlpdeploy.runtime.cuda.interface import CudaError, open_cuda
+from mlpdeploy.runtime.feeds import Arrays
 from mlpdeploy.runtime.gpu import visible_gpu
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
+from mlpdeploy.runtime.session import LoadOptions, Session
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 from mlpdeploy.runtime.trt.choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
 from mlpdeploy.runtime.trt.engine import LoadedEngine, deserialize

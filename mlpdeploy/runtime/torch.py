@@ -10,7 +10,8 @@ import numpy as np
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, TRANSPOSED, Manifest, TensorSpec, checked_file
-from mlpdeploy.runtime.session import Arrays, LoadOptions, Session
+from mlpdeploy.runtime.feeds import Arrays
+from mlpdeploy.runtime.session import LoadOptions, Session
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlpdeploy.manifest import Manifest
-from mlpdeploy.runtime.session import Arrays
+from mlpdeploy.runtime.feeds import Arrays
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.stats import ModelStats
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from mlpdeploy.errors import InternalError, MlpDeployError
 from mlpdeploy.manifest import Manifest
-from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH, Arrays, check_feeds
+from mlpdeploy.runtime.feeds import Arrays, check_feeds
+from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH
 from mlpdeploy.serving.batcher import Batch, Batcher, Ticket
 from mlpdeploy.serving.failures import DeadlineError, UnavailableError
 from mlpdeploy.serving.options import ServeOptions
