@@ -26,6 +26,7 @@ from mlpdeploy.serving.pool import Workers
 from mlpdeploy.serving.stats import ModelStats
 
 START_SECONDS = 600.0
+ROOM_SECONDS = 10.0  # that resources of ended replicas are waited for
 LOOK_SECONDS = 1.0  # between two looks at how many replicas run
 HEALTH_SECONDS = 2.0  # between Ray Serve's checks of a replica
 FRESH_SECONDS = 2.0  # so long what a replica said about its queue counts
@@ -123,15 +124,22 @@ class RayModels:
         self._stack.close()
 
     def _check_room(self, name: str, options: ServeOptions) -> None:
-        """Raise UsageError if the cluster has no room now: Ray would wait for it without a word."""
+        """Raise UsageError if the cluster has no room: Ray would wait for it without a word.
+
+        What an ended replica leaves is told by Ray some time after its end, which is waited for.
+        """
+        end = time.monotonic() + ROOM_SECONDS
         for resource, each in _resources(options, self.options).items():
             kind = resource.removeprefix("num_")[:-1].upper()
-            free, wanted = self._ray.available_resources().get(kind, 0), each * self.options.min_replicas
-            if free < wanted:
-                raise UsageError(
-                    f"{self.options.min_replicas} replicas of {name} on {wanted:g} {kind}, of which {free:g} are free",
-                    fix="lower --replicas or --threads; a new version needs room beside the old one",
-                )
+            wanted = each * self.options.min_replicas
+            while (free := self._ray.available_resources().get(kind, 0)) < wanted:
+                if time.monotonic() > end or self._ray.cluster_resources().get(kind, 0) < wanted:
+                    count = f"{self.options.min_replicas} replicas of {name}"
+                    raise UsageError(
+                        f"{count} on {wanted:g} {kind}, of which {free:g} are free",
+                        fix="lower --replicas or --threads; a new version needs room beside the old one",
+                    )
+                time.sleep(0.1)
 
 
 def _replica_options(options: ServeOptions) -> ServeOptions:

@@ -66,7 +66,7 @@ class BackendSession(Session):
             self.file = manifest.file_for(role)
             self._path = checked_file(directory, manifest, self.file)
             self._threads = options.threads or cpu_count()
-            self._library = _usable_library() if has_blocks(manifest, role) else None
+            self._library = _usable_library() if options.kernels and has_blocks(manifest, role) else None
             self._session = inference_session(
                 self._path, threads=self._threads, share_processors=options.share_processors, library=self._library
             )

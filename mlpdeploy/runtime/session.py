@@ -56,6 +56,7 @@ class LoadOptions:
     role: str | None = None
     precision: str | None = None
     share_processors: bool = False
+    kernels: bool = True
 
 
 class Session(ABC):
@@ -221,6 +222,7 @@ def load(
     role: str | None = None,
     precision: str | None = None,
     share_processors: bool = False,
+    kernels: bool = True,
 ) -> Session:
     """Return a Session on an artifact folder.
 
@@ -240,6 +242,7 @@ def load(
             computes in another one.
         share_processors: leave the processors to other processes as soon as a run ends. Otherwise ONNX Runtime's
             threads look for more work for a while: faster where the next run follows at once and nobody else computes.
+        kernels: run our own CPU kernels where the file has operators for them and this machine has them compiled.
 
     Raises:
         UsageError: unknown backend, device, role or precision, or one that the backend or the processor has not.
@@ -269,7 +272,7 @@ def load(
                 f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
                 "leave the role out, or load the float32 artifact that this one was made from",
             )
-    options = LoadOptions(device, threads, max_batch, role, precision, share_processors)
+    options = LoadOptions(device, threads, max_batch, role, precision, share_processors, kernels)
     if name == AUTO:
         name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
     return session_of(name, directory, manifest, options)

@@ -39,11 +39,7 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
     images = pool.images.astype(session.inputs[0].dtype)
     results = {batch: session.run({name: images[:batch]}) for batch in BATCHES}
     for batch, outputs in results.items():
-        for output, array in outputs.items():
-            yield {
-                "check": f"values of {output}, batch {batch}, {size}",
-                **_compare(array, reference.exact[output][:batch], reference.own_error[output], precision),
-            }
+        yield from _values(outputs, batch, reference, precision, size)
     largest = results[max(BATCHES)]
     alone = [session.run({name: images[row : row + 1]}) for row in range(max(BATCHES))]
     equal = session.run({name: np.repeat(images[:1], max(BATCHES), 0)})
@@ -65,6 +61,24 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
         yield {"check": f"equal rows give equal results, {output}, {size}", **_bounded(same, limit)}
         if array.ndim == 2:
             yield {"check": f"top-1 agreement, {size}", **_top1(array, reference.exact[output], precision)}
+
+
+def values_without_kernels(
+    session: Session, pool: Pool, reference: Reference, precision: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the checks of the values that a machine without our CPU kernels computes, of two rows."""
+    size = "x".join(map(str, pool.height_width))
+    spec = session.inputs[0]
+    outputs = session.run({spec.name: pool.images[:2].astype(spec.dtype)})
+    yield from _values(outputs, 2, reference, precision, f"{size}, without the CPU kernels")
+
+
+def _values(outputs: Outputs, batch: int, reference: Reference, precision: str, which: str) -> Iterator[dict[str, Any]]:
+    for output, array in outputs.items():
+        yield {
+            "check": f"values of {output}, batch {batch}, {which}",
+            **_compare(array, reference.exact[output][:batch], reference.own_error[output], precision),
+        }
 
 
 def _compare(array: np.ndarray, exact: np.ndarray, own: float, precision: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools
 from mlpdeploy.verify.interface import interface_failures
 from mlpdeploy.verify.tolerance import rms
-from mlpdeploy.verify.values import Outputs, Reference, value_checks
+from mlpdeploy.verify.values import Outputs, Reference, value_checks, values_without_kernels
 
 Progress = Callable[[str], None]
 
@@ -243,6 +243,10 @@ def _check_file(
     role = manifest.files[name].role
     with load(directory, backend, device, threads=threads, role=role) as session:
         checks = _checks(session, sets, references)
+    if checks[0]["passed"] and session.kernels:
+        with load(directory, backend, device, threads=threads, role=role, kernels=False) as session:
+            for pool, reference in zip(sets, references, strict=True):
+                checks += values_without_kernels(session, pool, reference, manifest.precision)
     if checks[0]["passed"] and not all(check["passed"] for check in checks):
         path = checked_file(directory, manifest, name)
         batch = manifest.inputs[0].shape[0]

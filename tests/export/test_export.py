@@ -163,22 +163,18 @@ def test_nan_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seed a fault in a pass: the convolution shifts the wrong way."""
-    from mlpdeploy.export.passes import lower_axial_shift as module
+    """Seed a fault in a pass: the convolution shifts the wrong way. Our own kernels do not compute by that weight."""
+    from mlpdeploy.export.passes import form_blocks as module
 
-    original = module._conv
+    original = module.one_hot_kernel
 
-    def mirrored(model: Any, node: Any, spec: Any, channels: int, axis: str) -> Any:
-        nodes = original(model, node, spec, channels, axis)
-        weight = nodes[-1].inputs[1].const_value.numpy()
-        flipped = module.constant(model, f"flipped_{axis}_{channels}", weight[:, :, ::-1, ::-1])
-        nodes[-1].replace_input_with(1, flipped)
-        return nodes
+    def mirrored(model: Any, spec: Any, channels: int, axis: str, dtype: Any) -> Any:
+        weight = original(model, spec, channels, axis, dtype).const_value.numpy()
+        return module.constant(model, f"flipped_{axis}_{channels}", weight[:, :, ::-1, ::-1])
 
-    monkeypatch.setattr(module, "_conv", mirrored)
-    with pytest.raises(
-        MlpDeployError, match=r"first node that diverges is layers\.0\.blocks\.0\.axial_shift\.conv2_1/Conv"
-    ):
+    monkeypatch.setattr(module, "one_hot_kernel", mirrored)
+    where = r"first node that diverges is layers\.0\.blocks\.0/"
+    with pytest.raises(MlpDeployError, match=rf"values of logits, batch \d, 32x32.*{where}"):
         export_model(tiny_asmlp(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
