@@ -35,6 +35,7 @@ from native import NativeSession  # noqa: E402 (the tests' own view of the C int
 
 BUILD = ROOT / "build" / "cpp-release"
 BATCHES = (1, 8)
+PARTS = ("call_overhead", "throughput")
 SETTLE_SECONDS = 0.02  # as in mlpdeploy/bench/measure.py
 SMALL = "asmlp"  # of tests/cpp/artifacts.py: a run of some 0.1 ms
 
@@ -102,31 +103,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="[default: asmlp_t and vip_s7]")
     parser.add_argument("--pairs", type=int, default=60, help="of runs, per model and batch size")
+    parser.add_argument("--part", choices=PARTS, action="append", help="[default: both]; the other stays in the file")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpp.json")
     options = parser.parse_args()
     if not (BUILD / "mlpdeploy-infer").exists():
         sys.exit("the C++ program is not built; run: make cpp")
-    result: dict[str, Any] = {
+    parts = options.part or PARTS
+    origin = {
         "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "machine": machine(),
         "tools": tool_versions(["onnxruntime"]),
     }
+    result: dict[str, Any] = {} if len(parts) == len(PARTS) else json.loads(options.output.read_text())
     with tempfile.TemporaryDirectory() as scratch:
-        run(sys.executable, ROOT / "tests" / "cpp" / "artifacts.py", scratch)
-        overheads = [json.loads(run(BUILD / "tests" / "call_overhead", Path(scratch, SMALL))) for _ in range(5)]
-        result["call_overhead"] = {
-            "runs": [overhead["overhead_us"] for overhead in overheads],
-            "overhead_us": statistics.median(overhead["overhead_us"] for overhead in overheads),
-            "backend_us": statistics.median(overhead["backend_us"] for overhead in overheads),
-        }
-        result["throughput"] = {}
-        for model in options.model or ["asmlp_t", "vip_s7"]:
-            artifact = Path(scratch, model)
-            run(sys.executable, "-m", "mlpdeploy", "export", "--model", model, "-o", artifact)
-            result["throughput"][model] = throughput(artifact, options.pairs)
+        if "call_overhead" in parts:
+            run(sys.executable, ROOT / "tests" / "cpp" / "artifacts.py", scratch)
+            overheads = [json.loads(run(BUILD / "tests" / "call_overhead", Path(scratch, SMALL))) for _ in range(5)]
+            result["call_overhead"] = {
+                **origin,
+                "runs": [overhead["overhead_us"] for overhead in overheads],
+                "overhead_us": statistics.median(overhead["overhead_us"] for overhead in overheads),
+                "backend_us": statistics.median(overhead["backend_us"] for overhead in overheads),
+            }
+        if "throughput" in parts:
+            result["throughput"] = {**origin, "models": {}}
+            for model in options.model or ["asmlp_t", "vip_s7"]:
+                artifact = Path(scratch, model)
+                run(sys.executable, "-m", "mlpdeploy", "export", "--model", model, "-o", artifact)
+                result["throughput"]["models"][model] = throughput(artifact, options.pairs)
     write_file(options.output, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps({key: result[key] for key in ("call_overhead", "throughput")}, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
