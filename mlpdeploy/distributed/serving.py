@@ -26,7 +26,7 @@ from mlpdeploy.serving.pool import Workers
 from mlpdeploy.serving.stats import ModelStats
 
 START_SECONDS = 600.0
-ROOM_SECONDS = 10.0  # that resources of ended replicas are waited for
+ROOM_SECONDS = 10.0  # beside their draining, that resources of ended replicas are waited for
 LOOK_SECONDS = 1.0  # between two looks at how many replicas run
 HEALTH_SECONDS = 2.0  # between Ray Serve's checks of a replica
 FRESH_SECONDS = 2.0  # so long what a replica said about its queue counts
@@ -126,9 +126,9 @@ class RayModels:
     def _check_room(self, name: str, options: ServeOptions) -> None:
         """Raise UsageError if the cluster has no room: Ray would wait for it without a word.
 
-        What an ended replica leaves is told by Ray some time after its end, which is waited for.
+        An ended replica may still be answering, and what it leaves is told by Ray some time later: both are waited for.
         """
-        end = time.monotonic() + ROOM_SECONDS
+        end = time.monotonic() + options.drain_seconds + ROOM_SECONDS
         for resource, each in _resources(options, self.options).items():
             kind = resource.removeprefix("num_")[:-1].upper()
             wanted = each * self.options.min_replicas
