@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from served import DIE, HANG, RAISE, answers, bad_row, rows, workers, write_mode
 
 from mlpdeploy import load
 from mlpdeploy.cli import main
-from mlpdeploy.distributed import replica
+from mlpdeploy.distributed import cluster, replica
 from mlpdeploy.distributed.replica import error_in, error_of, told
 from mlpdeploy.distributed.serving import RayModel, RayModels, RayServeOptions
 from mlpdeploy.errors import ArtifactError, InternalError, UsageError
@@ -95,7 +96,10 @@ def spread() -> Iterator[Callable[..., RayModels]]:
     """Return RayModels of options, on one cluster for the whole module."""
     pytest.importorskip("fastapi", reason="ray[serve] is not installed")
     os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.5"
-    with RayModels(RayServeOptions()) as connected:
+    # The suite's processes are pinned to a processor each, and two replicas want two.
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(cluster, "cpu_count", lambda: 2)
+        connected = stack.enter_context(RayModels(RayServeOptions()))
 
         def models(least: int = 1, most: int | None = None, **options: Any) -> RayModels:
             made = RayModels(RayServeOptions(None, least, most or least, **options), workers())
