@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlpdeploy.artifact import disk_errors, keep_file, write_file
 from mlpdeploy.engines.network import NATIVE_SHIFT, Network, lowered_network
@@ -25,9 +24,6 @@ from mlpdeploy.errors import ArtifactError
 from mlpdeploy.manifest import CANONICAL, Manifest, sha256_of
 from mlpdeploy.runtime.gpu import Gpu, visible_gpu
 from mlpdeploy.runtime.tensorrt_api import TensorRt, load_tensorrt
-
-if TYPE_CHECKING:
-    pass
 
 _SCRATCH = ".build."
 
