@@ -35,6 +35,7 @@ def inspect(directory: Path, html: Path | None, as_json: bool) -> None:
 def print_inspection(directory: Path, data: dict[str, Any]) -> None:
     """Print what an artifact holds."""
     from mlpdeploy.doctor import cpu_kernels
+    from mlpdeploy.verify.diverge import BLOCKS
 
     model = data["model"]
     click.echo(f"{directory}: {model['name']}, {model['source']}, {data['precision']}, opset {data['opset']}")
@@ -49,7 +50,7 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
         if "operators" in entry:
             counts = ", ".join(f"{count} {name}" for name, count in entry["operators"].items())
             click.echo(f"  {entry['nodes']} nodes: {counts}")
-            if "mlpdeploy::AxialShiftBlock" in entry["operators"]:
+            if any(f"mlpdeploy::{block}" in entry["operators"] for block in BLOCKS):
                 click.echo(f"  CPU kernels here: {cpu_kernels().detail}")
     for report in data["passes"]:
         click.echo(f"pass {report['name']} for {report['target']}: {report['changed']} changed")

@@ -58,7 +58,7 @@ def lower_artifact(
         for name in manifest.files.keys() - kept.keys():
             (staging / name).unlink(missing_ok=True)
         files, passes = kept, [report for report in manifest.passes if report["target"] not in wanted]
-        if has_shift and any(chosen.blocks for chosen, _ in targets):
+        if any(chosen.blocks for chosen, _ in targets):
             ensure_cpu_library(say)
         for chosen, form in targets:
             say(f"lowering for {chosen.name}")

@@ -114,7 +114,7 @@ def export_model(
         _save(canonical, staging / CANONICAL_FILE)
         files = {CANONICAL_FILE: file_entry(staging / CANONICAL_FILE, CANONICAL, "function" if has_shift else "")}
         passes: list[dict[str, Any]] = []
-        if has_shift and any(chosen.blocks for chosen, _ in targets):
+        if any(chosen.blocks for chosen, _ in targets):
             ensure_cpu_library(say)
         for chosen, form in targets:
             say(f"lowering for {chosen.name}")

@@ -12,7 +12,8 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.flatten_tokens import flatten_tokens
 from mlpdeploy.export.passes.fold_norm_affine import fold_norm_affine
-from mlpdeploy.export.passes.form_blocks import form_blocks
+from mlpdeploy.export.passes.form_axial_shift_blocks import form_axial_shift_blocks
+from mlpdeploy.export.passes.form_permutator_blocks import form_permutator_blocks
 from mlpdeploy.export.passes.lower_axial_shift import SHIFT_FORMS, ShiftForm, lower_axial_shift
 from mlpdeploy.export.passes.lower_gelu import lower_gelu
 from mlpdeploy.export.passes.lower_group_norm import NormForm, lower_group_norm
@@ -32,7 +33,7 @@ class Target:
         shift: the form of the axial shift that `auto` means here, by the measurement named in docs/design.md.
         norm: the form of GroupNorm1.
         expand_gelu: whether Gelu is written as the operators that the runtime fuses.
-        blocks: whether the runtime may have a kernel for whole blocks (`form_blocks`).
+        blocks: whether the runtime may have a kernel for whole blocks (`form_*_blocks`).
     """
 
     name: str
@@ -86,7 +87,7 @@ def lower(model: ir.Model, target: Target, shift: ShiftForm, *, blocks: bool = F
     """
     reports = [merge_patches(model), fold_norm_affine(model)]
     if blocks and target.blocks and shift == target.shift:
-        reports.append(form_blocks(model))
+        reports += [form_axial_shift_blocks(model), form_permutator_blocks(model)]
     reports += [
         lower_axial_shift(model, shift),
         lower_group_norm(model, target.norm),

@@ -12,6 +12,9 @@ from mlpdeploy.verify.tolerance import spread
 # An error like this, relative to the spread of the value, is no rounding any more: far above a precision's usual ones.
 SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
+# Operators that stand for a whole torch module.
+BLOCKS = ("AxialShiftBlock", "PermutatorBlock")
+
 
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:
     """Return a sentence about the first node of an ONNX file that diverges from the torch module, or None.
@@ -78,7 +81,7 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
             if output.endswith(":0"):
                 last[output.rpartition("/")[0]] = output
     order = [output for node in graph.node for output in node.output if output in last.values()]
-    blocks = {node.output[0].rpartition("/")[0] for node in graph.node if node.op_type == "AxialShiftBlock"}
+    blocks = {node.output[0].rpartition("/")[0] for node in graph.node if node.op_type in BLOCKS}
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in order)
     options = ort.SessionOptions()

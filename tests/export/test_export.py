@@ -64,6 +64,19 @@ def test_vision_permutator_exports_and_equals_pytorch(tmp_path: Path, opset: int
     assert manifest.verification["passed"]
 
 
+def test_vision_permutator_has_blocks_for_the_cpu(tmp_path: Path) -> None:
+    manifest = export_model(tiny_vip(), tmp_path / "out", target=("cpu", "openvino"))
+    operators = {
+        name: [node.op_type for node in onnx.load(tmp_path / "out" / name, load_external_data=False).graph.node]
+        for name in manifest.models
+    }
+    assert operators["model.cpu.onnx"].count("PermutatorBlock") == 2
+    assert "LayerNormalization" in operators["model.openvino.onnx"]
+    assert "PermutatorBlock" not in operators["model.openvino.onnx"] + operators["model.onnx"]
+    (report,) = [report for report in manifest.passes if report["name"] == "form_permutator_blocks"]
+    assert (report["target"], report["changed"], report["refused"]) == ("cpu", 2, {})
+
+
 def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         export_model(tiny_asmlp(), tmp_path / name, verify=False)
@@ -164,7 +177,7 @@ def test_nan_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed a fault in a pass: the convolution shifts the wrong way. Our own kernels do not compute by that weight."""
-    from mlpdeploy.export.passes import form_blocks as module
+    from mlpdeploy.export.passes import form_axial_shift_blocks as module
 
     original = module.one_hot_kernel
 

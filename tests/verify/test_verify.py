@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from tiny import tiny_vip
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
+from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import TensorSpec, file_entry, read_manifest
 from mlpdeploy.verify import verify_artifact
 from mlpdeploy.verify.interface import interface_failures
@@ -72,6 +74,22 @@ def test_a_wrong_weight_is_found_at_its_node(artifact: Path, weight: str, node: 
     assert not report.passed
     assert f"first node that diverges is {node}" in report.failure()
     assert report.files["model.onnx"]["divergence"] is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [
+        ("network.0.0.attn.mlp_w.weight", "network.0.0/Add"),
+        ("network.2.0.mlp.fc1.weight.T", "network.2.0/Add"),
+        ("network.1.proj.weight", "network.1.proj/Conv"),
+    ],
+)
+def test_a_wrong_weight_of_a_vision_permutator_is_found(tmp_path: Path, weight: str, node: str) -> None:
+    export_model(tiny_vip(), tmp_path / "vip", verify=False)
+    damage(tmp_path / "vip", scale_weight(weight, 1.05))
+    report = verify_artifact(tmp_path / "vip")
+    assert not report.passed
+    assert f"first node that diverges is {node}" in report.failure()
 
 
 def test_an_error_just_above_rounding_is_found(artifact: Path) -> None:

@@ -37,6 +37,11 @@ from mlpdeploy.ops.permute_mlp import NAME
 _WIDE_SEGMENT = 16  # channels: from here on moving segments beats transposing single values
 
 
+def moves_segments(each: int, height: int) -> bool:
+    """Return whether whole segments of `each` channels are moved for the width, and not single values."""
+    return each >= _WIDE_SEGMENT and height % 2 == 0
+
+
 def lower_permute_mlp(model: ir.Model) -> PassReport:
     """Lower every WeightedPermuteMlp of the model."""
     report = PassReport("lower_permute_mlp")
@@ -80,7 +85,7 @@ class _Lowering:
         return self.transpose(cells, (0, 2, 1))
 
     def along_width(self, x: ir.Value) -> ir.Value:
-        if self.each >= _WIDE_SEGMENT and self.height % 2 == 0:
+        if moves_segments(self.each, self.height):
             split = self.reshape(x, (2, -1, self.width, self.segments, self.each))
             moved = self.transpose(split, (1, 3, 0, 2, 4))
             mixed = self.matmul(self.reshape(moved, (-1, self.channels)), self.weight(2).T, "mlp_w")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from mlpdeploy.export.passes.fold_norm_affine import is_plain
 from mlpdeploy.export.passes.lower_axial_shift import one_hot_kernel, shift_spec_of
+from mlpdeploy.export.passes.matching import NoMatchError, expect, producer_of, user_of
 from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, like, opset_of, replace, shape_constant
 from mlpdeploy.ops import axial_shift, group_norm
 from mlpdeploy.ops.axial_shift import DOMAIN, ShiftSpec
@@ -21,21 +22,17 @@ from mlpdeploy.ops.axial_shift_block import NAME, axial_shift_block_function
 from mlpdeploy.ops.group_norm import EPSILON
 
 
-class _NoMatchError(Exception):
-    """Why a block stays as it is."""
-
-
-def form_blocks(model: ir.Model) -> PassReport:
+def form_axial_shift_blocks(model: ir.Model) -> PassReport:
     """Form every block of the model that is the published one; exact."""
-    report = PassReport("form_blocks")
+    report = PassReport("form_axial_shift_blocks")
     formed: set[ShiftSpec] = set()
     for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, axial_shift.NAME)]:
         try:
             nodes, inputs = _match(node)
             spec = shift_spec_of(node)
             if formed and spec not in formed:
-                raise _NoMatchError("it shifts unlike the blocks before it")
-        except _NoMatchError as reason:
+                raise NoMatchError("it shifts unlike the blocks before it")
+        except NoMatchError as reason:
             report.refused[str(node.name)] = str(reason)
             continue
         _form(model, node, nodes, inputs)
@@ -50,38 +47,38 @@ def form_blocks(model: ir.Model) -> PassReport:
 
 def _match(shift: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     """Return a block's nodes, the last one last, and the node's inputs X to b_5."""
-    gelu = _producer(shift.inputs[0], "Gelu")
+    gelu = producer_of(shift.inputs[0], "Gelu")
     norm2 = _norm(gelu.inputs[0], plain=False)
     conv1, weights1 = _conv(norm2.inputs[0])
     norm1 = _norm(conv1.inputs[0], plain=True)
     x = norm1.inputs[0]
     branches = []
     for moved in shift.outputs:
-        conv, weights = _conv_of(_user(moved))
-        branches.append((conv, weights, _expect(_user(conv.outputs[0]), "Gelu")))
+        conv, weights = _conv_of(user_of(moved))
+        branches.append((conv, weights, expect(user_of(conv.outputs[0]), "Gelu")))
     (conv_w, weights_w, gelu_w), (conv_h, weights_h, gelu_h) = branches
-    added = _expect(_user(gelu_w.outputs[0]), "Add")
-    if _user(gelu_h.outputs[0]) is not added:
-        raise _NoMatchError("its two branches are not added")
-    norm3 = _norm_of(_user(added.outputs[0]), plain=True)
-    conv3, weights3 = _conv_of(_user(norm3.outputs[0]))
-    residual1 = _expect(_user(conv3.outputs[0]), "Add")
+    added = expect(user_of(gelu_w.outputs[0]), "Add")
+    if user_of(gelu_h.outputs[0]) is not added:
+        raise NoMatchError("its two branches are not added")
+    norm3 = _norm_of(user_of(added.outputs[0]), plain=True)
+    conv3, weights3 = _conv_of(user_of(norm3.outputs[0]))
+    residual1 = expect(user_of(conv3.outputs[0]), "Add")
     if x not in residual1.inputs:
-        raise _NoMatchError("the block's input is not added to its result")
+        raise NoMatchError("the block's input is not added to its result")
     users = [use.node for use in residual1.outputs[0].uses()]
     norms = [node for node in users if node.op_type == group_norm.NAME]
     if len(users) != 2 or len(norms) != 1:
-        raise _NoMatchError("no norm and MLP follow it")
+        raise NoMatchError("no norm and MLP follow it")
     norm4 = _norm_of(norms[0], plain=True)
-    conv4, weights4 = _conv_of(_user(norm4.outputs[0]))
-    gelu4 = _expect(_user(conv4.outputs[0]), "Gelu")
-    conv5, weights5 = _conv_of(_user(gelu4.outputs[0]))
-    residual2 = _expect(_user(conv5.outputs[0]), "Add")
+    conv4, weights4 = _conv_of(user_of(norm4.outputs[0]))
+    gelu4 = expect(user_of(conv4.outputs[0]), "Gelu")
+    conv5, weights5 = _conv_of(user_of(gelu4.outputs[0]))
+    residual2 = expect(user_of(conv5.outputs[0]), "Add")
     if residual1.outputs[0] not in residual2.inputs:
-        raise _NoMatchError("no residual is added to its MLP")
+        raise NoMatchError("no residual is added to its MLP")
     norms = [norm1, norm2, norm3, norm4]
     if len({norm.attributes.get_float("epsilon", EPSILON) for norm in norms}) > 1:
-        raise _NoMatchError("its norms differ in epsilon")
+        raise NoMatchError("its norms differ in epsilon")
     affine = [value for value in norm2.inputs[1:3] if value is not None]
     inputs = [x, *weights1, *affine, *weights_w, *weights_h, *weights3, *weights4, *weights5]
     nodes = [norm1, conv1, norm2, gelu, shift, conv_w, gelu_w, conv_h, gelu_h, added, norm3, conv3, residual1, norm4]
@@ -116,41 +113,17 @@ def _form(model: ir.Model, shift: ir.Node, nodes: list[ir.Node], inputs: list[ir
     replace(model, nodes, [*new, block], [like(block, last.outputs[0])])
 
 
-def _producer(value: ir.Value | None, kind: str) -> ir.Node:
-    node = None if value is None else value.producer()
-    if node is None:
-        raise _NoMatchError(f"there is no {kind} in front of it")
-    if len(node.outputs[0].uses()) > 1:
-        raise _NoMatchError("a value inside of the block is used elsewhere")
-    return _expect(node, kind)
-
-
-def _user(value: ir.Value) -> ir.Node:
-    users = [use.node for use in value.uses()]
-    if len(users) != 1 or value.is_graph_output():
-        raise _NoMatchError("a value inside of the block is used elsewhere")
-    return users[0]
-
-
-def _expect(node: ir.Node, kind: str) -> ir.Node:
-    if node.op_type != kind:
-        raise _NoMatchError(f"it has {node.op_type} where the published block has {kind}")
-    if kind == "Gelu" and node.attributes.get_string("approximate", "none") != "none":
-        raise _NoMatchError("its GELU is the tanh approximation")
-    return node
-
-
 def _conv(value: ir.Value | None) -> tuple[ir.Node, list[ir.Value]]:
-    return _conv_of(_producer(value, "Conv"))
+    return _conv_of(producer_of(value, "Conv"))
 
 
 def _conv_of(node: ir.Node) -> tuple[ir.Node, list[ir.Value]]:
     """Return a 1x1 convolution and its weights."""
-    _expect(node, "Conv")
+    expect(node, "Conv")
     weight = array_of(node.inputs[1])
     bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if weight is None or bias is None or weight.dtype != np.float32:
-        raise _NoMatchError("a convolution of it has no constant float32 weights and bias")
+        raise NoMatchError("a convolution of it has no constant float32 weights and bias")
     strides = node.attributes.get_ints("strides", (1, 1))
     if (
         weight.shape[2:] != (1, 1)
@@ -158,18 +131,18 @@ def _conv_of(node: ir.Node) -> tuple[ir.Node, list[ir.Value]]:
         or any(node.attributes.get_ints("pads", ()))
         or any(stride != 1 for stride in strides)
     ):
-        raise _NoMatchError("a convolution of it is not 1x1")
+        raise NoMatchError("a convolution of it is not 1x1")
     return node, list(node.inputs[1:3])  # type: ignore[arg-type]
 
 
 def _norm(value: ir.Value | None, plain: bool) -> ir.Node:
-    return _norm_of(_producer(value, group_norm.NAME), plain)
+    return _norm_of(producer_of(value, group_norm.NAME), plain)
 
 
 def _norm_of(node: ir.Node, plain: bool) -> ir.Node:
-    _expect(node, group_norm.NAME)
+    expect(node, group_norm.NAME)
     if plain and not is_plain(node):
-        raise _NoMatchError("the affine part of a norm could not be folded")
+        raise NoMatchError("the affine part of a norm could not be folded")
     if array_of(node.inputs[1]) is None or array_of(node.inputs[2]) is None:
-        raise _NoMatchError("a norm's scale or bias is not constant")
+        raise NoMatchError("a norm's scale or bias is not constant")
     return node

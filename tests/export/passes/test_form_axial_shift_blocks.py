@@ -10,7 +10,7 @@ from tiny import tiny_asmlp
 
 from mlpdeploy.export.lower import TARGETS, lower
 from mlpdeploy.export.passes.fold_norm_affine import fold_norm_affine
-from mlpdeploy.export.passes.form_blocks import form_blocks
+from mlpdeploy.export.passes.form_axial_shift_blocks import form_axial_shift_blocks
 from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.ops.axial_shift_block import NAME
@@ -22,7 +22,7 @@ def blocks_of(model: ir.Model) -> list[ir.Node]:
 
 def test_blocks_are_formed(canonical: ir.Model, same_result: Callable) -> None:
     fold_norm_affine(canonical)
-    report = form_blocks(canonical)
+    report = form_axial_shift_blocks(canonical)
     assert len(report.changed) == len(blocks_of(canonical)) == 2
     assert not report.refused
     assert [key[1] for key in canonical.functions if key[1] == NAME] == [NAME]
@@ -30,7 +30,7 @@ def test_blocks_are_formed(canonical: ir.Model, same_result: Callable) -> None:
 
 
 def test_without_folded_norms_nothing_is_formed(canonical: ir.Model) -> None:
-    report = form_blocks(canonical)
+    report = form_axial_shift_blocks(canonical)
     assert not report.changed
     assert set(report.refused.values()) == {"the affine part of a norm could not be folded"}
 
@@ -39,7 +39,7 @@ def test_without_folded_norms_nothing_is_formed(canonical: ir.Model) -> None:
 def test_paddings_and_open_sizes(padding: str) -> None:
     model = onnx_from_model(tiny_asmlp(shift=ShiftSpec(3, 2, padding)), ExportShape(None, True))
     reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv", blocks=True)}
-    assert len(reports["form_blocks"].changed) == 2
+    assert len(reports["form_axial_shift_blocks"].changed) == 2
     assert {node.attributes.get_string("padding", "") for node in blocks_of(model)} == {padding}
     assert all(node.inputs[-1].producer().op_type == "Shape" for node in blocks_of(model))
 
@@ -47,8 +47,8 @@ def test_paddings_and_open_sizes(padding: str) -> None:
 def test_serial_branches_are_refused() -> None:
     model = onnx_from_model(tiny_asmlp(branches="serial"), ExportShape())
     reports = {report.name: report for report in lower(model, TARGETS["cpu"], "conv", blocks=True)}
-    assert not reports["form_blocks"].changed
-    assert reports["form_blocks"].refused
+    assert not reports["form_axial_shift_blocks"].changed
+    assert reports["form_axial_shift_blocks"].refused
     assert not blocks_of(model)
 
 
@@ -63,5 +63,5 @@ def test_features_between_blocks_stay_outputs() -> None:
 @pytest.mark.parametrize(("target", "shift"), [("cpu", "slice"), ("openvino", "conv"), ("tensorrt", "plugin")])
 def test_only_for_the_cpu_and_its_own_shift(canonical: ir.Model, target: str, shift: str) -> None:
     names = [report.name for report in lower(canonical, TARGETS[target], shift, blocks=True)]
-    assert "form_blocks" not in names
+    assert "form_axial_shift_blocks" not in names
     assert not blocks_of(canonical)
