@@ -93,7 +93,7 @@ def cpu_kernels() -> Finding:
         return Finding(name, "warning", f"not used ({error.got})", error.fix)
     build = "mlpdeploy plugin build --cpu"
     if library is None:
-        return Finding(name, "ok", "not built; AS-MLP in float32 runs slower without them", build)
+        return Finding(name, "ok", "not built; models in float32 run slower without them", build)
     kernels = kernels_of(library)
     if kernels is None:
         return Finding(name, "warning", f"{library} cannot be loaded", f"{build} --force")

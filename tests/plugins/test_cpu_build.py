@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tiny import tiny_vip
 
 import mlpdeploy
 from mlpdeploy.cli import main
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, PluginError, UsageError
+from mlpdeploy.export.export import export_model
 from mlpdeploy.plugins import cpu
 from mlpdeploy.plugins.cpu import build_cpu_library, ensure_cpu_library, find_cpu_library
 from mlpdeploy.plugins.find import CACHE_VARIABLE
@@ -136,13 +138,18 @@ def outputs(session: mlpdeploy.Session, rows: int = 3) -> np.ndarray:
 
 @needs_compiler
 @needs_avx512
-def test_sessions_use_them(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["asmlp", "vip"])
+def test_sessions_use_them(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     build_cpu_library()
-    with mlpdeploy.load(exported, threads=2) as session:
+    artifact = exported
+    if family == "vip":
+        artifact = tmp_path / "vip"
+        export_model(tiny_vip(), artifact, verify=False)
+    with mlpdeploy.load(artifact, threads=2) as session:
         assert session.kernels == "avx512"
         fast = outputs(session)
     monkeypatch.setenv(cpu.SWITCH_VARIABLE, "0")
-    with mlpdeploy.load(exported, threads=2) as session:
+    with mlpdeploy.load(artifact, threads=2) as session:
         assert session.kernels == ""
         plain = outputs(session)
     assert not np.array_equal(fast, plain)
@@ -193,17 +200,18 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("block", ["axial_shift_block", "permutator_block"])
 @pytest.mark.parametrize("isa", ["portable", "avx512"])
-def test_sanitizers_find_nothing(tmp_path: Path, isa: str) -> None:
-    """The block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
+def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
+    """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
     if isa == "avx512" and "avx512f" not in cpu_features():
         pytest.skip("this processor has no avx512")
     folder, flags = CSRC / CPU_FOLDER, ["-mavx512f"] if isa == "avx512" else []
     checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
     checks += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 headers
-    sources = [folder / "block.cpp", folder / "dense.cpp", folder / "kernels.cpp"]
-    program = tmp_path / "host_block"
-    host = Path(__file__).parent / "native" / "host_block.cpp"
+    sources = [folder / f"{block}.cpp", folder / "dense.cpp", folder / "kernels.cpp"]
+    program = tmp_path / "host"
+    host = Path(__file__).parent / "native" / f"host_{block}.cpp"
     command = ["g++", "-std=c++17", *checks, *flags, f"-DKERNELS={isa}", f"-I{folder}", *sources, host, "-pthread"]
     done = subprocess.run([*map(str, command), "-o", str(program)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,36 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from mlpdeploy.env import cpu_features
-from mlpdeploy.errors import MissingDependencyError, UsageError
+from mlpdeploy.errors import UsageError
 from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
 from mlpdeploy.ops.axial_shift_block import INPUTS, NAME, WEIGHTS, axial_shift_block_function, axial_shift_block_ref
-from mlpdeploy.plugins.cpu import INSTRUCTION_SETS, SWITCH_VARIABLE, build_cpu_library
 
 OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: ten roundings of sums of up to 50 terms.
 TOLERANCE = 5e-6
-NEEDS = {"avx512": "avx512f", "avx2": "avx2"}
-
-
-@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the library that runs one instruction set; it asks for the name once."""
-    name = request.param
-    if NEEDS.get(name, "avx2") not in cpu_features() and name != "portable":
-        pytest.skip(f"this processor has no {name}")
-    try:
-        library = build_cpu_library()
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    copy = shutil.copy(library, tmp_path_factory.mktemp("kernels") / f"{name}.so")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SWITCH_VARIABLE, name)
-        function = ctypes.CDLL(str(copy)).mlpdeploy_cpu_kernels
-        function.restype = ctypes.c_char_p
-        assert function() == name.encode()
-        yield Path(copy)
 
 
 class Block:

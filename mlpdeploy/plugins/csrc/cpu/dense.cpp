@@ -17,7 +17,7 @@ Floats aligned_floats(long count) {
     return Floats(memory);
 }
 
-Dense::Dense(Kernels const& kernels, float const* weights, float const* bias, long in_channels, long out_channels)
+Dense::Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels)
     : kernels_(&kernels),
       depth_(in_channels),
       panels_(round_up(out_channels, kernels.panel) / kernels.panel),
@@ -25,9 +25,10 @@ Dense::Dense(Kernels const& kernels, float const* weights, float const* bias, lo
       bias_(aligned_floats(panels_ * kernels.panel)) {
     for (long out = 0; out < out_channels; ++out) {
         float* column = weights_.get() + out / kernels.panel * kernels.panel * in_channels + out % kernels.panel;
-        for (long in = 0; in < in_channels; ++in) column[in * kernels.panel] = weights[out * in_channels + in];
+        float const* from = weights.data + out * weights.out_step;
+        for (long in = 0; in < in_channels; ++in) column[in * kernels.panel] = from[in * weights.in_step];
     }
-    std::copy_n(bias, out_channels, bias_.get());
+    if (bias != nullptr) std::copy_n(bias, out_channels, bias_.get());
 }
 
 void Dense::multiply(Finish finish, float const* rows, long row_stride, long row_count, float* out, long out_stride,

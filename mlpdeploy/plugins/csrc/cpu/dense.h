@@ -1,4 +1,4 @@
-// A 1x1 convolution: its weights as column panels, and its products.
+// A linear layer on rows of channels, or a 1x1 convolution: its weights as column panels, and its products.
 #pragma once
 
 #include <memory>
@@ -25,10 +25,17 @@ using Floats = std::unique_ptr<float[], FreeDeleter>;
 // Return `count` zeros on a cache line's boundary. Throws std::bad_alloc.
 Floats aligned_floats(long count);
 
+// Weights as ONNX has them: that of output `out` and input `in` is data[out * out_step + in * in_step].
+struct Matrix {
+    float const* data;
+    long out_step;
+    long in_step;
+};
+
 class Dense {
 public:
-    // weights: (out_channels, in_channels), bias: (out_channels); both are copied.
-    Dense(Kernels const& kernels, float const* weights, float const* bias, long in_channels, long out_channels);
+    // weights: of (out_channels, in_channels), bias: (out_channels), or null for none; both are copied.
+    Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels);
 
     long panels() const { return panels_; }
 

@@ -1,6 +1,7 @@
 // What the operators need of whoever calls them: memory, and a loop that runs on the caller's threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <new>
 
@@ -15,6 +16,27 @@ public:
     virtual void* allocate(std::size_t bytes) noexcept = 0;
     virtual void release(void* memory) noexcept = 0;
 };
+
+// Call task(i) for every i < count; an exception of a task is thrown again as std::bad_alloc, the only kind there is.
+template <typename Task>
+void for_each(Host& host, long count, Task const& task) {
+    struct Call {
+        Task const& task;
+        std::atomic<bool> failed{false};
+    } call{task};
+    host.for_each(
+        count,
+        [](void* data, std::size_t i) {
+            auto& call = *static_cast<Call*>(data);
+            try {
+                call.task(static_cast<long>(i));
+            } catch (...) {
+                call.failed = true;
+            }
+        },
+        &call);
+    if (call.failed) throw std::bad_alloc();
+}
 
 // Floats from the host, on a cache line's boundary.
 class Scratch {

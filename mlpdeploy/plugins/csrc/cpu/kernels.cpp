@@ -160,6 +160,48 @@ Moments moments(float const* x, long row_count, long stride, long channels) {
     return {mean, static_cast<float>(total_of(squares))};
 }
 
+void layer_norm(float* x, long row_count, long stride, long channels, float epsilon, float const* scale,
+                float const* offset) {
+    for (long row = 0; row < row_count; ++row, x += stride) {
+        Moments const m = moments(x, 1, stride, channels);
+        double const variance = static_cast<double>(m.squares) / static_cast<double>(channels);
+        Vector const factor = splat(static_cast<float>(1 / __builtin_sqrt(variance + static_cast<double>(epsilon))));
+        for (long c = 0; c < channels; c += kVector) {
+            store(x + c, (load(x + c) - splat(m.mean)) * factor * load(scale + c) + load(offset + c));
+        }
+    }
+}
+
+void mean_of_rows(float const* rows, long step, long row_count, long channels, float* out) {
+    Vector const factor = splat(1.0F / static_cast<float>(row_count));
+    for (long c = 0; c < channels; c += kVector) {
+        Vector sum{};
+        for (long row = 0; row < row_count; ++row) sum += load(rows + row * step + c);
+        store(out + c, sum * factor);
+    }
+}
+
+void blend(float* c, float const* h, float const* w, float const* gates, long row_count, long stride, long channels) {
+    for (long row = 0; row < row_count; ++row) {
+        for (long i = 0; i < channels; i += kVector) {
+            long const at = row * stride + i;
+            Vector const sum = load(h + at) * load(gates + i) + load(w + at) * load(gates + stride + i);
+            store(c + at, load(c + at) * load(gates + 2 * stride + i) + sum);
+        }
+    }
+}
+
+void copy_segments(Segments const& s) {
+    for (long first = 0; first < s.size; first += kVector) {
+        float const* from = s.from + first;
+        float* to = s.to + first;
+        long const size = s.size - first < kVector ? s.size - first : kVector;
+        for (long i = 0; i < s.count; ++i, from += s.from_step, to += s.to_step) {
+            store_first(to, size, load_first(from, size));
+        }
+    }
+}
+
 // Where pixel `at` of a line of `size` comes from, or -1 for a zero. Reflection needs at < 2 * size - 1.
 MLPDEPLOY_INLINE long source_of(long at, long size, Padding padding) {
     if (at >= 0 && at < size) return at;
@@ -290,6 +332,10 @@ Kernels const kKernels = {
     normalize,
     normalize_gelu,
     moments,
+    layer_norm,
+    mean_of_rows,
+    blend,
+    copy_segments,
     shift,
     rows_from_planes,
     planes_from_rows,

@@ -48,6 +48,16 @@ struct Image {
     long width;
 };
 
+// Segments of rows, to be copied: `count` of them, each `size` floats long, and so many floats from one to the next.
+struct Segments {
+    float const* from;
+    long from_step;
+    float* to;
+    long to_step;
+    long size;
+    long count;
+};
+
 struct Kernels {
     char const* name;
     long panel;  // columns of a panel, and the unit of a row's stride
@@ -64,6 +74,21 @@ struct Kernels {
 
     // Mean and squares of (row_count, channels), row_count at most kChunkRows.
     Moments (*moments)(float const* x, long row_count, long stride, long channels);
+
+    // Each row on its own: x = (x - mean) / sqrt(variance + epsilon) * scale + offset, in place; scale and offset:
+    // (stride).
+    void (*layer_norm)(float* x, long row_count, long stride, long channels, float epsilon, float const* scale,
+                       float const* offset);
+
+    // out: (channels) = the mean of `row_count` rows, which lie `step` floats apart; in order.
+    void (*mean_of_rows)(float const* rows, long step, long row_count, long channels, float* out);
+
+    // c = c * gates[2] + h * gates[0] + w * gates[1], on rows `stride` apart; gates: (3, stride).
+    void (*blend)(float* c, float const* h, float const* w, float const* gates, long row_count, long stride,
+                  long channels);
+
+    // Reads and writes the segments' floats only, unlike the other functions on rows.
+    void (*copy_segments)(Segments const& segments);
 
     // The pixels [first, first + count) of an image shifted along W (along_width) or H: out: (count, stride).
     void (*shift)(Image const& image, Shift const& shift, bool along_width, long first, long count, float* out);

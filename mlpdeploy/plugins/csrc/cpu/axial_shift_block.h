@@ -8,7 +8,7 @@
 namespace mlpdeploy::cpu {
 
 // Weights as ONNX has them, row-major: matrices (out, in), vectors (out).
-struct BlockWeights {
+struct AxialShiftWeights {
     float const* conv1;
     float const* conv1_bias;
     float const* norm_scale;  // of the norm in front of the shift's GELU; all other norms have none
@@ -25,11 +25,11 @@ struct BlockWeights {
     float const* fc2_bias;
 };
 
-class Block {
+class AxialShiftBlock {
 public:
     // Copies the weights. Throws std::bad_alloc.
-    Block(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
-          BlockWeights const& weights);
+    AxialShiftBlock(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
+                    AxialShiftWeights const& weights);
 
     // y = block(x); both (samples, channels, height, width), and not the same memory. Throws std::bad_alloc.
     void run(Host& host, float const* x, float* y, long samples, long height, long width) const;

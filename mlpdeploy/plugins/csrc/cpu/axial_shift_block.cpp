@@ -1,9 +1,7 @@
-#include "block.h"
+#include "axial_shift_block.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <new>
 #include <vector>
 
 namespace mlpdeploy::cpu {
@@ -41,7 +39,7 @@ long rows_of_task(long pixels) { return pixels >= 2048 ? 4 * kChunkRows : pixels
 }  // namespace
 
 // Samples that are computed together, and what they need.
-struct Block::Group {
+struct AxialShiftBlock::Group {
     Host& host;
     float const* planes_in;
     float* planes_out;
@@ -52,32 +50,10 @@ struct Block::Group {
     long pixels() const { return height * width; }
     long rows() const { return samples * pixels(); }
     long chunks() const { return (pixels() + kChunkRows - 1) / kChunkRows; }
-
-    // Call task(i) for every i < count; an exception of a task is thrown again as std::bad_alloc, the only kind there
-    // is.
-    template <typename Task>
-    void for_each(long count, Task const& task) const {
-        struct Call {
-            Task const& task;
-            std::atomic<bool> failed{false};
-        } call{task};
-        host.for_each(
-            count,
-            [](void* data, std::size_t i) {
-                auto& call = *static_cast<Call*>(data);
-                try {
-                    call.task(static_cast<long>(i));
-                } catch (...) {
-                    call.failed = true;
-                }
-            },
-            &call);
-        if (call.failed) throw std::bad_alloc();
-    }
 };
 
-Block::Block(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
-             BlockWeights const& w)
+AxialShiftBlock::AxialShiftBlock(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
+                                 AxialShiftWeights const& w)
     : kernels_(&kernels),
       channels_(channels),
       hidden_(hidden),
@@ -85,19 +61,19 @@ Block::Block(Kernels const& kernels, long channels, long hidden, Shift const& sh
       hidden_stride_(row_stride(kernels, hidden)),
       shift_(shift),
       epsilon_(epsilon),
-      conv1_(kernels, w.conv1, w.conv1_bias, channels, channels),
-      conv2_w_(kernels, w.conv2_w, w.conv2_w_bias, channels, channels),
-      conv2_h_(kernels, w.conv2_h, w.conv2_h_bias, channels, channels),
-      conv3_(kernels, w.conv3, w.conv3_bias, channels, channels),
-      fc1_(kernels, w.fc1, w.fc1_bias, channels, hidden),
-      fc2_(kernels, w.fc2, w.fc2_bias, hidden, channels),
+      conv1_(kernels, {w.conv1, channels, 1}, w.conv1_bias, channels, channels),
+      conv2_w_(kernels, {w.conv2_w, channels, 1}, w.conv2_w_bias, channels, channels),
+      conv2_h_(kernels, {w.conv2_h, channels, 1}, w.conv2_h_bias, channels, channels),
+      conv3_(kernels, {w.conv3, channels, 1}, w.conv3_bias, channels, channels),
+      fc1_(kernels, {w.fc1, channels, 1}, w.fc1_bias, channels, hidden),
+      fc2_(kernels, {w.fc2, hidden, 1}, w.fc2_bias, hidden, channels),
       norm_scale_(aligned_floats(stride_)),
       norm_bias_(aligned_floats(stride_)) {
     std::copy_n(w.norm_scale, channels, norm_scale_.get());
     std::copy_n(w.norm_bias, channels, norm_bias_.get());
 }
 
-void Block::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
+void AxialShiftBlock::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
     long const pixels = height * width;
     if (pixels == 0) return;
     long const together = std::max(1L, kGroupPixels / pixels);
@@ -113,7 +89,7 @@ void Block::run(Host& host, float const* x, float* y, long samples, long height,
 }
 
 // A task is some rows of one sample, through as many steps as need no other row.
-void Block::run_by_rows(Group& group) const {
+void AxialShiftBlock::run_by_rows(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
     long const chunks = group.chunks();
@@ -134,7 +110,7 @@ void Block::run_by_rows(Group& group) const {
         long offset;  // floats from the first row of the group
     };
     auto const for_rows = [&](auto const& step) {
-        group.for_each(group.samples * tasks, [&](long task) {
+        for_each(group.host, group.samples * tasks, [&](long task) {
             long const first = task % tasks * task_rows;
             Rows rows{task / tasks, first, std::min(task_rows, pixels - first), 0};
             rows.offset = (rows.sample * pixels + first) * stride_;
@@ -204,7 +180,7 @@ void Block::run_by_rows(Group& group) const {
 // Small images have so many channels that the weights are most of the traffic: a task of a product is a few panels of
 // the weights with all rows, so that each thread reads its part of them only. The steps between the products are a task
 // per sample.
-void Block::run_by_columns(Group& group) const {
+void AxialShiftBlock::run_by_columns(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
     long const rows = group.rows();
@@ -218,7 +194,7 @@ void Block::run_by_columns(Group& group) const {
     float* a = hidden + rows * hidden_stride_;
 
     auto const for_samples = [&](auto const& step) {
-        group.for_each(group.samples, [&](long s) { step(s, s * pixels * stride_); });
+        for_each(group.host, group.samples, [&](long s) { step(s, s * pixels * stride_); });
     };
     auto const normalize = [&](float const* from, float* to) {
         std::vector<Moments> moments(static_cast<std::size_t>(group.chunks()));
@@ -231,7 +207,7 @@ void Block::run_by_columns(Group& group) const {
         return norm;
     };
     auto const for_panels = [&](Dense const& dense, auto const& step) {
-        group.for_each(dense.panels(), [&](long panel) { step(panel, panel + 1); });
+        for_each(group.host, dense.panels(), [&](long panel) { step(panel, panel + 1); });
     };
 
     for_samples([&](long s, long offset) {

@@ -1,0 +1,234 @@
+#include "permutator_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace mlpdeploy::cpu {
+namespace {
+
+// Rows of one task: so many that the weights are read from a cache, and that there is work for several threads.
+constexpr long kTaskRows = 64;
+// Samples of small images are computed together, up to about so many pixels.
+constexpr long kGroupPixels = 256;
+
+// The mean over the pixels (out / segment) of a branch's weights: row s' is the mean of the rows (pixel, s'). A mean of
+// products is a product with the mean, so the gates need no branch in full.
+std::vector<float> mean_over_pixels(float const* weights, long channels, long segment) {
+    std::vector<float> means(static_cast<std::size_t>(segment * channels));
+    std::vector<double> sums(static_cast<std::size_t>(channels));
+    for (long s = 0; s < segment; ++s) {
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (long out = s; out < channels; out += segment) {
+            for (long in = 0; in < channels; ++in)
+                sums[static_cast<std::size_t>(in)] += static_cast<double>(weights[out * channels + in]);
+        }
+        double const pixels = static_cast<double>(channels / segment);
+        for (long in = 0; in < channels; ++in)
+            means[static_cast<std::size_t>(s * channels + in)] =
+                static_cast<float>(sums[static_cast<std::size_t>(in)] / pixels);
+    }
+    return means;
+}
+
+// Rows (c, branch) in the order (branch, c), so that a branch's logits follow each other.
+std::vector<float> by_branch(float const* rows, long channels, long width) {
+    std::vector<float> ordered(static_cast<std::size_t>(3 * channels * width));
+    for (long row = 0; row < 3 * channels; ++row) {
+        long const to = row % 3 * channels + row / 3;
+        std::copy_n(rows + row * width, width, ordered.data() + to * width);
+    }
+    return ordered;
+}
+
+// Three logits of each channel become three gates whose sum is one: (3, channels) -> (3, stride).
+void softmax(float const* logits, long channels, float* gates, long stride) {
+    for (long c = 0; c < channels; ++c) {
+        float const of[] = {logits[c], logits[channels + c], logits[2 * channels + c]};
+        float const most = std::max(of[0], std::max(of[1], of[2]));
+        float const exps[] = {std::exp(of[0] - most), std::exp(of[1] - most), std::exp(of[2] - most)};
+        float const sum = exps[0] + exps[1] + exps[2];
+        for (long k = 0; k < 3; ++k) gates[k * stride + c] = exps[k] / sum;
+    }
+}
+
+// Copy a row, and zeros behind it up to `stride`.
+void copy_row(float const* from, long channels, float* to, long stride) {
+    std::copy_n(from, channels, to);
+    std::fill_n(to + channels, stride - channels, 0.0F);
+}
+
+}  // namespace
+
+struct PermutatorBlock::Group {
+    Host& host;
+    float const* x;
+    float* y;
+    float* normal;     // (samples, side, side, stride)
+    float* h;          // the same: the branch along the height
+    float* row_means;  // (samples, side, stride)
+    float* gates;      // (samples, 3, stride)
+};
+
+PermutatorBlock::PermutatorBlock(Kernels const& kernels, PermutatorSizes const& sizes, float epsilon,
+                                 PermutatorWeights const& w)
+    : kernels_(&kernels),
+      sizes_(sizes),
+      segment_(sizes.channels / sizes.side),
+      stride_(row_stride(kernels, sizes.channels)),
+      hidden_stride_(row_stride(kernels, sizes.hidden)),
+      logits_stride_(row_stride(kernels, 3 * sizes.channels)),
+      epsilon_(epsilon),
+      mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
+      mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
+      mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
+      mean_h_(kernels, {mean_over_pixels(w.mlp_h, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+              sizes.channels, segment_),
+      mean_w_(kernels, {mean_over_pixels(w.mlp_w, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+              sizes.channels, segment_),
+      gate1_(kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
+      gate2_(kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
+             by_branch(w.gate2_bias, sizes.channels, 1).data(), sizes.gate_hidden, 3 * sizes.channels),
+      proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels),
+      fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden),
+      fc2_(kernels, {w.fc2, 1, sizes.channels}, w.fc2_bias, sizes.hidden, sizes.channels),
+      norms_(aligned_floats(4 * stride_)) {
+    float const* const vectors[] = {w.norm1_scale, w.norm1_bias, w.norm2_scale, w.norm2_bias};
+    for (long i = 0; i < 4; ++i) std::copy_n(vectors[i], sizes.channels, norms_.get() + i * stride_);
+}
+
+void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) const {
+    long const side = sizes_.side;
+    long const pixels = side * side;
+    long const together = std::max(1L, std::min(samples, kGroupPixels / pixels));
+    long const lines = std::max(1L, kTaskRows / side);  // of an image, or columns of it, that a task takes
+    long const tasks = (side + lines - 1) / lines;
+    long const size = together * pixels * stride_;
+    Scratch memory(host, 2 * size + together * (side + 3) * stride_);
+    float* const normal = memory.get();
+    float* const row_means = normal + 2 * size;
+    float* const gates = row_means + together * side * stride_;
+    for (long first = 0; first < samples; first += together) {
+        long const offset = first * pixels * sizes_.channels;
+        long const count = std::min(together, samples - first);
+        Group const group{host, x + offset, y + offset, normal, normal + size, row_means, gates};
+        auto const last_line = [&](long task) { return std::min(side, (task % tasks + 1) * lines); };
+        for_each(host, count * side, [&](long row) { normalize(group, row); });
+        // What the gates need is known by now; the branch does not need them.
+        for_each(host, count * (1 + tasks), [&](long i) {
+            long const task = i - count;
+            if (task < 0) {
+                compute_gates(group, i);
+            } else {
+                mix_along_height(group, task / tasks, task % tasks * lines, last_line(task));
+            }
+        });
+        for_each(host, count * tasks,
+                 [&](long task) { finish_rows(group, task / tasks, task % tasks * lines, last_line(task)); });
+    }
+}
+
+void PermutatorBlock::multiply(Finish finish, Dense const& dense, float const* rows, long row_count, float* out) const {
+    dense.multiply(finish, rows, stride_, row_count, out, stride_, 0, dense.panels());
+}
+
+// The first norm of one row of pixels, and the mean over it.
+void PermutatorBlock::normalize(Group const& group, long row) const {
+    long const side = sizes_.side;
+    float* const normal = group.normal + row * side * stride_;
+    for (long i = 0; i < side; ++i)
+        copy_row(group.x + (row * side + i) * sizes_.channels, sizes_.channels, normal + i * stride_, stride_);
+    kernels_->layer_norm(normal, side, stride_, sizes_.channels, epsilon_, norms_.get(), norms_.get() + stride_);
+    kernels_->mean_of_rows(normal, stride_, side, sizes_.channels, group.row_means + row * stride_);
+}
+
+// The gates of one sample, from the means of its rows and columns.
+void PermutatorBlock::compute_gates(Group const& group, long sample) const {
+    Kernels const& k = *kernels_;
+    long const side = sizes_.side;
+    long const channels = sizes_.channels;
+    float const* const row_means = group.row_means + sample * side * stride_;
+    float const* const normal = group.normal + sample * side * side * stride_;
+    long const mixed_stride = row_stride(k, segment_);
+    Scratch memory(group.host,
+                   (2 * side + 2) * stride_ + side * mixed_stride + row_stride(k, sizes_.gate_hidden) + logits_stride_);
+    float* const column_means = memory.get();
+    float* const rows = column_means + side * stride_;
+    float* const mean = rows + side * stride_;
+    float* const sum = mean + stride_;
+    float* const mixed = sum + stride_;
+    float* const hidden = mixed + side * mixed_stride;
+    float* const logits = hidden + row_stride(k, sizes_.gate_hidden);
+
+    for (long i = 0; i < side; ++i)
+        k.mean_of_rows(normal + i * stride_, side * stride_, side, channels, column_means + i * stride_);
+    k.mean_of_rows(row_means, stride_, side, channels, mean);
+    multiply(Finish::kStore, mlp_c_, mean, 1, sum);
+    auto const add_mean_of_branch = [&](Dense const& branch, float const* means) {
+        for (long g = 0; g < side; ++g)
+            k.copy_segments({means + g * segment_, stride_, rows + g * stride_, segment_, segment_, side});
+        branch.multiply(Finish::kStore, rows, stride_, side, mixed, mixed_stride, 0, branch.panels());
+        for (long c = 0; c < channels; ++c) sum[c] += mixed[c / segment_ * mixed_stride + c % segment_];
+    };
+    add_mean_of_branch(mean_h_, row_means);
+    add_mean_of_branch(mean_w_, column_means);
+    gate1_.multiply(Finish::kGelu, sum, stride_, 1, hidden, stride_, 0, gate1_.panels());
+    gate2_.multiply(Finish::kStore, hidden, stride_, 1, logits, logits_stride_, 0, gate2_.panels());
+    softmax(logits, channels, group.gates + 3 * sample * stride_, stride_);
+}
+
+// The branch along the height, for the columns [first, last) of an image: a product's row is one segment of a column.
+void PermutatorBlock::mix_along_height(Group const& group, long sample, long first, long last) const {
+    long const side = sizes_.side;
+    long const offset = sample * side * side * stride_;
+    long const rows = (last - first) * side;
+    Scratch memory(group.host, 2 * rows * stride_);
+    float* const gathered = memory.get();
+    float* const mixed = gathered + rows * stride_;
+    for (long row = 0; row < rows; ++row) {
+        float const* from = group.normal + offset + (first + row / side) * stride_ + row % side * segment_;
+        kernels_->copy_segments({from, side * stride_, gathered + row * stride_, segment_, segment_, side});
+    }
+    multiply(Finish::kStore, mlp_h_, gathered, rows, mixed);
+    for (long row = 0; row < rows; ++row) {
+        float* to = group.h + offset + (first + row / side) * stride_ + row % side * segment_;
+        kernels_->copy_segments({mixed + row * stride_, segment_, to, side * stride_, segment_, side});
+    }
+}
+
+// Everything else, for the rows [first, last) of an image: the other branches, the projection and the MLP.
+void PermutatorBlock::finish_rows(Group const& group, long sample, long first, long last) const {
+    Kernels const& k = *kernels_;
+    long const side = sizes_.side;
+    long const channels = sizes_.channels;
+    long const first_pixel = (sample * side + first) * side;
+    long const rows = (last - first) * side;
+    float const* const normal = group.normal + first_pixel * stride_;
+    Scratch memory(group.host, rows * (3 * stride_ + hidden_stride_));
+    float* const a = memory.get();
+    float* const b = a + rows * stride_;
+    float* const x = b + rows * stride_;
+    float* const hidden = x + rows * stride_;
+
+    // Here a product's row is one segment of an image's row.
+    auto const segment_at = [&](long row) { return row / side * side * stride_ + row % side * segment_; };
+    for (long row = 0; row < rows; ++row)
+        k.copy_segments({normal + segment_at(row), stride_, a + row * stride_, segment_, segment_, side});
+    multiply(Finish::kStore, mlp_w_, a, rows, b);
+    for (long row = 0; row < rows; ++row)
+        k.copy_segments({b + row * stride_, segment_, a + segment_at(row), stride_, segment_, side});
+    multiply(Finish::kStore, mlp_c_, normal, rows, b);
+    k.blend(b, group.h + first_pixel * stride_, a, group.gates + 3 * sample * stride_, rows, stride_, channels);
+
+    for (long row = 0; row < rows; ++row)
+        copy_row(group.x + (first_pixel + row) * channels, channels, x + row * stride_, stride_);
+    multiply(Finish::kAdd, proj_, b, rows, x);
+    std::copy_n(x, rows * stride_, a);
+    k.layer_norm(a, rows, stride_, channels, epsilon_, norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
+    fc1_.multiply(Finish::kGelu, a, stride_, rows, hidden, hidden_stride_, 0, fc1_.panels());
+    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_, 0, fc2_.panels());
+    for (long row = 0; row < rows; ++row)
+        std::copy_n(x + row * stride_, channels, group.y + (first_pixel + row) * channels);
+}
+
+}  // namespace mlpdeploy::cpu

@@ -1,0 +1,76 @@
+// A block of Vision Permutator on rows (N, H, W, C): norm, weighted permute MLP, residual; norm, MLP, residual.
+#pragma once
+
+#include "dense.h"
+#include "host.h"
+#include "kernels.h"
+
+namespace mlpdeploy::cpu {
+
+// Weights as ONNX has them, row-major; vectors are (out).
+struct PermutatorWeights {
+    float const* norm1_scale;
+    float const* norm1_bias;
+    float const* mlp_h;  // (out, in), and so the next four
+    float const* mlp_w;
+    float const* mlp_c;
+    float const* gate1;
+    float const* gate1_bias;
+    float const* gate2;  // output 3 c + k is branch k's logit for channel c
+    float const* gate2_bias;
+    float const* proj;  // (in, out), and so the layers of the MLP
+    float const* proj_bias;
+    float const* norm2_scale;
+    float const* norm2_bias;
+    float const* fc1;
+    float const* fc1_bias;
+    float const* fc2;
+    float const* fc2_bias;
+};
+
+struct PermutatorSizes {
+    long side;      // pixels along an image's side, and segments of its channels
+    long channels;  // a multiple of side
+    long gate_hidden;
+    long hidden;
+};
+
+class PermutatorBlock {
+public:
+    // Copies the weights. Throws std::bad_alloc.
+    PermutatorBlock(Kernels const& kernels, PermutatorSizes const& sizes, float epsilon,
+                    PermutatorWeights const& weights);
+
+    // y = block(x); both (samples, side, side, channels), and not the same memory. Throws std::bad_alloc.
+    void run(Host& host, float const* x, float* y, long samples) const;
+
+private:
+    // Memory of samples that are computed together.
+    struct Group;
+    void normalize(Group const& group, long row) const;
+    void compute_gates(Group const& group, long sample) const;
+    void mix_along_height(Group const& group, long sample, long first, long last) const;
+    void finish_rows(Group const& group, long sample, long first, long last) const;
+    void multiply(Finish finish, Dense const& dense, float const* rows, long row_count, float* out) const;
+
+    Kernels const* kernels_;
+    PermutatorSizes sizes_;
+    long segment_;  // channels of one segment
+    long stride_;
+    long hidden_stride_;
+    long logits_stride_;
+    float epsilon_;
+    Dense mlp_h_;
+    Dense mlp_w_;
+    Dense mlp_c_;
+    Dense mean_h_;  // from a row of mlp_h_ to the mean over its results' pixels: (C, segment)
+    Dense mean_w_;
+    Dense gate1_;
+    Dense gate2_;  // outputs by branch: (3, C)
+    Dense proj_;
+    Dense fc1_;
+    Dense fc2_;
+    Floats norms_;  // (4, stride): scale and bias of the first norm, and of the second
+};
+
+}  // namespace mlpdeploy::cpu

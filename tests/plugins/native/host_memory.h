@@ -1,0 +1,73 @@
+// Memory and threads for blocks that are built with sanitizers: each buffer ends with its last element, and whatever is
+// read before it is written shows as a difference between two runs.
+#pragma once
+
+#include <sanitizer/asan_interface.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "host.h"
+#include "kernels.h"
+
+namespace mlpdeploy::cpu::KERNELS {
+extern Kernels const kKernels;
+}
+
+namespace mlpdeploy::cpu {
+
+// Memory filled with `fill`, and two threads that share the tasks out.
+class TwoThreads final : public Host {
+public:
+    explicit TwoThreads(int fill) : fill_(fill) {}
+    void for_each(long count, void (*task)(void*, std::size_t), void* data) override {
+        auto const every_second = [=](long first) {
+            for (long i = first; i < count; i += 2) task(data, static_cast<std::size_t>(i));
+        };
+        std::thread other(every_second, 1);
+        every_second(0);
+        other.join();
+    }
+    void* allocate(std::size_t bytes) noexcept override {
+        // On a cache line already: the room that the caller asks for to get there must stay untouched.
+        std::size_t const size = (bytes + kLine - 1) / kLine * kLine;
+        void* memory = std::aligned_alloc(kLine, size);
+        std::memset(memory, fill_, size);
+        ASAN_POISON_MEMORY_REGION(static_cast<char*>(memory) + bytes - kLine, size - bytes + kLine);
+        return memory;
+    }
+    void release(void* memory) noexcept override { std::free(memory); }
+
+private:
+    static constexpr std::size_t kLine = 64;
+    int fill_;
+};
+
+inline std::vector<float> random_floats(long count) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = static_cast<float>(std::rand()) / static_cast<float>(RAND_MAX) - 0.5F;
+    return values;
+}
+
+inline std::vector<std::vector<float>> random_weights(std::vector<long> const& sizes) {
+    std::vector<std::vector<float>> weights;
+    for (long size : sizes) weights.push_back(random_floats(size));
+    return weights;
+}
+
+// Whether run(host, y), which writes `count` floats, does not depend on what its memory held.
+template <typename Run>
+bool reads_what_it_wrote(long count, Run const& run) {
+    std::vector<float> y[2];
+    for (int i = 0; i < 2; ++i) {
+        y[i].resize(static_cast<std::size_t>(count));
+        TwoThreads host(i == 0 ? 0 : 0xFF);  // all ones are NaNs
+        run(host, y[i].data());
+    }
+    return std::memcmp(y[0].data(), y[1].data(), y[0].size() * sizeof(float)) == 0;
+}
+
+}  // namespace mlpdeploy::cpu
