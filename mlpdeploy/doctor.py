@@ -94,10 +94,10 @@ def cpu_kernels() -> Finding:
     build = "mlpdeploy plugin build --cpu"
     if library is None:
         return Finding(name, "ok", "not built; models in float32 run slower without them", build)
-    kernels = kernels_of(library)
-    if kernels is None:
+    kernels = [found for precision in ("fp32", "bf16") if (found := kernels_of(library, precision))]
+    if not kernels:
         return Finding(name, "warning", f"{library} cannot be loaded", f"{build} --force")
-    return Finding(name, "ok", f"{kernels}, {library}")
+    return Finding(name, "ok", f"{' and '.join(kernels)}, {library}")
 
 
 def _clashes() -> list[Finding]:

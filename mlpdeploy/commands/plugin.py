@@ -64,10 +64,13 @@ def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, for
     if architectures or tensorrt_include:
         raise UsageError("--cpu with an option of the CUDA plugin", fix="leave --arch and --tensorrt-include out")
     path = build_cpu_library(steps(), force)
+    kernels = {precision: kernels_of(path, precision) for precision in ("fp32", "bf16")}
     if as_json:
-        print_json({"library": str(path), "kernels": kernels_of(path)})
+        print_json({"library": str(path), "kernels": kernels["fp32"], "bf16_kernels": kernels["bf16"]})
     else:
-        click.echo(f"{path}\n  {kernels_of(path) or 'not used on this processor, which has no AVX-512'}")
+        click.echo(path)
+        click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX-512'}")
+        click.echo(f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512 BF16'}")
 
 
 def print_build(library: PluginLibrary) -> None:

@@ -21,10 +21,16 @@ With n for the norm without affine part, whose epsilon is an attribute:
 
 The function is what the CPU's lowering makes of the same nodes, in the same order, so a runtime without the kernel
 loses nothing. The kernel is `plugins/csrc/cpu`.
+
+`mlpdeploy::AxialShiftBlockBf16(X, W_1, ..., b_5, K_w, K_h) -> Y` is the same with products of bfloat16: the six matrices
+W are of that type, what they are multiplied with is rounded to it (nearest, ties to even), and everything else is
+float, the sums of the products among it. X and Y are (N, H, W, C) there: a kernel works on rows of channels, and
+between two blocks nothing has to be turned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec, axial_shift_ref
@@ -34,45 +40,79 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "AxialShiftBlock"
+BF16_NAME = "AxialShiftBlockBf16"
 WEIGHTS = ("W_1", "b_1", "scale", "bias", "W_w", "b_w", "W_h", "b_h", "W_3", "b_3", "W_4", "b_4", "W_5", "b_5")
+MATRICES = ("W_1", "W_w", "W_h", "W_3", "W_4", "W_5")
 INPUTS = ("X", *WEIGHTS, "K_w", "K_h", "sizes")
+BF16_INPUTS = INPUTS[:-1]
 
 
-def axial_shift_block_function(shift: ShiftSpec, opset: int) -> onnx.FunctionProto:
+def axial_shift_block_function(shift: ShiftSpec, opset: int, *, bf16: bool = False) -> onnx.FunctionProto:
     """Return the ONNX function behind the nodes of a file, all of which shift alike."""
     from onnx import parser
 
+    attributes = "shift_size: int, dilation: int, padding: string, channels: int, epsilon: float"
+    if not bf16:
+        signature = f"{NAME} <{attributes}> ({', '.join(INPUTS)}) => (Y)"
+        body = _body(shift, "X", "Y", _product)
+    else:
+        signature = f"{BF16_NAME} <{attributes}> ({', '.join(BF16_INPUTS)}) => (Y)"
+        body = f"""ab_planes = Transpose <perm = [0, 3, 1, 2]> (X)
+      sizes = Shape (ab_planes)
+      {_body(shift, "ab_planes", "ab_result", _bf16_product)}
+      Y = Transpose <perm = [0, 2, 3, 1]> (ab_result)"""
     return parser.parse_function(f"""
     <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
-    {NAME} <shift_size: int, dilation: int, padding: string, channels: int, epsilon: float>
-      ({", ".join(INPUTS)}) => (Y) {{
-      ab_one = Constant <value_floats = [1.0]> ()
+    {signature} {{
+      {body}
+    }}""")
+
+
+def _body(shift: ShiftSpec, x: str, y: str, product: Callable[[str, str, str, str], str]) -> str:
+    """Return the block from planes `x` to planes `y`."""
+    return f"""ab_one = Constant <value_floats = [1.0]> ()
       ab_zero = Constant <value_floats = [0.0]> ()
       ab_flat_shape = Constant <value_ints = [0, 1, -1]> ()
       ab_root = Constant <value_float = 1.4142135> ()
       ab_unit = Constant <value_float = 1.0> ()
       ab_half = Constant <value_float = 0.5> ()
-      {_norm("X", "ab_n1")}
-      ab_c1 = Conv <kernel_shape = [1, 1]> (ab_n1, W_1, b_1)
+      {_norm(x, "ab_n1")}
+      {product("ab_n1", "W_1", "b_1", "ab_c1")}
       {_norm("ab_c1", "ab_n2")}
       ab_affine = Conv <kernel_shape = [1, 1], group: int = @channels> (ab_n2, scale, bias)
       {_gelu("ab_affine", "ab_a")}
       {_shift(shift, "w")}
       {_shift(shift, "h")}
-      ab_cw = Conv <kernel_shape = [1, 1]> (ab_w, W_w, b_w)
+      {product("ab_w", "W_w", "b_w", "ab_cw")}
       {_gelu("ab_cw", "ab_gw")}
-      ab_ch = Conv <kernel_shape = [1, 1]> (ab_h, W_h, b_h)
+      {product("ab_h", "W_h", "b_h", "ab_ch")}
       {_gelu("ab_ch", "ab_gh")}
       ab_sum = Add (ab_gw, ab_gh)
       {_norm("ab_sum", "ab_n3")}
-      ab_c3 = Conv <kernel_shape = [1, 1]> (ab_n3, W_3, b_3)
-      ab_x = Add (X, ab_c3)
+      {product("ab_n3", "W_3", "b_3", "ab_c3")}
+      ab_x = Add ({x}, ab_c3)
       {_norm("ab_x", "ab_n4")}
-      ab_c4 = Conv <kernel_shape = [1, 1]> (ab_n4, W_4, b_4)
+      {product("ab_n4", "W_4", "b_4", "ab_c4")}
       {_gelu("ab_c4", "ab_hidden")}
-      ab_c5 = Conv <kernel_shape = [1, 1]> (ab_hidden, W_5, b_5)
-      Y = Add (ab_x, ab_c5)
-    }}""")
+      {product("ab_hidden", "W_5", "b_5", "ab_c5")}
+      {y} = Add (ab_x, ab_c5)"""
+
+
+def _product(x: str, weight: str, bias: str, y: str) -> str:
+    return f"{y} = Conv <kernel_shape = [1, 1]> ({x}, {weight}, {bias})"
+
+
+def _bf16_product(x: str, weight: str, bias: str, y: str) -> str:
+    """Return a product of what bfloat16 keeps of its factors, with sums in float."""
+    return f"""{bf16_factors(x, weight, y)}
+      {_product(f"{y}_rounded", f"{y}_weight", bias, y)}"""
+
+
+def bf16_factors(x: str, weight: str, y: str) -> str:
+    """Return nodes that make `<y>_rounded` and `<y>_weight`: what bfloat16 keeps of `x`, and a weight, as floats."""
+    return f"""{y}_half = Cast <to = 16> ({x})
+      {y}_rounded = Cast <to = 1> ({y}_half)
+      {y}_weight = Cast <to = 1> ({weight})"""
 
 
 def _norm(x: str, y: str) -> str:
@@ -107,7 +147,7 @@ def _shift(shift: ShiftSpec, axis: str) -> str:
 
 
 def axial_shift_block_ref(
-    x: torch.Tensor, weights: tuple[torch.Tensor, ...], shift: ShiftSpec, epsilon: float
+    x: torch.Tensor, weights: tuple[torch.Tensor, ...], shift: ShiftSpec, epsilon: float, *, bf16: bool = False
 ) -> torch.Tensor:
     """Return Y as the contract writes it.
 
@@ -116,15 +156,23 @@ def axial_shift_block_ref(
         weights: W_1 to b_5, in the order of `WEIGHTS` and with the shapes of the contract.
         shift: the shift's attributes.
         epsilon: of the norms.
+        bf16: round the factors of the products to bfloat16.
     """
+    import torch
     from torch.nn import functional as F
 
     def norm(values: torch.Tensor) -> torch.Tensor:
         return F.group_norm(values, 1, eps=epsilon)
 
+    def rounded(values: torch.Tensor) -> torch.Tensor:
+        return values.to(torch.bfloat16).to(values.dtype) if bf16 else values
+
+    def product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(rounded(values), rounded(weight), bias)
+
     w_1, b_1, scale, bias, w_w, b_w, w_h, b_h, w_3, b_3, w_4, b_4, w_5, b_5 = weights
-    a = F.gelu(norm(F.conv2d(norm(x), w_1, b_1)) * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1))
+    a = F.gelu(norm(product(norm(x), w_1, b_1)) * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1))
     along_w, along_h = axial_shift_ref(a, shift)
-    mixed = F.gelu(F.conv2d(along_w, w_w, b_w)) + F.gelu(F.conv2d(along_h, w_h, b_h))
-    x = x + F.conv2d(norm(mixed), w_3, b_3)
-    return x + F.conv2d(F.gelu(F.conv2d(norm(x), w_4, b_4)), w_5, b_5)
+    mixed = F.gelu(product(along_w, w_w, b_w)) + F.gelu(product(along_h, w_h, b_h))
+    x = x + product(norm(mixed), w_3, b_3)
+    return x + product(F.gelu(product(norm(x), w_4, b_4)), w_5, b_5)

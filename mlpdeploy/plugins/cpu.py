@@ -31,9 +31,19 @@ SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is 
 LIBRARY_VARIABLE = "MLPDEPLOY_CPU_LIBRARY"
 LIBRARY_NAME = "libmlpdeploy_cpu.so"
 CURRENT_NAME = "current"  # link to the folder of the newest build: where C++ looks
-# Instruction set -> what it needs of the compiler. Only the default was measured to be faster than ONNX Runtime's own.
-_X86_FLAGS = {"avx512": ("-mavx512f",), "avx2": ("-mavx2", "-mfma"), "portable": ()}
-INSTRUCTION_SETS = tuple(_X86_FLAGS)
+# Instruction set -> what it needs of the compiler. Of float32's only the default was measured to be faster than ONNX
+# Runtime's own.
+_BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
+_X86_FLAGS = {
+    "avx512": ("-mavx512f",),
+    "avx2": ("-mavx2", "-mfma"),
+    "portable": (),
+    "amx": (*_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
+    "avx512bf16": _BF16_FLAGS,
+}
+FLOAT_SETS = ("avx512", "avx2", "portable")
+BF16_SETS = ("amx", "avx512bf16")
+INSTRUCTION_SETS = FLOAT_SETS + BF16_SETS
 DEFAULT_FEATURE = "avx512f"
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
@@ -85,10 +95,15 @@ def find_cpu_library() -> Path | None:
     return max(folders, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def kernels_of(library: Path) -> str | None:
-    """Return the name of the kernels that a library runs on this processor, or None if it cannot be loaded."""
+def kernels_of(library: Path, precision: str = "fp32") -> str | None:
+    """Return the name of the kernels that a library runs on this processor; None where it has none or cannot be loaded.
+
+    Args:
+        precision: of the products, `fp32` or `bf16`.
+    """
     try:
-        function = ctypes.CDLL(str(library)).mlpdeploy_cpu_kernels
+        loaded = ctypes.CDLL(str(library))
+        function = loaded.mlpdeploy_cpu_bf16_kernels if precision == "bf16" else loaded.mlpdeploy_cpu_kernels
     except (OSError, AttributeError):
         return None
     function.restype = ctypes.c_char_p
@@ -179,14 +194,13 @@ def _compiler() -> str:
 
 
 def _compile(scratch: Path, compiler: str, log: Path) -> Path:
-    """Compile every source, the kernels once per instruction set, and link."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
+    """Compile every source, the kernels once per instruction set that the compiler knows, and link."""
+    sets = {name: flags for name, flags in _X86_FLAGS.items() if _knows(compiler, flags)}
+    known = tuple(f"-DMLPDEPLOY_WITH_{name.upper()}" for name in sets)
     units: list[tuple[Path, str, tuple[str, ...]]] = [
-        (path, path.stem, ()) for path in sorted((CSRC / CPU_FOLDER).glob("*.cpp")) if path.stem != "kernels"
+        (path, path.stem, known) for path in sorted((CSRC / CPU_FOLDER).glob("*.cpp")) if path.stem != "kernels"
     ]
-    for name, flags in _X86_FLAGS.items():
-        if x86 or not flags:
-            units.append((CSRC / CPU_FOLDER / "kernels.cpp", f"kernels_{name}", flags))
+    units += [(CSRC / CPU_FOLDER / "kernels.cpp", f"kernels_{name}", flags) for name, flags in sets.items()]
     objects = [scratch / f"{name}.o" for _, name, _ in units]
     commands = [
         [compiler, *_FLAGS, *flags, "-c", str(source), "-o", str(target)]
@@ -204,6 +218,11 @@ def _compile(scratch: Path, compiler: str, log: Path) -> Path:
         first = next((line for line in failed[0].splitlines() if "error" in line), "the compiler stopped")
         raise PluginError(f"the CPU kernels could not be compiled ({first.strip()})", fix=f"see {log}")
     return library
+
+
+def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
+    """Return whether a compiler has an instruction set: one for another processor, or an old one, does not."""
+    return not flags or _run([compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull])[0] == 0
 
 
 def _run(command: list[str]) -> tuple[int, str]:

@@ -26,20 +26,18 @@ from mlpdeploy.quant.half_plan import NO_NUMBERS, float32_by_design, is_float, i
 from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.recipe import Recipe
 
-HalfForm = Literal["typed", "hint"]
+HalfForm = Literal["typed", "hint", "blocks"]
 
 # How each target is given half precision: `typed`, the file's values have the type; `hint`, the file stays float32 and
-# the session asks the runtime for the manifest's precision; None, the target cannot.
-HALF_FORMS: dict[str, dict[str, HalfForm | None]] = {
-    "cpu": {"fp16": "typed", "bf16": None},
+# the session asks the runtime for the manifest's precision; `blocks`, the products inside of whole blocks have it.
+HALF_FORMS: dict[str, dict[str, HalfForm]] = {
+    "cpu": {"fp16": "typed", "bf16": "blocks"},  # ONNX Runtime's CPU provider has no bfloat16 operators; ours are blocks
     # bf16 as a hint is OpenVINO's own way. fp16 as a hint would be taken for bf16 on processors without fp16
     # arithmetic, which are most; a typed file is half as large, and the session has it computed in float32 there.
     "openvino": {"fp16": "typed", "bf16": "hint"},
     "tensorrt": {"fp16": "typed", "bf16": "typed"},
     "tensorrt-rtx": {"fp16": "typed", "bf16": "typed"},
 }
-WHY_NOT = {("bf16", "cpu"): "ONNX Runtime's CPU provider has no bfloat16 operators"}
-
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _SMALLEST_NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}
 _BF16_OPSET = 22
@@ -74,23 +72,6 @@ class HalfReport(PassReport):
         return {**super().to_dict(), **{name: getattr(self, name) for name in names}}
 
 
-def half_form(precision: str, target: str) -> HalfForm:
-    """Return how a target is given fp16 or bf16.
-
-    Raises:
-        UsageError: it cannot compute in that type.
-    """
-    form = HALF_FORMS[target][precision]
-    if form is None:
-        able = [name for name, forms in HALF_FORMS.items() if forms[precision]]
-        others = [name for name, other in HALF_FORMS[target].items() if other]
-        raise UsageError(
-            f"precision {precision} for the target {target}: {WHY_NOT[precision, target]}",
-            f"--precision {' or '.join(others)}, or a target that computes in {precision}: {', '.join(able)}",
-        )
-    return form
-
-
 def half_types(
     model: ir.Model, recipe: Recipe, target: str, magnitudes: Mapping[str, float] | None = None
 ) -> HalfReport:
@@ -106,9 +87,9 @@ def half_types(
     Raises:
         UsageError: the target takes no typed model of this precision, or a kept name is no node's.
     """
-    if half_form(recipe.precision, target) != "typed":
+    if HALF_FORMS[target][recipe.precision] != "typed":
         raise UsageError(
-            f"a typed {recipe.precision} model for {target}", fix="its model stays float32, and the session asks for it"
+            f"a typed {recipe.precision} model for {target}", fix="its operators stay float32; see HALF_FORMS"
         )
     recipe.check_names(str(node.name) for node in model.graph)
     _fill_types(model)

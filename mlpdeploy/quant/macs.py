@@ -8,6 +8,9 @@ from math import prod
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of
+from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.axial_shift_block import INPUTS, MATRICES
+from mlpdeploy.ops.axial_shift_block import NAME as AXIAL_SHIFT_BLOCK
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -23,12 +26,20 @@ def macs_of(model: ir.Model) -> dict[str, int]:
     for node in model.graph:
         for output in node.outputs:
             elements[output] = _elements(node, output, elements)
+        if (node.domain, node.op_type) == (DOMAIN, AXIAL_SHIFT_BLOCK):
+            macs[str(node.name)] = _block_macs(node, elements[node.outputs[0]])
         weight = _weight(node)
         if weight is None or is_shift(node):
             continue
         # One output value is one sum over the weight's other axes than that of the outputs.
         macs[str(node.name)] = elements[node.outputs[0]] * (prod(weight) // _outputs(node, weight))
     return macs
+
+
+def _block_macs(node: ir.Node, elements: int) -> int:
+    """Return the multiply-adds of a block's matrices, each of which every pixel goes through once."""
+    arrays = [array_of(node.inputs[INPUTS.index(name)]) for name in MATRICES]
+    return elements // node.attributes.get_int("channels", 1) * sum(array.size for array in arrays if array is not None)
 
 
 def is_shift(node: ir.Node) -> bool:

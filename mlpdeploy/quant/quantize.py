@@ -16,7 +16,8 @@ from mlpdeploy.export.export import write_lowered
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
 from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
 from mlpdeploy.quant.data import CalibrationData, calibration_images
-from mlpdeploy.quant.half import HALF_FORMS, HalfForm, half_form, half_types, unexpected_float32
+from mlpdeploy.quant.half import HALF_FORMS, HalfForm, half_types, unexpected_float32
+from mlpdeploy.quant.half_blocks import half_blocks
 from mlpdeploy.quant.products import quantized_tensors
 from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
@@ -85,7 +86,9 @@ def quantize_artifact(
         applied: dict[str, dict[str, Any]] = {}
         for target, shift in source.shifts.items():
             say(f"writing {recipe.precision} for {target}")
-            model, passes = source.lowered(target, expand_gelu=False if recipe.precision == "int8" else None)
+            int8 = recipe.precision == "int8"
+            by_blocks = not int8 and HALF_FORMS[target][recipe.precision] == "blocks"
+            model, passes = source.lowered(target, expand_gelu=False if int8 else None, blocks=by_blocks)
             applied[target] = apply(model, recipe, target, calibration)
             files |= write_lowered(model, staging, target, shift if manifest.files[name].shift else "")
             reports += [{"target": target, **report.to_dict()} for report in passes]
@@ -127,7 +130,7 @@ def check_targets(recipe: Recipe, source: Source) -> None:
     if recipe.precision == "int8":
         return
     for target in source.shifts:
-        if half_form(recipe.precision, target) == "hint" and recipe.keep:
+        if HALF_FORMS[target][recipe.precision] == "hint" and recipe.keep:
             raise UsageError(
                 f"blocks to keep in float32 in {recipe.precision} for {target}",
                 "none: the runtime decides there",
@@ -145,8 +148,10 @@ def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration
         if _rest_form(recipe, target) == "hint":
             return {**report, "rest": BY_HINT}
         return {**report, "rest": _to_half(model, Recipe(recipe.rest), target, calibration)}
-    if half_form(recipe.precision, target) == "hint":
+    if HALF_FORMS[target][recipe.precision] == "hint":
         return BY_HINT
+    if HALF_FORMS[target][recipe.precision] == "blocks":
+        return half_blocks(model, recipe).to_dict()
     return _to_half(model, recipe, target, calibration)
 
 

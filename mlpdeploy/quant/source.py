@@ -32,13 +32,15 @@ class Source:
     manifest: Manifest
     shifts: dict[str, ShiftForm]
 
-    def lowered(self, target: str, *, expand_gelu: bool | None = None) -> tuple[ir.Model, list[PassReport]]:
+    def lowered(
+        self, target: str, *, expand_gelu: bool | None = None, blocks: bool = False
+    ) -> tuple[ir.Model, list[PassReport]]:
         """Return the model lowered for a target in float32, and what the passes did; None means the target's Gelu."""
         chosen = TARGETS[target]
         if expand_gelu is not None:
             chosen = dataclasses.replace(chosen, expand_gelu=expand_gelu)
         model = ir.load(checked_file(self.directory, self.manifest, self.manifest.file_for(CANONICAL)))
-        return model, lower(model, chosen, self.shifts.get(target, chosen.shift))
+        return model, lower(model, chosen, self.shifts.get(target, chosen.shift), blocks=blocks)
 
 
 def open_source(directory: str | Path, targets: Sequence[str] | None = None) -> Source:

@@ -13,7 +13,9 @@ from mlpdeploy.verify.tolerance import spread
 SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
 # Operators that stand for a whole torch module.
-BLOCKS = ("AxialShiftBlock", "PermutatorBlock")
+BLOCKS = ("AxialShiftBlock", "AxialShiftBlockBf16", "PermutatorBlock")
+# Operators on (N, H, W, C) that stand for torch modules on (N, C, H, W).
+ON_ROWS = ("AxialShiftBlockBf16", "PatchMergingBf16")
 
 
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:
@@ -82,6 +84,7 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
                 last[output.rpartition("/")[0]] = output
     order = [output for node in graph.node for output in node.output if output in last.values()]
     blocks = {node.output[0].rpartition("/")[0] for node in graph.node if node.op_type in BLOCKS}
+    on_rows = {node.output[0] for node in graph.node if node.op_type in ON_ROWS}
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in order)
     options = ort.SessionOptions()
@@ -89,4 +92,6 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     results = session.run(order, {given.name: image.astype(np.float16 if "16" in given.type else np.float32)})
-    return {name: result.astype(np.float64) for name, result in zip(order, results, strict=True)}, order, blocks
+    computed = {name: result.astype(np.float64) for name, result in zip(order, results, strict=True)}
+    computed |= {name: computed[name].transpose(0, 3, 1, 2) for name in on_rows & computed.keys()}
+    return computed, order, blocks

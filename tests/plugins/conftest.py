@@ -16,11 +16,11 @@ import pytest
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError
 from mlpdeploy.plugins.build import BuildOptions, build_plugin
-from mlpdeploy.plugins.cpu import INSTRUCTION_SETS, SWITCH_VARIABLE, build_cpu_library
+from mlpdeploy.plugins.cpu import BF16_SETS, FLOAT_SETS, SWITCH_VARIABLE, build_cpu_library
 from mlpdeploy.plugins.find import CACHE_VARIABLE, LIBRARY_VARIABLE, PluginLibrary
 from mlpdeploy.plugins.toolchain import Toolchain, find_toolchain
 
-NEEDS = {"avx512": "avx512f", "avx2": "avx2"}
+NEEDS = {"avx512": "avx512f", "avx2": "avx2", "amx": "amx_bf16", "avx512bf16": "avx512_bf16"}
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +53,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "plugins"
 
 
-@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
+@pytest.fixture(scope="module", params=FLOAT_SETS)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the library that runs one instruction set; it asks for the name once."""
-    name = request.param
-    if NEEDS.get(name, "avx2") not in cpu_features() and name != "portable":
+    yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_kernels")
+
+
+@pytest.fixture(scope="module", params=BF16_SETS)
+def bf16_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for the instructions that multiply bfloat16."""
+    yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_bf16_kernels")
+
+
+def library_of(name: str, tmp_path_factory: pytest.TempPathFactory, question: str) -> Iterator[Path]:
+    """Yield a copy of the library that answers the question with the instruction set's name."""
+    if name != "portable" and NEEDS[name] not in cpu_features():
         pytest.skip(f"this processor has no {name}")
     try:
         library = build_cpu_library()
@@ -66,7 +76,7 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     copy = shutil.copy(library, tmp_path_factory.mktemp("kernels") / f"{name}.so")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SWITCH_VARIABLE, name)
-        function = ctypes.CDLL(str(copy)).mlpdeploy_cpu_kernels
+        function = getattr(ctypes.CDLL(str(copy)), question)
         function.restype = ctypes.c_char_p
         assert function() == name.encode()
         yield Path(copy)

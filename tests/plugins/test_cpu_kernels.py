@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,20 +15,31 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
-from mlpdeploy.ops.axial_shift_block import INPUTS, NAME, WEIGHTS, axial_shift_block_function, axial_shift_block_ref
+from mlpdeploy.ops.axial_shift_block import (
+    BF16_INPUTS,
+    BF16_NAME,
+    INPUTS,
+    MATRICES,
+    NAME,
+    WEIGHTS,
+    axial_shift_block_function,
+    axial_shift_block_ref,
+)
 
 OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: ten roundings of sums of up to 50 terms.
 TOLERANCE = 5e-6
+# Relative to the largest result: a float's last bit decides which way some operands are rounded.
+BF16_TOLERANCE = 1.5e-2
 
 
 class Block:
     """A block with random weights, as a model of one node."""
 
-    def __init__(self, channels: int, hidden: int, spec: ShiftSpec, seed: int = 0) -> None:
+    def __init__(self, channels: int, hidden: int, spec: ShiftSpec, seed: int = 0, bf16: bool = False) -> None:
         rng = np.random.default_rng(seed)
-        self.channels, self.spec = channels, spec
+        self.channels, self.spec, self.bf16 = channels, spec, bf16
         out = dict.fromkeys(WEIGHTS, channels) | {"W_4": hidden, "b_4": hidden}
         into = {"W_5": hidden}
         self.weights = [
@@ -46,10 +58,13 @@ class Block:
         kernel[np.arange(self.channels), size - 1 - np.arange(self.channels) // group] = 1
         constants = dict(zip(WEIGHTS, self.weights, strict=True))
         constants["K_w"], constants["K_h"] = kernel[:, None, None, :], kernel[:, None, :, None]
-        constants["sizes"] = np.array([0, self.channels, height, width])
+        if self.bf16:
+            constants |= {name: constants[name].astype(ml_dtypes.bfloat16) for name in MATRICES}
+        else:
+            constants["sizes"] = np.array([0, self.channels, height, width])
         node = helper.make_node(
-            NAME,
-            INPUTS,
+            BF16_NAME if self.bf16 else NAME,
+            BF16_INPUTS if self.bf16 else INPUTS,
             ["Y"],
             domain=DOMAIN,
             shift_size=size,
@@ -58,13 +73,13 @@ class Block:
             channels=self.channels,
             epsilon=EPSILON,
         )
-        shape = ["n", self.channels, height, width]
+        shape = ["n", height, width, self.channels] if self.bf16 else ["n", self.channels, height, width]
         values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "XY"]
         graph = helper.make_graph(
             [node], "block", values[:1], values[1:], [numpy_helper.from_array(a, n) for n, a in constants.items()]
         )
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-        function = axial_shift_block_function(self.spec, OPSET)
+        function = axial_shift_block_function(self.spec, OPSET, bf16=self.bf16)
         model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
@@ -75,18 +90,22 @@ class Block:
         if library is not None:
             options.register_custom_ops_library(str(library))
         session = ort.InferenceSession(self.model(*x.shape[2:]), options, providers=["CPUExecutionProvider"])
-        return session.run(None, {"X": x})[0]
+        if not self.bf16:
+            return session.run(None, {"X": x})[0]
+        rows = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        return session.run(None, {"X": rows})[0].transpose(0, 3, 1, 2)
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         weights = tuple(torch.from_numpy(array).double() for array in self.weights)
-        return axial_shift_block_ref(torch.from_numpy(x).double(), weights, self.spec, EPSILON).numpy()
+        wanted = axial_shift_block_ref(torch.from_numpy(x).double(), weights, self.spec, EPSILON, bf16=self.bf16)
+        return wanted.numpy()
 
 
 def image(seed: int, *shape: int) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * 2 + 0.5).astype(np.float32)
 
 
-def cases(count: int) -> Iterator[tuple[Block, np.ndarray]]:
+def cases(count: int, bf16: bool = False) -> Iterator[tuple[Block, np.ndarray]]:
     """Every number of channels from 1 to `count`, each with sizes and options of its own."""
     rng = np.random.default_rng(1)
     for channels in range(1, count + 1):
@@ -98,7 +117,7 @@ def cases(count: int) -> Iterator[tuple[Block, np.ndarray]]:
             except UsageError:
                 continue
             break
-        block = Block(channels, int(rng.integers(1, 70)), spec, channels)
+        block = Block(channels, int(rng.integers(1, 70)), spec, channels, bf16)
         yield block, image(channels, int(rng.integers(1, 4)), channels, height, width)
 
 
@@ -109,6 +128,12 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
 def test_every_number_of_channels(kernels: Path) -> None:
     for block, x in cases(45):
         assert_close(block.run(x, kernels), block.expected(x))
+
+
+def test_every_number_of_channels_in_bf16(bf16_kernels: Path) -> None:
+    for block, x in cases(45, bf16=True):
+        found, wanted = block.run(x, bf16_kernels), block.expected(x)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=BF16_TOLERANCE * np.abs(wanted).max())
 
 
 def test_the_function_is_the_same_block() -> None:

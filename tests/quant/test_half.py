@@ -18,7 +18,7 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.export.lower import TARGETS
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
 from mlpdeploy.models.build import Model, random_weights
-from mlpdeploy.quant.half import HALF_FORMS, half_form, half_types, unexpected_float32
+from mlpdeploy.quant.half import HALF_FORMS, half_types, unexpected_float32
 from mlpdeploy.quant.half_plan import FP16_MARGIN, FP16_MAX, MOVEMENT
 from mlpdeploy.quant.recipe import Recipe
 
@@ -259,14 +259,9 @@ def test_every_target_says_how_it_takes_half_precision() -> None:
     assert set(TARGETS) <= set(HALF_FORMS)
     for target, forms in HALF_FORMS.items():
         assert set(forms) == {"fp16", "bf16"}, target
-    with pytest.raises(
-        UsageError, match=r"bf16 for the target cpu.*no bfloat16 operators.*--precision fp16.*openvino, tensorrt"
-    ):
-        half_form("bf16", "cpu")
-    with pytest.raises(UsageError, match="bf16 for the target cpu"):
-        half_types(graph_of("asmlp", "cpu"), Recipe("bf16"), "cpu")
-    with pytest.raises(UsageError, match="typed bf16 model for openvino"):
-        half_types(graph_of("asmlp", "cpu"), Recipe("bf16"), "openvino")
+    for target in ("cpu", "openvino"):
+        with pytest.raises(UsageError, match=f"typed bf16 model for {target}"):
+            half_types(graph_of("asmlp", "cpu"), Recipe("bf16"), target)
 
 
 def test_onnxruntime_still_has_no_bfloat16() -> None:

@@ -19,7 +19,7 @@ from mlpdeploy import load
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import file_entry, read_manifest
-from mlpdeploy.quant.half import half_form, half_types
+from mlpdeploy.quant.half import HALF_FORMS, half_types
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
 
@@ -32,7 +32,7 @@ def make_half(source: Path, directory: Path, recipe: Recipe, target: str = "cpu"
     (directory / CPU).unlink()
     (directory / "model.cpu.weights").unlink()
     graph = lowered(tiny_asmlp(), target)
-    if half_form(recipe.precision, target) == "typed":
+    if HALF_FORMS[target][recipe.precision] == "typed":
         half_types(graph, recipe, target)
     name = f"model.{target}.onnx"
     onnx.save(ir.to_proto(graph), directory / name)

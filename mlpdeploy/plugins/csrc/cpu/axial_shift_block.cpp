@@ -1,64 +1,49 @@
 #include "axial_shift_block.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
+
+#include "sample_norm.h"
 
 namespace mlpdeploy::cpu {
 namespace {
 
-// An image of fewer pixels is split over its columns instead of its rows: see run_by_columns.
-constexpr long kFewPixels = 128;
-// Samples of small images are computed together, up to about so many pixels.
-constexpr long kGroupPixels = 256;
-
-struct Statistics {
-    float mean;
-    float factor;  // 1 / standard deviation
-};
-
-// Merge the chunks' moments in their order (Chan's formula).
-Statistics merge(Moments const* chunks, long pixels, long channels, float epsilon) {
-    double count = 0;
-    double mean = 0;
-    double squares = 0;
-    for (long first = 0; first < pixels; first += kChunkRows, ++chunks) {
-        double const more = static_cast<double>(std::min(kChunkRows, pixels - first)) * static_cast<double>(channels);
-        double const apart = static_cast<double>(chunks->mean) - mean;
-        squares += static_cast<double>(chunks->squares) + apart * apart * count * more / (count + more);
-        mean += apart * more / (count + more);
-        count += more;
-    }
-    return {static_cast<float>(mean),
-            static_cast<float>(1 / std::sqrt(squares / count + static_cast<double>(epsilon)))};
-}
-
 // Rows of one task: whole chunks, few enough that there is work for many threads, and enough that weights are reused.
-long rows_of_task(long pixels) { return pixels >= 2048 ? 4 * kChunkRows : pixels >= 512 ? 2 * kChunkRows : kChunkRows; }
+long rows_of_task(long pixels, long chunk_rows) { return (pixels >= 2048 ? 4 : pixels >= 512 ? 2 : 1) * chunk_rows; }
 
 }  // namespace
 
 // Samples that are computed together, and what they need.
 struct AxialShiftBlock::Group {
     Host& host;
-    float const* planes_in;
-    float* planes_out;
+    float const* in;
+    float* out;
     long samples;
     long height;
     long width;
 
     long pixels() const { return height * width; }
     long rows() const { return samples * pixels(); }
-    long chunks() const { return (pixels() + kChunkRows - 1) / kChunkRows; }
 };
 
-AxialShiftBlock::AxialShiftBlock(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
-                                 AxialShiftWeights const& w)
+// What goes through the block and is added to: in the tensors themselves where their rows are made of whole panels.
+struct AxialShiftBlock::Stream {
+    float const* in;  // the block's input
+    float* x;         // the same or, from the first residual on, its sum with what was added
+    long stride;
+    bool copied;
+};
+
+AxialShiftBlock::AxialShiftBlock(Kernels const& kernels, Layout layout, long channels, long hidden, Shift const& shift,
+                                 float epsilon, AxialShiftWeights const& w)
     : kernels_(&kernels),
+      layout_(layout),
       channels_(channels),
       hidden_(hidden),
-      stride_(row_stride(kernels, channels)),
-      hidden_stride_(row_stride(kernels, hidden)),
+      width_(round_up(channels, kernels.panel)),
+      stride_(float_stride(kernels, channels)),
+      operand_stride_(operand_stride(kernels, channels)),
+      hidden_stride_(operand_stride(kernels, hidden)),
       shift_(shift),
       epsilon_(epsilon),
       conv1_(kernels, {w.conv1, channels, 1}, w.conv1_bias, channels, channels),
@@ -76,11 +61,11 @@ AxialShiftBlock::AxialShiftBlock(Kernels const& kernels, long channels, long hid
 void AxialShiftBlock::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
     long const pixels = height * width;
     if (pixels == 0) return;
-    long const together = std::max(1L, kGroupPixels / pixels);
+    long const together = std::max(1L, kernels_->group_pixels / pixels);
     for (long first = 0; first < samples; first += together) {
         long const offset = first * channels_ * pixels;
         Group group{host, x + offset, y + offset, std::min(together, samples - first), height, width};
-        if (pixels < kFewPixels) {
+        if (pixels < kernels_->few_pixels) {
             run_by_columns(group);
         } else {
             run_by_rows(group);
@@ -88,92 +73,142 @@ void AxialShiftBlock::run(Host& host, float const* x, float* y, long samples, lo
     }
 }
 
+// Where the block's input becomes rows, and rows its output; floats of `memory` are taken if the tensors cannot serve.
+AxialShiftBlock::Stream AxialShiftBlock::stream_of(Group const& group, float*& memory) const {
+    if (layout_ == Layout::kRows && channels_ == width_) return {group.in, group.out, channels_, false};
+    float* const x = memory;
+    memory += group.rows() * stride_;
+    return {x, x, stride_, true};
+}
+
+// The pixels [first, first + count) of a sample, from the tensor to rows.
+void AxialShiftBlock::enter(Group const& group, Stream const& stream, long sample, long first, long count) const {
+    if (!stream.copied) return;
+    long const pixels = group.pixels();
+    float const* const from = group.in + sample * channels_ * pixels;
+    float* const rows = stream.x + (sample * pixels + first) * stream.stride;
+    if (layout_ == Layout::kPlanes) {
+        kernels_->rows_from_planes(from + first, pixels, channels_, count, rows, stream.stride);
+    } else {
+        for (long row = 0; row < count; ++row) {
+            float* const end = std::copy_n(from + (first + row) * channels_, channels_, rows + row * stream.stride);
+            std::fill_n(end, stream.stride - channels_, 0.0F);
+        }
+    }
+}
+
+// The same pixels, from rows to the tensor.
+void AxialShiftBlock::leave(Group const& group, Stream const& stream, long sample, long first, long count) const {
+    if (!stream.copied) return;
+    long const pixels = group.pixels();
+    float* const to = group.out + sample * channels_ * pixels;
+    float const* const rows = stream.x + (sample * pixels + first) * stream.stride;
+    if (layout_ == Layout::kPlanes) {
+        kernels_->planes_from_rows(rows, stream.stride, channels_, count, to + first, pixels);
+    } else {
+        for (long row = 0; row < count; ++row)
+            std::copy_n(rows + row * stream.stride, channels_, to + (first + row) * channels_);
+    }
+}
+
 // A task is some rows of one sample, through as many steps as need no other row.
 void AxialShiftBlock::run_by_rows(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
-    long const chunks = group.chunks();
-    long const task_rows = rows_of_task(pixels);
+    long const chunks = chunks_of(k, pixels);
+    long const task_rows = rows_of_task(pixels, k.chunk_rows);
     long const tasks = (pixels + task_rows - 1) / task_rows;
     long const size = group.rows() * stride_;
-    Scratch memory(group.host, 3 * size);
-    float* x = memory.get();
-    float* t = x + size;
-    float* a = t + size;
+    bool const in_place = k.operand_bytes == sizeof(float);
+    Scratch memory(group.host, 3 * size + (in_place ? 0 : operand_floats(k, group.rows(), operand_stride_)));
+    float* next = memory.get();
+    Stream const stream = stream_of(group, next);
+    float* const y = next;
+    float* const t = in_place ? y + size : y;  // y is done with when t begins, but for its place
+    void* const a = in_place ? y : y + size;
     std::vector<Moments> moments(static_cast<std::size_t>(group.samples * chunks));
     std::vector<Statistics> norms(static_cast<std::size_t>(group.samples));
 
-    struct Rows {
+    struct Part {
         long sample;
         long first;  // row of the sample
         long count;
-        long offset;  // floats from the first row of the group
+        long row;  // of the group
+        Statistics norm;
     };
-    auto const for_rows = [&](auto const& step) {
+    auto const for_parts = [&](auto const& step) {
         for_each(group.host, group.samples * tasks, [&](long task) {
+            long const sample = task / tasks;
             long const first = task % tasks * task_rows;
-            Rows rows{task / tasks, first, std::min(task_rows, pixels - first), 0};
-            rows.offset = (rows.sample * pixels + first) * stride_;
-            step(rows);
+            step(Part{sample, first, std::min(task_rows, pixels - first), sample * pixels + first,
+                      norms[static_cast<std::size_t>(sample)]});
         });
     };
-    auto const measure = [&](Rows const& rows, float const* values) {
-        for (long row = 0; row < rows.count; row += kChunkRows) {
-            moments[static_cast<std::size_t>(rows.sample * chunks + (rows.first + row) / kChunkRows)] = k.moments(
-                values + rows.offset + row * stride_, std::min(kChunkRows, rows.count - row), stride_, channels_);
-        }
+    auto const measure_part = [&](Part const& p, float const* values, long stride) {
+        measure(k, values + p.row * stride, p.count, stride, channels_,
+                &moments[static_cast<std::size_t>(p.sample * chunks + p.first / k.chunk_rows)]);
     };
     auto const merge_all = [&] {
         for (long s = 0; s < group.samples; ++s) {
             norms[static_cast<std::size_t>(s)] =
-                merge(&moments[static_cast<std::size_t>(s * chunks)], pixels, channels_, epsilon_);
+                merge(k, &moments[static_cast<std::size_t>(s * chunks)], pixels, channels_, epsilon_);
         }
     };
-    auto const norm_of = [&](Rows const& rows) { return norms[static_cast<std::size_t>(rows.sample)]; };
+    // Operands of a part of the rows, for one step.
+    auto const operands = [&](Part const& p) {
+        return Scratch(group.host, operand_floats(k, p.count, operand_stride_));
+    };
+    auto const normalize = [&](Part const& p, float const* values, long stride, void* to) {
+        k.normalize({values + p.row * stride, stride, p.count, width_, to, operand_stride_}, p.norm.mean,
+                    p.norm.factor);
+    };
+    long const x_stride = stream.stride;
 
-    for_rows([&](Rows const& r) {
-        float const* planes = group.planes_in + r.sample * channels_ * pixels + r.first;
-        k.rows_from_planes(planes, pixels, channels_, r.count, x + r.offset, stride_);
-        measure(r, x);
+    for_parts([&](Part const& p) {
+        enter(group, stream, p.sample, p.first, p.count);
+        measure_part(p, stream.in, x_stride);
     });
     merge_all();
-    for_rows([&](Rows const& r) {
-        Scratch normal(group.host, r.count * stride_);
-        k.normalize(x + r.offset, normal.get(), r.count * stride_, norm_of(r).mean, norm_of(r).factor);
-        conv1_.multiply(Finish::kStore, normal.get(), stride_, r.count, a + r.offset, stride_, 0, conv1_.panels());
-        measure(r, a);
+    for_parts([&](Part const& p) {
+        Scratch const normal = operands(p);
+        normalize(p, stream.in, x_stride, normal.get());
+        conv1_.multiply(Finish::kStore, normal.get(), operand_stride_, p.count, y + p.row * stride_, stride_);
+        measure_part(p, y, stride_);
     });
     merge_all();
-    for_rows([&](Rows const& r) {
-        k.normalize_gelu(a + r.offset, r.count, stride_, norm_of(r).mean, norm_of(r).factor, norm_scale_.get(),
-                         norm_bias_.get());
+    for_parts([&](Part const& p) {
+        void* const to = static_cast<char*>(a) + p.row * operand_stride_ * k.operand_bytes;
+        k.normalize_gelu({y + p.row * stride_, stride_, p.count, width_, to, operand_stride_}, p.norm.mean,
+                         p.norm.factor, norm_scale_.get(), norm_bias_.get());
     });
-    for_rows([&](Rows const& r) {
-        Scratch shifted(group.host, r.count * stride_);
-        Image const image{a + r.sample * pixels * stride_, stride_, channels_, group.height, group.width};
-        k.shift(image, shift_, true, r.first, r.count, shifted.get());
-        conv2_w_.multiply(Finish::kGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0, conv2_w_.panels());
-        k.shift(image, shift_, false, r.first, r.count, shifted.get());
-        conv2_h_.multiply(Finish::kAddGelu, shifted.get(), stride_, r.count, t + r.offset, stride_, 0,
-                          conv2_h_.panels());
-        measure(r, t);
-    });
-    merge_all();
-    for_rows([&](Rows const& r) {
-        float* normal = t + r.offset;
-        k.normalize(normal, normal, r.count * stride_, norm_of(r).mean, norm_of(r).factor);
-        conv3_.multiply(Finish::kAdd, normal, stride_, r.count, x + r.offset, stride_, 0, conv3_.panels());
-        measure(r, x);
+    for_parts([&](Part const& p) {
+        Scratch const shifted = operands(p);
+        float* const out = t + p.row * stride_;
+        char const* const sample = static_cast<char const*>(a) + p.sample * pixels * operand_stride_ * k.operand_bytes;
+        Image const image{sample, operand_stride_, channels_, group.height, group.width};
+        k.shift(image, shift_, true, p.first, p.count, shifted.get());
+        conv2_w_.multiply(Finish::kGelu, shifted.get(), operand_stride_, p.count, out, stride_);
+        k.shift(image, shift_, false, p.first, p.count, shifted.get());
+        conv2_h_.multiply(Finish::kAddGelu, shifted.get(), operand_stride_, p.count, out, stride_);
+        measure_part(p, t, stride_);
     });
     merge_all();
-    for_rows([&](Rows const& r) {
-        Scratch hidden(group.host, r.count * hidden_stride_);
-        float* normal = t + r.offset;
-        k.normalize(x + r.offset, normal, r.count * stride_, norm_of(r).mean, norm_of(r).factor);
-        fc1_.multiply(Finish::kGelu, normal, stride_, r.count, hidden.get(), hidden_stride_, 0, fc1_.panels());
-        fc2_.multiply(Finish::kAdd, hidden.get(), hidden_stride_, r.count, x + r.offset, stride_, 0, fc2_.panels());
-        float* planes = group.planes_out + r.sample * channels_ * pixels + r.first;
-        k.planes_from_rows(x + r.offset, stride_, channels_, r.count, planes, pixels);
+    for_parts([&](Part const& p) {
+        Scratch const normal = operands(p);
+        normalize(p, t, stride_, normal.get());
+        conv3_.multiply(Finish::kAdd, normal.get(), operand_stride_, p.count, stream.x + p.row * x_stride, x_stride,
+                        stream.in + p.row * x_stride);
+        measure_part(p, stream.x, x_stride);
+    });
+    merge_all();
+    for_parts([&](Part const& p) {
+        Scratch const normal = operands(p);
+        Scratch const hidden(group.host, operand_floats(k, p.count, hidden_stride_));
+        float* const rows = stream.x + p.row * x_stride;
+        normalize(p, stream.x, x_stride, normal.get());
+        fc1_.multiply(Finish::kGeluOperand, normal.get(), operand_stride_, p.count, hidden.get(), hidden_stride_);
+        fc2_.multiply(Finish::kAdd, hidden.get(), hidden_stride_, p.count, rows, x_stride, rows);
+        leave(group, stream, p.sample, p.first, p.count);
     });
 }
 
@@ -185,65 +220,73 @@ void AxialShiftBlock::run_by_columns(Group& group) const {
     long const pixels = group.pixels();
     long const rows = group.rows();
     long const size = rows * stride_;
-    Scratch memory(group.host, 5 * size + rows * hidden_stride_);
-    float* x = memory.get();
-    float* t = x + size;
-    float* along_w = t + size;
-    float* along_h = along_w + size;
-    float* hidden = along_h + size;
-    float* a = hidden + rows * hidden_stride_;
+    long const operands = operand_floats(k, rows, operand_stride_);
+    bool const in_place = k.operand_bytes == sizeof(float);
+    Scratch memory(group.host, 3 * size + (in_place ? 3 : 4) * operands + operand_floats(k, rows, hidden_stride_));
+    float* next = memory.get();
+    Stream const stream = stream_of(group, next);
+    float* const t = next;
+    float* const y = t + size;
+    float* const along_w = y + size;
+    float* const along_h = along_w + operands;
+    float* const normal = along_h + operands;
+    float* const hidden = normal + operands;
+    void* const a = in_place ? y : hidden + operand_floats(k, rows, hidden_stride_);
+    long const x_stride = stream.stride;
 
-    auto const for_samples = [&](auto const& step) {
-        for_each(group.host, group.samples, [&](long s) { step(s, s * pixels * stride_); });
+    auto const operand = [&](void* matrix, long row) {
+        return static_cast<char*>(matrix) + row * operand_stride_ * k.operand_bytes;
     };
-    auto const normalize = [&](float const* from, float* to) {
-        std::vector<Moments> moments(static_cast<std::size_t>(group.chunks()));
-        for (long first = 0; first < pixels; first += kChunkRows) {
-            moments[static_cast<std::size_t>(first / kChunkRows)] =
-                k.moments(from + first * stride_, std::min(kChunkRows, pixels - first), stride_, channels_);
-        }
-        Statistics const norm = merge(moments.data(), pixels, channels_, epsilon_);
-        if (to != nullptr) k.normalize(from, to, pixels * stride_, norm.mean, norm.factor);
-        return norm;
+    auto const for_samples = [&](auto const& step) {
+        for_each(group.host, group.samples, [&](long s) { step(s, s * pixels); });
+    };
+    auto const statistics = [&](float const* from, long stride) {
+        std::vector<Moments> moments(static_cast<std::size_t>(chunks_of(k, pixels)));
+        measure(k, from, pixels, stride, channels_, moments.data());
+        return merge(k, moments.data(), pixels, channels_, epsilon_);
+    };
+    auto const normalize = [&](float const* from, long stride, long row) {
+        Statistics const norm = statistics(from + row * stride, stride);
+        k.normalize({from + row * stride, stride, pixels, width_, operand(normal, row), operand_stride_}, norm.mean,
+                    norm.factor);
     };
     auto const for_panels = [&](Dense const& dense, auto const& step) {
-        for_each(group.host, dense.panels(), [&](long panel) { step(panel, panel + 1); });
+        for_each(group.host, dense.panels(), [&](long panel) { step(Panels{panel, panel + 1}); });
     };
 
-    for_samples([&](long s, long offset) {
-        k.rows_from_planes(group.planes_in + s * channels_ * pixels, pixels, channels_, pixels, x + offset, stride_);
-        normalize(x + offset, t + offset);
+    for_samples([&](long s, long row) {
+        enter(group, stream, s, 0, pixels);
+        normalize(stream.in, x_stride, row);
     });
-    for_panels(conv1_, [&](long first, long last) {
-        conv1_.multiply(Finish::kStore, t, stride_, rows, a, stride_, first, last);
+    for_panels(conv1_, [&](Panels panels) {
+        conv1_.multiply(Finish::kStore, normal, operand_stride_, rows, y, stride_, nullptr, panels);
     });
-    for_samples([&](long, long offset) {
-        Statistics const norm = normalize(a + offset, nullptr);
-        k.normalize_gelu(a + offset, pixels, stride_, norm.mean, norm.factor, norm_scale_.get(), norm_bias_.get());
+    for_samples([&](long, long row) {
+        Statistics const norm = statistics(y + row * stride_, stride_);
+        k.normalize_gelu({y + row * stride_, stride_, pixels, width_, operand(a, row), operand_stride_}, norm.mean,
+                         norm.factor, norm_scale_.get(), norm_bias_.get());
     });
-    for_samples([&](long, long offset) {
-        Image const image{a + offset, stride_, channels_, group.height, group.width};
-        k.shift(image, shift_, true, 0, pixels, along_w + offset);
-        k.shift(image, shift_, false, 0, pixels, along_h + offset);
+    for_samples([&](long, long row) {
+        Image const image{operand(a, row), operand_stride_, channels_, group.height, group.width};
+        k.shift(image, shift_, true, 0, pixels, operand(along_w, row));
+        k.shift(image, shift_, false, 0, pixels, operand(along_h, row));
     });
-    for_panels(conv2_w_, [&](long first, long last) {
-        conv2_w_.multiply(Finish::kGelu, along_w, stride_, rows, t, stride_, first, last);
-        conv2_h_.multiply(Finish::kAddGelu, along_h, stride_, rows, t, stride_, first, last);
+    for_panels(conv2_w_, [&](Panels panels) {
+        conv2_w_.multiply(Finish::kGelu, along_w, operand_stride_, rows, t, stride_, nullptr, panels);
+        conv2_h_.multiply(Finish::kAddGelu, along_h, operand_stride_, rows, t, stride_, nullptr, panels);
     });
-    for_samples([&](long, long offset) { normalize(t + offset, t + offset); });
-    for_panels(conv3_, [&](long first, long last) {
-        conv3_.multiply(Finish::kAdd, t, stride_, rows, x, stride_, first, last);
+    for_samples([&](long, long row) { normalize(t, stride_, row); });
+    for_panels(conv3_, [&](Panels panels) {
+        conv3_.multiply(Finish::kAdd, normal, operand_stride_, rows, stream.x, x_stride, stream.in, panels);
     });
-    for_samples([&](long, long offset) { normalize(x + offset, t + offset); });
-    for_panels(fc1_, [&](long first, long last) {
-        fc1_.multiply(Finish::kGelu, t, stride_, rows, hidden, hidden_stride_, first, last);
+    for_samples([&](long, long row) { normalize(stream.x, x_stride, row); });
+    for_panels(fc1_, [&](Panels panels) {
+        fc1_.multiply(Finish::kGeluOperand, normal, operand_stride_, rows, hidden, hidden_stride_, nullptr, panels);
     });
-    for_panels(fc2_, [&](long first, long last) {
-        fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_, first, last);
+    for_panels(fc2_, [&](Panels panels) {
+        fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, stream.x, x_stride, stream.x, panels);
     });
-    for_samples([&](long s, long offset) {
-        k.planes_from_rows(x + offset, stride_, channels_, pixels, group.planes_out + s * channels_ * pixels, pixels);
-    });
+    for_samples([&](long s, long) { leave(group, stream, s, 0, pixels); });
 }
 
 }  // namespace mlpdeploy::cpu

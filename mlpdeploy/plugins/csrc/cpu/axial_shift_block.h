@@ -1,4 +1,4 @@
-// A block of AS-MLP on planes (N, C, H, W): norm, axial shift, residual; norm, MLP, residual.
+// A block of AS-MLP: norm, axial shift, residual; norm, MLP, residual.
 #pragma once
 
 #include "dense.h"
@@ -25,25 +25,35 @@ struct AxialShiftWeights {
     float const* fc2_bias;
 };
 
+// Of the tensors: (N, C, H, W), or (N, H, W, C).
+enum class Layout { kPlanes, kRows };
+
 class AxialShiftBlock {
 public:
     // Copies the weights. Throws std::bad_alloc.
-    AxialShiftBlock(Kernels const& kernels, long channels, long hidden, Shift const& shift, float epsilon,
-                    AxialShiftWeights const& weights);
+    AxialShiftBlock(Kernels const& kernels, Layout layout, long channels, long hidden, Shift const& shift,
+                    float epsilon, AxialShiftWeights const& weights);
 
-    // y = block(x); both (samples, channels, height, width), and not the same memory. Throws std::bad_alloc.
+    // y = block(x); both of `samples` images, and not the same memory. Throws std::bad_alloc.
     void run(Host& host, float const* x, float* y, long samples, long height, long width) const;
 
 private:
     struct Group;
+    struct Stream;
+    Stream stream_of(Group const& group, float*& memory) const;
+    void enter(Group const& group, Stream const& stream, long sample, long first, long count) const;
+    void leave(Group const& group, Stream const& stream, long sample, long first, long count) const;
     void run_by_rows(Group& group) const;
     void run_by_columns(Group& group) const;
 
     Kernels const* kernels_;
+    Layout layout_;
     long channels_;
     long hidden_;
-    long stride_;
-    long hidden_stride_;
+    long width_;           // of a row, in whole panels
+    long stride_;          // of rows of floats
+    long operand_stride_;  // of rows of operands
+    long hidden_stride_;   // of the hidden layer's operands
     Shift shift_;
     float epsilon_;
     Dense conv1_;

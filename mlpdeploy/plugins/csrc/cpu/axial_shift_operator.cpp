@@ -1,4 +1,5 @@
-// mlpdeploy::AxialShiftBlock in ONNX Runtime; mlpdeploy/ops/axial_shift_block.py is its contract.
+// mlpdeploy::AxialShiftBlock and AxialShiftBlockBf16 in ONNX Runtime; mlpdeploy/ops/axial_shift_block.py is their
+// contract.
 #include "axial_shift_block.h"
 #include "operator.h"
 
@@ -6,6 +7,8 @@ namespace mlpdeploy::cpu {
 namespace {
 
 constexpr std::size_t kWeights = 14;
+constexpr bool kIsMatrix[kWeights] = {true,  false, false, false, true,  false, true,
+                                      false, true,  false, true,  false, true,  false};
 
 Padding padding_of(std::string const& name) {
     constexpr char const* kNames[] = {"zero", "circular", "reflect", "replicate"};
@@ -25,12 +28,18 @@ void check_shapes(Tensor const (&weights)[kWeights], long c, long hidden) {
     }
 }
 
+template <Operands Kind>
 class AxialShiftKernel {
 public:
-    static constexpr char const* kName = "AxialShiftBlock";
-    // X, the weights, two one-hot kernels that are not needed here, X's shape.
-    static constexpr std::size_t kInputs = kWeights + 4;
-    static int input_type(std::size_t i) { return i + 1 == kInputs ? ort::kInt64 : ort::kFloat; }
+    static constexpr bool kBf16 = Kind == Operands::kBfloat16;
+    static constexpr char const* kName = kBf16 ? "AxialShiftBlockBf16" : "AxialShiftBlock";
+    static constexpr Operands kOperands = Kind;
+    // X, the weights, two one-hot kernels that are not needed here and, in float32, X's shape.
+    static constexpr std::size_t kInputs = kWeights + (kBf16 ? 3 : 4);
+    static int input_type(std::size_t i) {
+        if (!kBf16 && i + 1 == kInputs) return ort::kInt64;
+        return kBf16 && i > 0 && i <= kWeights && kIsMatrix[i - 1] ? ort::kBfloat16 : ort::kFloat;
+    }
 
     AxialShiftKernel(Node const& node, Kernels const& kernels)
         : memory_(node.api(), node.info()),
@@ -43,21 +52,29 @@ public:
         if (shift_.size < 1 || shift_.size % 2 == 0 || shift_.dilation < 1)
             throw std::invalid_argument("impossible shift");
         float const* w[kWeights];
-        for (std::size_t i = 0; i < kWeights; ++i) w[i] = weights[i].data;
+        std::vector<float> converted[kWeights];
+        for (std::size_t i = 0; i < kWeights; ++i) {
+            if (kBf16 && kIsMatrix[i]) converted[i] = floats_of_bfloat16(weights[i]);
+            w[i] = converted[i].empty() ? weights[i].data : converted[i].data();
+        }
         block_ = std::make_unique<AxialShiftBlock>(
-            kernels, channels_, hidden, shift_, node.real("epsilon"),
+            kernels, kBf16 ? Layout::kRows : Layout::kPlanes, channels_, hidden, shift_, node.real("epsilon"),
             AxialShiftWeights{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13]});
-        release_weights(weights, kWeights);
+        for (std::size_t i = 0; i < kWeights; ++i)
+            release_weight(weights[i], converted[i].empty() ? sizeof(float) : sizeof(std::uint16_t));
     }
 
     void compute(ort::Table api, OrtKernelContext* context) const {
         Run run(api, memory_, context);
         Tensor const x = run.input();
-        if (x.rank != kRank || x.sizes[1] != channels_) throw std::invalid_argument("X does not fit the weights");
-        check_size(x.sizes[2]);
-        check_size(x.sizes[3]);
-        block_->run(run, x.data, run.output(x).data, static_cast<long>(x.sizes[0]), static_cast<long>(x.sizes[2]),
-                    static_cast<long>(x.sizes[3]));
+        // (N, C, H, W), or (N, H, W, C)
+        long const height = static_cast<long>(x.sizes[kBf16 ? 1 : 2]);
+        long const width = static_cast<long>(x.sizes[kBf16 ? 2 : 3]);
+        if (x.rank != kRank || x.sizes[kBf16 ? 3 : 1] != channels_)
+            throw std::invalid_argument("X does not fit the weights");
+        check_size(height);
+        check_size(width);
+        block_->run(run, x.data, run.output(x).data, static_cast<long>(x.sizes[0]), height, width);
     }
 
 private:
@@ -78,6 +95,7 @@ private:
 
 }  // namespace
 
-ort::CustomOp axial_shift_op() { return make_op<AxialShiftKernel>(); }
+ort::CustomOp axial_shift_op() { return make_op<AxialShiftKernel<Operands::kFloat>>(); }
+ort::CustomOp axial_shift_bf16_op() { return make_op<AxialShiftKernel<Operands::kBfloat16>>(); }
 
 }  // namespace mlpdeploy::cpu

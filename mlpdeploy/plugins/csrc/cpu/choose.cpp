@@ -2,27 +2,69 @@
 
 #include "kernels.h"
 
+#ifdef MLPDEPLOY_WITH_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+// Which sets there are follows from the compiler: MLPDEPLOY_WITH_... is defined for each that it has.
 namespace mlpdeploy::cpu {
 
-#if defined(__x86_64__)
-namespace avx512 {
-extern Kernels const kKernels;
-}
-namespace avx2 {
-extern Kernels const kKernels;
+#define MLPDEPLOY_DECLARE(isa)     \
+    namespace isa {                \
+    extern Kernels const kKernels; \
+    }
+#ifdef MLPDEPLOY_WITH_AMX
+MLPDEPLOY_DECLARE(amx)
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512BF16
+MLPDEPLOY_DECLARE(avx512bf16)
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512
+MLPDEPLOY_DECLARE(avx512)
+#endif
+#ifdef MLPDEPLOY_WITH_AVX2
+MLPDEPLOY_DECLARE(avx2)
+#endif
+MLPDEPLOY_DECLARE(portable)
+
+namespace {
+
+#ifdef MLPDEPLOY_WITH_AMX
+// Linux gives a process the tiles' registers when it asks for them.
+bool may_use_tiles() {
+    constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+    static bool const may = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return may;
 }
 #endif
-namespace portable {
-extern Kernels const kKernels;
-}
 
-Kernels const* choose_kernels(char const* only) {
+}  // namespace
+
+Kernels const* choose_kernels(Operands operands, char const* only) {
     auto const is_named = [only](Kernels const& kernels) {
         return only != nullptr && std::strcmp(only, kernels.name) == 0;
     };
-#if defined(__x86_64__)
+    auto const may_be = [&](Kernels const& kernels) { return only == nullptr || is_named(kernels); };
+    (void)may_be;
     // The compiler's runtime also asks whether the system saves the wide registers.
-    if ((only == nullptr || is_named(avx512::kKernels)) && __builtin_cpu_supports("avx512f")) return &avx512::kKernels;
+    if (operands == Operands::kBfloat16) {
+#ifdef MLPDEPLOY_WITH_AMX
+        if (may_be(amx::kKernels) && __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
+            may_use_tiles()) {
+            return &amx::kKernels;
+        }
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512BF16
+        if (may_be(avx512bf16::kKernels) && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kKernels;
+#endif
+        return nullptr;
+    }
+#ifdef MLPDEPLOY_WITH_AVX512
+    if (may_be(avx512::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512::kKernels;
+#endif
+#ifdef MLPDEPLOY_WITH_AVX2
     if (is_named(avx2::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &avx2::kKernels;
 #endif

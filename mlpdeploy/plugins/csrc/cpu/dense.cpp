@@ -6,38 +6,41 @@
 
 namespace mlpdeploy::cpu {
 
-void FreeDeleter::operator()(float* memory) const { std::free(memory); }
+void FreeDeleter::operator()(void* memory) const { std::free(memory); }
 
-Floats aligned_floats(long count) {
-    constexpr long kLine = 64 / sizeof(float);
+Bytes aligned_bytes(long count) {
+    constexpr long kLine = 64;
     long const size = round_up(std::max(count, 1L), kLine);
-    auto* memory = static_cast<float*>(std::aligned_alloc(64, static_cast<std::size_t>(size) * sizeof(float)));
+    auto* memory = static_cast<char*>(std::aligned_alloc(kLine, static_cast<std::size_t>(size)));
     if (memory == nullptr) throw std::bad_alloc();
-    std::fill_n(memory, size, 0.0F);
-    return Floats(memory);
+    std::fill_n(memory, size, 0);
+    return Bytes(memory);
 }
 
 Dense::Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels)
     : kernels_(&kernels),
       depth_(in_channels),
       panels_(round_up(out_channels, kernels.panel) / kernels.panel),
-      weights_(aligned_floats(panels_ * kernels.panel * in_channels)),
+      panel_bytes_(round_up(in_channels, kernels.depth_unit) * kernels.panel * kernels.operand_bytes),
+      weights_(aligned_bytes(panels_ * panel_bytes_)),
       bias_(aligned_floats(panels_ * kernels.panel)) {
-    for (long out = 0; out < out_channels; ++out) {
-        float* column = weights_.get() + out / kernels.panel * kernels.panel * in_channels + out % kernels.panel;
-        float const* from = weights.data + out * weights.out_step;
-        for (long in = 0; in < in_channels; ++in) column[in * kernels.panel] = from[in * weights.in_step];
+    for (long panel = 0; panel < panels_; ++panel) {
+        long const first = panel * kernels.panel;
+        kernels.pack(weights.data + first * weights.out_step, weights.out_step, weights.in_step,
+                     std::min(kernels.panel, out_channels - first), in_channels, weights_.get() + panel * panel_bytes_);
     }
     if (bias != nullptr) std::copy_n(bias, out_channels, bias_.get());
 }
 
-void Dense::multiply(Finish finish, float const* rows, long row_stride, long row_count, float* out, long out_stride,
-                     long first, long last) const {
-    long const width = kernels_->panel;
-    for (long panel = first; panel < last; ++panel) {
-        kernels_->multiply(finish, {rows, row_stride, row_count, depth_, weights_.get() + panel * width * depth_,
-                                    bias_.get() + panel * width, out + panel * width, out_stride});
-    }
+void Dense::multiply(Finish finish, void const* rows, long row_stride, long row_count, void* out, long out_stride,
+                     float const* added, Panels panels) const {
+    long const last = panels.last < 0 ? panels_ : panels.last;
+    long const column = panels.first * kernels_->panel;
+    long const bytes = finish == Finish::kGeluOperand ? kernels_->operand_bytes : static_cast<long>(sizeof(float));
+    void* const to = static_cast<char*>(out) + column * bytes;
+    kernels_->multiply(finish, {rows, row_stride, row_count, depth_, weights_.get() + panels.first * panel_bytes_,
+                                last - panels.first, bias_.get() + column, to, out_stride,
+                                added == nullptr ? static_cast<float const*>(to) : added + column});
 }
 
 }  // namespace mlpdeploy::cpu

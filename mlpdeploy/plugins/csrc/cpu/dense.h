@@ -9,27 +9,46 @@ namespace mlpdeploy::cpu {
 
 inline long round_up(long value, long unit) { return (value + unit - 1) / unit * unit; }
 
-// Floats from one row of `channels` to the next. Strides of whole powers of two would put the rows that a product reads
-// side by side into the same few lines of the first cache.
-inline long row_stride(Kernels const& kernels, long channels) {
-    constexpr long kLine = 64 / sizeof(float);
-    long const stride = round_up(round_up(channels, kernels.panel), kLine);
-    return stride % (8 * kLine) == 0 ? stride + kLine : stride;
+// Values of `bytes` each from one row of `channels` to the next: whole panels and whole cache lines. Strides of whole
+// powers of two would put the rows that a product reads side by side into the same few lines of the first cache.
+inline long stride_of(Kernels const& kernels, long channels, long bytes) {
+    long const line = 64 / bytes;
+    long const stride = round_up(round_up(channels, kernels.panel), line);
+    return stride % (8 * line) == 0 ? stride + line : stride;
+}
+inline long float_stride(Kernels const& kernels, long channels) { return stride_of(kernels, channels, sizeof(float)); }
+inline long operand_stride(Kernels const& kernels, long channels) {
+    return stride_of(kernels, channels, kernels.operand_bytes);
+}
+
+// Floats that `rows` of operands take, with the room behind them that products read.
+inline long operand_floats(Kernels const& kernels, long rows, long stride) {
+    return round_up(rows, kernels.row_unit) * stride * kernels.operand_bytes / static_cast<long>(sizeof(float));
 }
 
 struct FreeDeleter {
-    void operator()(float* memory) const;
+    void operator()(void* memory) const;
 };
+using Bytes = std::unique_ptr<char[], FreeDeleter>;
 using Floats = std::unique_ptr<float[], FreeDeleter>;
 
-// Return `count` zeros on a cache line's boundary. Throws std::bad_alloc.
-Floats aligned_floats(long count);
+// Return `count` zero bytes, or zeros, on a cache line's boundary. Throw std::bad_alloc.
+Bytes aligned_bytes(long count);
+inline Floats aligned_floats(long count) {
+    return Floats(reinterpret_cast<float*>(aligned_bytes(count * static_cast<long>(sizeof(float))).release()));
+}
 
 // Weights as ONNX has them: that of output `out` and input `in` is data[out * out_step + in * in_step].
 struct Matrix {
     float const* data;
     long out_step;
     long in_step;
+};
+
+// The column panels [first, last) of a product; all of them by default.
+struct Panels {
+    long first = 0;
+    long last = -1;
 };
 
 class Dense {
@@ -39,15 +58,17 @@ public:
 
     long panels() const { return panels_; }
 
-    // out (row_count, out_stride) = finish(rows x weights + bias), for the panels [first, last).
-    void multiply(Finish finish, float const* rows, long row_stride, long row_count, float* out, long out_stride,
-                  long first, long last) const;
+    // out (row_count, out_stride) = finish(rows x weights + bias), for some panels. rows are operands, and out is
+    // floats or, with kGeluOperand, operands. kAdd adds to `added`, whose stride is out's, or to what is in out.
+    void multiply(Finish finish, void const* rows, long row_stride, long row_count, void* out, long out_stride,
+                  float const* added = nullptr, Panels panels = {}) const;
 
 private:
     Kernels const* kernels_;
     long depth_;
     long panels_;
-    Floats weights_;
+    long panel_bytes_;
+    Bytes weights_;
     Floats bias_;
 };
 

@@ -8,9 +8,28 @@ namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 #if MLPDEPLOY_VECTOR == 16
 
 // gelu(x) = max(x, 0) - E(|x|) with E(h) = h * erfc(h / sqrt(2)) / 2, which is smooth and below 4e-7 from h = 5.37 on.
-// Row k, column i: coefficient of t^(5 - k) in E((i + t) / 2.875), |t| <= 0.5. One permutation is a table look-up.
-// Error at most 7e-8 * max(1, |x|).
-alignas(64) constexpr float kGeluTerms[6][16] = {
+// Row k, column i: coefficient of t^(kGeluDegree - k) in E((i + t) / 2.875), |t| <= 0.5. One permutation is a table
+// look-up. Error at most 7e-8 * max(1, |x|) with degree 5.
+#ifdef MLPDEPLOY_BFLOAT16
+// Results that are rounded to bfloat16 need no more than error 6e-6 * max(1, |x|): a third of the steps less.
+constexpr int kGeluDegree = 3;
+alignas(64) constexpr float kGeluTerms[kGeluDegree + 1][16] = {
+    {0.000927592802F, 0.00351905427F, 0.00532859378F, 0.00490361638F, 0.00305118761F, 0.00106092507F, -0.000218774279F,
+     -0.000668318709F, -0.000604275614F, -0.00037924762F, -0.000187611367F, -7.66019948e-05F, -2.64002647e-05F,
+     -7.77927562e-06F, -1.97590634e-06F, -4.35003557e-07F},
+    {-0.0485329889F, -0.0425032564F, -0.0286833234F, -0.0128424214F, -0.000722678262F, 0.00534234662F, 0.00638840999F,
+     0.00488472683F, 0.00289878738F, 0.00141608866F, 0.000584525871F, 0.000206756755F, 6.32045558e-05F, 1.67913804e-05F,
+     3.89180605e-06F, 7.89149396e-07F},
+    {0.173935041F, 0.0811743364F, 0.00885344669F, -0.0324000493F, -0.0447975881F, -0.0389278531F, -0.0263967849F,
+     -0.0148453815F, -0.00710457517F, -0.00293167494F, -0.00105109089F, -0.000329001312F, -9.01949898e-05F,
+     -2.17055585e-05F, -4.59274497e-06F, -8.55492829e-07F},
+    {0.0F, 0.126597986F, 0.169267178F, 0.154816657F, 0.114183746F, 0.0713179782F, 0.0384976864F, 0.018140262F,
+     0.00750206318F, 0.00273160916F, 0.000877407205F, 0.000248924771F, 6.24274035e-05F, 1.38472406e-05F,
+     2.71767385e-06F, 4.7205495e-07F},
+};
+#else
+constexpr int kGeluDegree = 5;
+alignas(64) constexpr float kGeluTerms[kGeluDegree + 1][16] = {
     {-2.62151607e-05F, -9.17143407e-05F, -0.000118539923F, -7.36079674e-05F, -4.36884011e-06F, 3.92778857e-05F,
      4.35501352e-05F, 2.56702133e-05F, 7.18539241e-06F, -2.37937888e-06F, -4.31544095e-06F, -3.05685421e-06F,
      -1.51923905e-06F, -5.9247202e-07F, -1.89401135e-07F, -5.0756082e-08F},
@@ -30,6 +49,7 @@ alignas(64) constexpr float kGeluTerms[6][16] = {
      0.00750244036F, 0.0027320513F, 0.000877701794F, 0.000249071338F, 6.24860986e-05F, 1.3866782e-05F, 2.7231788e-06F,
      4.73381363e-07F},
 };
+#endif
 
 MLPDEPLOY_INLINE Vector gelu(Vector x) {
     constexpr float kScale = 2.875F;
@@ -41,7 +61,8 @@ MLPDEPLOY_INLINE Vector gelu(Vector x) {
     __m512i interval = _mm512_castps_si512(rounded);
     Vector sum = _mm512_permutexvar_ps(interval, load(kGeluTerms[0]));
 #pragma GCC unroll 8
-    for (int term = 1; term < 6; ++term) sum = sum * t + _mm512_permutexvar_ps(interval, load(kGeluTerms[term]));
+    for (int term = 1; term <= kGeluDegree; ++term)
+        sum = sum * t + _mm512_permutexvar_ps(interval, load(kGeluTerms[term]));
     return _mm512_max_ps(splat(0.0F), x) - sum;  // in this order a NaN stays one
 }
 

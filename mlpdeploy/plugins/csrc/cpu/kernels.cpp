@@ -3,114 +3,32 @@
 #include "kernels.h"
 
 #include "gelu.h"
+#include "operand.h"
+#include "product.h"
 #include "vector.h"
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 namespace {
 
-// Floats of the panel from those that are used to those that are fetched. It may point behind the panel: to the next
-// one.
-constexpr long kAhead = 32 * kPanel;
-constexpr long kLine = 64 / sizeof(float);
-
-// The heart: Rows x 2 vectors of sums in registers.
-template <int Rows>
-MLPDEPLOY_INLINE void sums_of(Product const& p, float const* rows, Vector (&sums)[Rows][2]) {
-    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
-    // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
-    long stride = p.row_stride * static_cast<long>(sizeof(float));
-    long stride3 = 3 * stride;
-    char const* bases[] = {reinterpret_cast<char const*>(rows), reinterpret_cast<char const*>(rows) + 5 * stride,
-                           reinterpret_cast<char const*>(rows) + 10 * stride};
-    asm("" : "+r"(bases[0]), "+r"(bases[1]), "+r"(bases[2]), "+r"(stride), "+r"(stride3));
-    float const* panel = p.panel;
-#pragma GCC unroll 2
-    for (long k = 0; k < p.depth; ++k) {
-        for (long line = 0; line < kPanel; line += kLine) __builtin_prefetch(panel + kAhead + line);
-        Vector left = load(panel);
-        Vector right = load(panel + kVector);
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-            char const* base = bases[r / 5];
-            char const* at = r % 5 == 0   ? base
-                             : r % 5 == 1 ? base + stride
-                             : r % 5 == 2 ? base + 2 * stride
-                             : r % 5 == 3 ? base + stride3
-                                          : base + 4 * stride;
-            Vector x = splat(*reinterpret_cast<float const*>(at));
-            sums[r][0] += x * left;
-            sums[r][1] += x * right;
-        }
-        for (char const*& base : bases) base += sizeof(float);
-        panel += kPanel;
+// Call step(row of floats, column) for every pair of vectors, and write the pair that it returns as operands.
+template <typename Step>
+MLPDEPLOY_INLINE void write_operands(Rows const& rows, Step const& step) {
+    float const* from = rows.from;
+    Operand* to = static_cast<Operand*>(rows.to);
+    for (long row = 0; row < rows.count; ++row, from += rows.from_stride, to += rows.to_stride) {
+        for (long c = 0; c < rows.width; c += kPanel) store_operands(to + c, step(from, c), step(from, c + kVector));
     }
 }
 
-template <Finish Kind>
-MLPDEPLOY_INLINE void finish(float* out, Vector value) {
-    if (Kind == Finish::kGelu || Kind == Finish::kAddGelu) value = gelu(value);
-    if (Kind == Finish::kAdd || Kind == Finish::kAddGelu) value += load(out);
-    store(out, value);
+void normalize(Rows const& rows, float mean, float factor) {
+    write_operands(rows, [mean, factor](float const* from, long c)
+                             __attribute__((always_inline)) { return (load(from + c) - splat(mean)) * splat(factor); });
 }
 
-template <Finish Kind, int Rows>
-__attribute__((noinline)) void tile(Product const& p, long first) {
-    Vector sums[Rows][2];
-    sums_of<Rows>(p, p.rows + first * p.row_stride, sums);
-    Vector left = load(p.bias);
-    Vector right = load(p.bias + kVector);
-    float* out = p.out + first * p.out_stride;
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r, out += p.out_stride) {
-        finish<Kind>(out, sums[r][0] + left);
-        finish<Kind>(out + kVector, sums[r][1] + right);
-    }
-}
-
-template <Finish Kind, int Rows = kRows>
-MLPDEPLOY_INLINE void tile_of(Product const& p, long first, long count) {
-    if constexpr (Rows > 0) {
-        if (count == Rows) return tile<Kind, Rows>(p, first);
-        tile_of<Kind, Rows - 1>(p, first, count);
-    }
-}
-
-// As few tiles as possible, and then as even as possible: a last tile of one row would wait for its own sums.
-template <Finish Kind>
-void multiply_as(Product const& p) {
-    long first = 0;
-    for (long tiles = (p.row_count + kRows - 1) / kRows; tiles > 0; --tiles) {
-        long const count = (p.row_count - first + tiles - 1) / tiles;
-        tile_of<Kind>(p, first, count);
-        first += count;
-    }
-}
-
-void multiply(Finish kind, Product const& p) {
-    switch (kind) {
-        case Finish::kStore:
-            return multiply_as<Finish::kStore>(p);
-        case Finish::kGelu:
-            return multiply_as<Finish::kGelu>(p);
-        case Finish::kAddGelu:
-            return multiply_as<Finish::kAddGelu>(p);
-        case Finish::kAdd:
-            return multiply_as<Finish::kAdd>(p);
-    }
-}
-
-void normalize(float const* x, float* y, long count, float mean, float factor) {
-    for (long i = 0; i < count; i += kVector) store(y + i, (load(x + i) - splat(mean)) * splat(factor));
-}
-
-void normalize_gelu(float* x, long row_count, long stride, float mean, float factor, float const* scale,
-                    float const* offset) {
-    for (long row = 0; row < row_count; ++row, x += stride) {
-        for (long c = 0; c < stride; c += kVector) {
-            Vector normal = (load(x + c) - splat(mean)) * splat(factor);
-            store(x + c, gelu(normal * load(scale + c) + load(offset + c)));
-        }
-    }
+void normalize_gelu(Rows const& rows, float mean, float factor, float const* scale, float const* offset) {
+    write_operands(rows, [=](float const* from, long c) __attribute__((always_inline)) {
+        return gelu((load(from + c) - splat(mean)) * splat(factor) * load(scale + c) + load(offset + c));
+    });
 }
 
 // The lanes of the last vector of a row that hold channels.
@@ -219,8 +137,9 @@ MLPDEPLOY_INLINE long source_of(long at, long size, Padding padding) {
     return -1;
 }
 
-void shift(Image const& image, Shift const& shift, bool along_width, long first, long count, float* out) {
+void shift(Image const& image, Shift const& shift, bool along_width, long first, long count, void* rows) {
     long const group_size = (image.channels + shift.size - 1) / shift.size;
+    Operand* out = static_cast<Operand*>(rows);
     for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
         long const y = pixel / image.width;
         long const x = pixel % image.width;
@@ -230,16 +149,18 @@ void shift(Image const& image, Shift const& shift, bool along_width, long first,
             long const from = along_width ? source_of(x - moved, image.width, shift.padding)
                                           : source_of(y - moved, image.height, shift.padding);
             long const source_pixel = along_width ? y * image.width + from : from * image.width + x;
-            float const* source = from < 0 ? nullptr : image.rows + source_pixel * image.stride;
+            Operand const* source =
+                from < 0 ? nullptr : static_cast<Operand const*>(image.rows) + source_pixel * image.stride;
             long const end = channel + group_size < image.channels ? channel + group_size : image.channels;
-            for (long c = channel; c < end; c += kVector) {
-                if (c + kVector <= image.stride) {
-                    store(out + c, source == nullptr ? Vector{} : load(source + c));
+            for (long c = channel; c < end; c += kMoved) {
+                if (c + kMoved <= image.stride) {
+                    put(out + c, source == nullptr ? Moved{} : take(source + c));
                 } else {
-                    store_first(out + c, end - c, source == nullptr ? Vector{} : load_first(source + c, end - c));
+                    put_first(out + c, end - c, source == nullptr ? Moved{} : take_first(source + c, end - c));
                 }
             }
         }
+        for (long c = image.channels; c % kDepthUnit != 0; ++c) out[c] = 0;  // of which products read all
     }
 }
 
@@ -328,6 +249,13 @@ extern Kernels const kKernels;
 Kernels const kKernels = {
     MLPDEPLOY_NAME(MLPDEPLOY_ISA),
     kPanel,
+    sizeof(Operand),
+    kDepthUnit,
+    kRowUnit,
+    kChunkRows,
+    kFewPixels,
+    kGroupPixels,
+    pack,
     multiply,
     normalize,
     normalize_gelu,

@@ -1,29 +1,35 @@
 // What the operators are made of: functions on rows of channels, compiled once for each instruction set.
 //
-// A matrix of rows is channels-last: row p is a pixel, its channels follow each other, and rows lie `stride` floats
-// apart: a multiple of 16, and room for a whole number of panels. A product writes zeros behind the last channel, up to
-// the end of its last panel; what lies behind that is never used. All counts are of floats, rows or channels, never
-// bytes.
+// A matrix of rows is channels-last: row p is a pixel, its channels follow each other, and rows lie `stride` values
+// apart, which is room for a whole number of panels. A product writes zeros behind the last channel, up to the end of
+// its last panel; what lies behind that is never used. All counts are of values, rows or channels, never bytes.
+//
+// What a product multiplies are operands: float, or bfloat16 in the kernels that are named after it. Sums, statistics
+// and everything that is added up stay in float.
 #pragma once
 
 namespace mlpdeploy::cpu {
 
-// Rows of one unit of the statistics. Partial sums are taken over this many rows whoever computes them, so the result
-// depends neither on the number of threads nor on the batch.
-constexpr long kChunkRows = 14;
-
 // What happens to a product and its bias before it is written.
-enum class Finish { kStore, kGelu, kAddGelu, kAdd };
+enum class Finish {
+    kStore,
+    kGelu,
+    kGeluOperand,  // written as operands
+    kAddGelu,      // added to what is there
+    kAdd,          // added to Product::added
+};
 
 struct Product {
-    float const* rows;  // (row_count, depth), row_stride apart
+    void const* rows;  // operands: (row_count, depth), row_stride apart
     long row_stride;
     long row_count;
     long depth;
-    float const* panel;  // (depth, panel width): one column panel of the weights
-    float const* bias;   // (panel width)
-    float* out;          // (row_count, panel width), out_stride apart; kAddGelu and kAdd add to what is there
+    void const* panels;  // the first of the column panels, see Kernels::pack
+    long panel_count;
+    float const* bias;  // (panel_count * panel)
+    void* out;          // floats or, for kGeluOperand, operands: (row_count, panel_count * panel), out_stride apart
     long out_stride;
+    float const* added;  // what kAdd adds to: like out, or out itself
 };
 
 struct Moments {
@@ -39,13 +45,24 @@ struct Shift {
     Padding padding;
 };
 
-// An image of rows: pixel (y, x) is row y * width + x.
+// An image of rows of operands: pixel (y, x) is row y * width + x.
 struct Image {
-    float const* rows;
+    void const* rows;
     long stride;
     long channels;
     long height;
     long width;
+};
+
+// Rows of floats, and what becomes of them: operands, `width` of each row. The two may be the same memory if an operand
+// is a float.
+struct Rows {
+    float const* from;
+    long from_stride;
+    long count;
+    long width;  // a multiple of the panel's
+    void* to;
+    long to_stride;
 };
 
 // Segments of rows, to be copied: `count` of them, each `size` floats long, and so many floats from one to the next.
@@ -60,19 +77,32 @@ struct Segments {
 
 struct Kernels {
     char const* name;
-    long panel;  // columns of a panel, and the unit of a row's stride
+    long panel;          // columns of a panel
+    long operand_bytes;  // of one operand
+    long depth_unit;     // a product's depth is padded to a multiple of this, with operands that are any numbers
+    long row_unit;       // rows that a product may read at once: memory for operands ends behind a whole number of them
+    // Rows of one unit of the statistics. Partial sums are taken over this many rows whoever computes them, so the
+    // result depends neither on the number of threads nor on the batch.
+    long chunk_rows;
+    // An image of fewer pixels is shared out over the columns of the products instead of over its rows, because there
+    // the weights are most of the traffic.
+    long few_pixels;
+    long group_pixels;  // samples of small images are computed together, up to about so many pixels
 
-    // out = finish(rows x panel + bias). An element's sum runs over the depth in order, whatever else is computed.
+    // panel <- (columns, depth) of weights, whose steps are in floats. Both are padded with zeros.
+    void (*pack)(float const* weights, long column_step, long depth_step, long columns, long depth, void* panel);
+
+    // out = finish(rows x panels + bias). An element's sum runs over the depth in an order that depends on nothing
+    // else.
     void (*multiply)(Finish finish, Product const& product);
 
-    // y = (x - mean) * factor, on `count` floats, a multiple of 16; y may be x.
-    void (*normalize)(float const* x, float* y, long count, float mean, float factor);
+    // to = (from - mean) * factor
+    void (*normalize)(Rows const& rows, float mean, float factor);
 
-    // x = gelu((x - mean) * factor * scale + offset), in place; scale and offset: (stride).
-    void (*normalize_gelu)(float* x, long row_count, long stride, float mean, float factor, float const* scale,
-                           float const* offset);
+    // to = gelu((from - mean) * factor * scale + offset); scale and offset: (width).
+    void (*normalize_gelu)(Rows const& rows, float mean, float factor, float const* scale, float const* offset);
 
-    // Mean and squares of (row_count, channels), row_count at most kChunkRows.
+    // Mean and squares of (row_count, channels), row_count at most chunk_rows.
     Moments (*moments)(float const* x, long row_count, long stride, long channels);
 
     // Each row on its own: x = (x - mean) / sqrt(variance + epsilon) * scale + offset, in place; scale and offset:
@@ -90,8 +120,8 @@ struct Kernels {
     // Reads and writes the segments' floats only, unlike the other functions on rows.
     void (*copy_segments)(Segments const& segments);
 
-    // The pixels [first, first + count) of an image shifted along W (along_width) or H: out: (count, stride).
-    void (*shift)(Image const& image, Shift const& shift, bool along_width, long first, long count, float* out);
+    // The pixels [first, first + count) of an image shifted along W (along_width) or H: operands, (count, stride).
+    void (*shift)(Image const& image, Shift const& shift, bool along_width, long first, long count, void* out);
 
     // rows: (count, stride) <- planes: (channels, count), plane_stride apart; the rest of each row becomes zero.
     void (*rows_from_planes)(float const* planes, long plane_stride, long channels, long count, float* rows,
@@ -102,8 +132,11 @@ struct Kernels {
                              long plane_stride);
 };
 
-// The kernels called `only`: avx512, avx2 or portable. Null for `only` means those that were measured to be faster than
-// ONNX Runtime's own operators, avx512. Returns null if this processor has no such instructions.
-Kernels const* choose_kernels(char const* only);
+enum class Operands { kFloat, kBfloat16 };
+
+// The kernels called `only`: avx512, avx2 or portable; amx or avx512bf16 for bfloat16. Null for `only` means those that
+// were measured to be faster than ONNX Runtime's own operators: avx512; amx before avx512bf16. Returns null if this
+// processor has no such instructions, or the compiler had none.
+Kernels const* choose_kernels(Operands operands, char const* only);
 
 }  // namespace mlpdeploy::cpu

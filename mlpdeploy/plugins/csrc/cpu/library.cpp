@@ -1,9 +1,31 @@
-// What ONNX Runtime sees: RegisterCustomOps, and the name of the kernels.
+// What ONNX Runtime sees: RegisterCustomOps, and the names of the kernels.
 #include "operator.h"
 
 namespace {
 
 constexpr char const* kDomain = "mlpdeploy";
+
+// The operators that this processor has kernels for, in a domain that lives as long as the process: sessions share it,
+// and keep pointers into it.
+OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
+    using namespace mlpdeploy::cpu;
+    static ort::CustomOp const float_ops[] = {axial_shift_op(), permutator_op()};
+    static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), patch_merging_bf16_op()};
+    OrtCustomOpDomain* domain = nullptr;
+    check(ort::CreateCustomOpDomain::call(api, kDomain, &domain));
+    if (chosen_kernels(Operands::kFloat) != nullptr) {
+        for (ort::CustomOp const& op : float_ops) check(ort::CustomOpDomainAdd::call(api, domain, &op));
+    }
+    if (chosen_kernels(Operands::kBfloat16) != nullptr) {
+        for (ort::CustomOp const& op : bfloat16_ops) check(ort::CustomOpDomainAdd::call(api, domain, &op));
+    }
+    return domain;
+}
+
+char const* name_of(mlpdeploy::cpu::Operands operands) {
+    mlpdeploy::cpu::Kernels const* kernels = mlpdeploy::cpu::chosen_kernels(operands);
+    return kernels == nullptr ? nullptr : kernels->name;
+}
 
 }  // namespace
 
@@ -14,21 +36,17 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     ort::Table const api = base->get_api(ort::kVersion);
     if (api == nullptr) return nullptr;  // an older ONNX Runtime, which has no way to say why: it runs the functions
     return guard(api, kDomain, [&] {
-        if (chosen_kernels() == nullptr) return;  // not for this processor: the functions run
-        // Sessions share the domain, and keep pointers into it: it lives as long as the process.
-        static ort::CustomOp const ops[] = {axial_shift_op(), permutator_op()};
-        static OrtCustomOpDomain* const domain = [api] {
-            OrtCustomOpDomain* created = nullptr;
-            check(ort::CreateCustomOpDomain::call(api, kDomain, &created));
-            for (ort::CustomOp const& op : ops) check(ort::CustomOpDomainAdd::call(api, created, &op));
-            return created;
-        }();
+        if (chosen_kernels(Operands::kFloat) == nullptr && chosen_kernels(Operands::kBfloat16) == nullptr) return;
+        static OrtCustomOpDomain* const domain = make_domain(api);
         check(ort::AddCustomOpDomain::call(api, options, domain));
     });
 }
 
-// The name of the kernels that this processor runs, or null.
+// The names of the kernels that this processor runs, or null: in float32, and in bfloat16.
 extern "C" __attribute__((visibility("default"))) const char* mlpdeploy_cpu_kernels() {
-    mlpdeploy::cpu::Kernels const* kernels = mlpdeploy::cpu::chosen_kernels();
-    return kernels == nullptr ? nullptr : kernels->name;
+    return name_of(mlpdeploy::cpu::Operands::kFloat);
+}
+
+extern "C" __attribute__((visibility("default"))) const char* mlpdeploy_cpu_bf16_kernels() {
+    return name_of(mlpdeploy::cpu::Operands::kBfloat16);
 }

@@ -66,9 +66,18 @@ void Node::read_weights(Tensor* weights, std::size_t count) const {
     }
 }
 
-void release_weights(Tensor const* weights, std::size_t count) noexcept {
-    for (std::size_t i = 0; i < count; ++i)
-        release_file_pages(weights[i].data, static_cast<std::size_t>(weights[i].count()) * sizeof(float));
+void release_weight(Tensor const& weight, std::size_t value_bytes) noexcept {
+    release_file_pages(weight.data, static_cast<std::size_t>(weight.count()) * value_bytes);
+}
+
+std::vector<float> floats_of_bfloat16(Tensor const& tensor) {
+    auto const* const from = reinterpret_cast<std::uint16_t const*>(tensor.data);
+    std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        std::uint32_t const bits = static_cast<std::uint32_t>(from[i]) << 16;
+        std::memcpy(&values[i], &bits, sizeof bits);
+    }
+    return values;
 }
 
 Tensor Run::input() const {
@@ -100,12 +109,12 @@ void Run::release(void* memory) noexcept {
     if (OrtStatus* status = ort::AllocatorFree::call(api_, allocator_, memory)) ort::ReleaseStatus::call(api_, status);
 }
 
-Kernels const* chosen_kernels() {
-    static Kernels const* const kernels = [] {
-        char const* named = std::getenv("MLPDEPLOY_NATIVE");
-        return choose_kernels(named == nullptr || named[0] == '\0' ? nullptr : named);
-    }();
-    return kernels;
+Kernels const* chosen_kernels(Operands operands) {
+    static char const* const named = std::getenv("MLPDEPLOY_NATIVE");
+    static char const* const only = named == nullptr || named[0] == '\0' ? nullptr : named;
+    static Kernels const* const of[] = {choose_kernels(Operands::kFloat, only),
+                                        choose_kernels(Operands::kBfloat16, only)};
+    return of[static_cast<int>(operands)];
 }
 
 }  // namespace mlpdeploy::cpu

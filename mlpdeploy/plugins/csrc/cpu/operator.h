@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "host.h"
 #include "kernels.h"
@@ -53,7 +54,7 @@ OrtStatus* guard(ort::Table api, char const* who, Step const& step) noexcept {
 }
 
 struct Tensor {
-    float* data = nullptr;
+    float* data = nullptr;  // or of another type, where a weight has one
     std::int64_t sizes[kRank] = {1, 1, 1, 1};
     std::size_t rank = 0;
 
@@ -95,8 +96,14 @@ private:
     OrtKernelInfo const* info_;
 };
 
-// Let go of mapped weights that have been copied.
-void release_weights(Tensor const* weights, std::size_t count) noexcept;
+// Let go of mapped weights of so many bytes each that have been copied.
+void release_weight(Tensor const& weight, std::size_t value_bytes) noexcept;
+inline void release_weights(Tensor const* weights, std::size_t count) noexcept {
+    for (std::size_t i = 0; i < count; ++i) release_weight(weights[i], sizeof(float));
+}
+
+// The values of a tensor of bfloat16.
+std::vector<float> floats_of_bfloat16(Tensor const& tensor);
 
 // One run: its tensors, and ONNX Runtime's memory and threads.
 class Run final : public Host {
@@ -105,7 +112,7 @@ public:
         : api_(api), allocator_(memory.get()), context_(context) {}
 
     Tensor input() const;
-    // The output, which is as large as `like`.
+    // The output, which has the sizes of `like`.
     Tensor output(Tensor const& like) const;
 
     void for_each(long count, void (*task)(void*, std::size_t), void* data) override;
@@ -119,10 +126,10 @@ private:
 };
 
 // The kernels that this process runs, or null.
-Kernels const* chosen_kernels();
+Kernels const* chosen_kernels(Operands operands);
 
-// What ONNX Runtime asks about an operator. Kernel has kName, kInputs, input_type(index), a constructor of a Node and
-// Kernels, and compute(context), and may throw.
+// What ONNX Runtime asks about an operator. Kernel has kName, kOperands, kInputs, input_type(index), a constructor of a
+// Node and Kernels, and compute(context), and may throw.
 template <typename Kernel>
 ort::CustomOp make_op() {
     struct Made {
@@ -142,7 +149,8 @@ ort::CustomOp make_op() {
     op.input_memory = [](ort::CustomOp const*, std::size_t) { return ort::kDefaultMemory; };
     op.first_version = op.last_version = [](ort::CustomOp const*) { return 1; };
     op.create_v2 = [](ort::CustomOp const*, ort::Table api, OrtKernelInfo const* info, void** kernel) {
-        return guard(api, Kernel::kName, [&] { *kernel = new Made{api, Kernel(Node(api, info), *chosen_kernels())}; });
+        return guard(api, Kernel::kName,
+                     [&] { *kernel = new Made{api, Kernel(Node(api, info), *chosen_kernels(Kernel::kOperands))}; });
     };
     op.compute_v2 = [](void* kernel, OrtKernelContext* context) {
         auto const& made = *static_cast<Made const*>(kernel);
@@ -154,6 +162,8 @@ ort::CustomOp make_op() {
 
 // The operators of the library, one file each.
 ort::CustomOp axial_shift_op();
+ort::CustomOp axial_shift_bf16_op();
+ort::CustomOp patch_merging_bf16_op();
 ort::CustomOp permutator_op();
 
 }  // namespace mlpdeploy::cpu

@@ -75,9 +75,9 @@ PermutatorBlock::PermutatorBlock(Kernels const& kernels, PermutatorSizes const& 
     : kernels_(&kernels),
       sizes_(sizes),
       segment_(sizes.channels / sizes.side),
-      stride_(row_stride(kernels, sizes.channels)),
-      hidden_stride_(row_stride(kernels, sizes.hidden)),
-      logits_stride_(row_stride(kernels, 3 * sizes.channels)),
+      stride_(float_stride(kernels, sizes.channels)),
+      hidden_stride_(float_stride(kernels, sizes.hidden)),
+      logits_stride_(float_stride(kernels, 3 * sizes.channels)),
       epsilon_(epsilon),
       mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
       mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
@@ -129,7 +129,7 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
 }
 
 void PermutatorBlock::multiply(Finish finish, Dense const& dense, float const* rows, long row_count, float* out) const {
-    dense.multiply(finish, rows, stride_, row_count, out, stride_, 0, dense.panels());
+    dense.multiply(finish, rows, stride_, row_count, out, stride_);
 }
 
 // The first norm of one row of pixels, and the mean over it.
@@ -149,16 +149,16 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     long const channels = sizes_.channels;
     float const* const row_means = group.row_means + sample * side * stride_;
     float const* const normal = group.normal + sample * side * side * stride_;
-    long const mixed_stride = row_stride(k, segment_);
-    Scratch memory(group.host,
-                   (2 * side + 2) * stride_ + side * mixed_stride + row_stride(k, sizes_.gate_hidden) + logits_stride_);
+    long const mixed_stride = float_stride(k, segment_);
+    Scratch memory(group.host, (2 * side + 2) * stride_ + side * mixed_stride + float_stride(k, sizes_.gate_hidden) +
+                                   logits_stride_);
     float* const column_means = memory.get();
     float* const rows = column_means + side * stride_;
     float* const mean = rows + side * stride_;
     float* const sum = mean + stride_;
     float* const mixed = sum + stride_;
     float* const hidden = mixed + side * mixed_stride;
-    float* const logits = hidden + row_stride(k, sizes_.gate_hidden);
+    float* const logits = hidden + float_stride(k, sizes_.gate_hidden);
 
     for (long i = 0; i < side; ++i)
         k.mean_of_rows(normal + i * stride_, side * stride_, side, channels, column_means + i * stride_);
@@ -167,13 +167,13 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     auto const add_mean_of_branch = [&](Dense const& branch, float const* means) {
         for (long g = 0; g < side; ++g)
             k.copy_segments({means + g * segment_, stride_, rows + g * stride_, segment_, segment_, side});
-        branch.multiply(Finish::kStore, rows, stride_, side, mixed, mixed_stride, 0, branch.panels());
+        branch.multiply(Finish::kStore, rows, stride_, side, mixed, mixed_stride);
         for (long c = 0; c < channels; ++c) sum[c] += mixed[c / segment_ * mixed_stride + c % segment_];
     };
     add_mean_of_branch(mean_h_, row_means);
     add_mean_of_branch(mean_w_, column_means);
-    gate1_.multiply(Finish::kGelu, sum, stride_, 1, hidden, stride_, 0, gate1_.panels());
-    gate2_.multiply(Finish::kStore, hidden, stride_, 1, logits, logits_stride_, 0, gate2_.panels());
+    gate1_.multiply(Finish::kGelu, sum, stride_, 1, hidden, stride_);
+    gate2_.multiply(Finish::kStore, hidden, stride_, 1, logits, logits_stride_);
     softmax(logits, channels, group.gates + 3 * sample * stride_, stride_);
 }
 
@@ -225,8 +225,8 @@ void PermutatorBlock::finish_rows(Group const& group, long sample, long first, l
     multiply(Finish::kAdd, proj_, b, rows, x);
     std::copy_n(x, rows * stride_, a);
     k.layer_norm(a, rows, stride_, channels, epsilon_, norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
-    fc1_.multiply(Finish::kGelu, a, stride_, rows, hidden, hidden_stride_, 0, fc1_.panels());
-    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_, 0, fc2_.panels());
+    fc1_.multiply(Finish::kGelu, a, stride_, rows, hidden, hidden_stride_);
+    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_);
     for (long row = 0; row < rows; ++row)
         std::copy_n(x + row * stride_, channels, group.y + (first_pixel + row) * channels);
 }

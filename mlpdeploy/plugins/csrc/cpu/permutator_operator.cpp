@@ -23,6 +23,7 @@ void check_shapes(Tensor const (&weights)[kWeights], PermutatorSizes const& size
 class PermutatorKernel {
 public:
     static constexpr char const* kName = "PermutatorBlock";
+    static constexpr Operands kOperands = Operands::kFloat;
     static constexpr std::size_t kInputs = kWeights + 1;  // X, and the weights
     static int input_type(std::size_t) { return ort::kFloat; }
 

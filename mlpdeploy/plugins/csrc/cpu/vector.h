@@ -3,7 +3,17 @@
 
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(__AMX_BF16__)
+#define MLPDEPLOY_ISA amx
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 16
+#define MLPDEPLOY_BFLOAT16
+#elif defined(__AVX512BF16__)
+#define MLPDEPLOY_ISA avx512bf16
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 14
+#define MLPDEPLOY_BFLOAT16
+#elif defined(__AVX512F__)
 #define MLPDEPLOY_ISA avx512
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 14
@@ -28,6 +38,16 @@ namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 constexpr long kVector = MLPDEPLOY_VECTOR;
 constexpr long kPanel = 2 * kVector;   // two vectors of columns and
 constexpr int kRows = MLPDEPLOY_ROWS;  // so many rows fill the registers with sums
+// See Kernels.
+#ifdef MLPDEPLOY_BFLOAT16
+constexpr long kChunkRows = 16;
+constexpr long kFewPixels = 256;
+constexpr long kGroupPixels = 512;
+#else
+constexpr long kChunkRows = 14;
+constexpr long kFewPixels = 128;
+constexpr long kGroupPixels = 256;
+#endif
 
 typedef float Vector __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
 

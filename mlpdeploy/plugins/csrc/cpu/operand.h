@@ -1,0 +1,66 @@
+// What a product multiplies: floats, or bfloat16 where a file is compiled for instructions that multiply those.
+#pragma once
+
+#include "vector.h"
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+
+#ifdef MLPDEPLOY_BFLOAT16
+
+typedef unsigned short Operand;
+
+// Two vectors as operands, rounded to the nearest, ties to even.
+MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
+    __m512bh const both = _mm512_cvtne2ps_pbh(right, left);
+    memcpy(to, &both, sizeof both);
+}
+
+MLPDEPLOY_INLINE __mmask32 first_lanes(long count) { return count < 32 ? (1U << count) - 1 : ~0U; }
+
+MLPDEPLOY_INLINE Operand operand_of(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return static_cast<Operand>(bits >> 16 | 0x40);  // a NaN stays one
+    return static_cast<Operand>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+#else
+
+typedef float Operand;
+
+MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
+    store(to, left);
+    store(to + kVector, right);
+}
+
+MLPDEPLOY_INLINE Operand operand_of(float x) { return x; }
+
+#endif
+
+// As many operands as fill a register, to be moved and not computed with.
+typedef Operand Moved __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
+constexpr long kMoved = sizeof(Moved) / sizeof(Operand);
+
+MLPDEPLOY_INLINE Moved take(Operand const* from) {
+    Moved value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+MLPDEPLOY_INLINE void put(Operand* to, Moved value) { memcpy(to, &value, sizeof value); }
+
+// The first `count`, at most all of them; the others become zero, and are not read or written.
+#ifdef MLPDEPLOY_BFLOAT16
+MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {
+    return (Moved)_mm512_maskz_loadu_epi16(first_lanes(count), from);
+}
+
+MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) {
+    _mm512_mask_storeu_epi16(to, first_lanes(count), (__m512i)value);
+}
+#else
+MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) { return load_first(from, count); }
+MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) { store_first(to, count, value); }
+#endif
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

@@ -1,0 +1,112 @@
+// Products in vector registers: some rows times two vectors of columns at a time. Included by product.h.
+#pragma once
+
+namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
+
+#ifdef MLPDEPLOY_BFLOAT16
+// One step of the depth is a pair of operands, as the instruction takes them.
+constexpr long kDepthUnit = 2;
+typedef __m512bh Factors;
+MLPDEPLOY_INLINE Vector add_product(Vector sum, char const* row, Factors weights) {
+    int pair;
+    memcpy(&pair, row, sizeof pair);
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), weights);
+}
+#else
+constexpr long kDepthUnit = 1;
+typedef Vector Factors;
+MLPDEPLOY_INLINE Vector add_product(Vector sum, char const* row, Factors weights) {
+    float x;
+    memcpy(&x, row, sizeof x);
+    return sum + splat(x) * weights;
+}
+#endif
+
+// A panel is (depth / unit, kPanel, unit): each step of the depth is the bytes of kPanel floats.
+MLPDEPLOY_INLINE long packed_place(long column, long k) {
+    return k / kDepthUnit * kPanel * kDepthUnit + column * kDepthUnit + k % kDepthUnit;
+}
+
+constexpr long kStepBytes = kPanel * static_cast<long>(sizeof(float));
+// Bytes of the panel from those that are used to those that are fetched. They may lie behind the panel: in the next
+// one.
+constexpr long kAhead = 32 * kStepBytes;
+constexpr long kLine = 64;
+
+MLPDEPLOY_INLINE Factors factors_at(char const* from) {
+    Factors value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+// The heart: Rows x 2 vectors of sums in registers.
+template <int Rows>
+MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, char const* panel,
+                              Vector (&sums)[Rows][2]) {
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
+    // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
+    long stride = row_stride * static_cast<long>(sizeof(Operand));
+    long stride3 = 3 * stride;
+    char const* bases[] = {reinterpret_cast<char const*>(rows), reinterpret_cast<char const*>(rows) + 5 * stride,
+                           reinterpret_cast<char const*>(rows) + 10 * stride};
+    asm("" : "+r"(bases[0]), "+r"(bases[1]), "+r"(bases[2]), "+r"(stride), "+r"(stride3));
+#pragma GCC unroll 2
+    for (long step = 0; step < steps; ++step) {
+        for (long line = 0; line < kStepBytes; line += kLine) __builtin_prefetch(panel + kAhead + line);
+        Factors left = factors_at(panel);
+        Factors right = factors_at(panel + kStepBytes / 2);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            char const* base = bases[r / 5];
+            char const* at = r % 5 == 0   ? base
+                             : r % 5 == 1 ? base + stride
+                             : r % 5 == 2 ? base + 2 * stride
+                             : r % 5 == 3 ? base + stride3
+                                          : base + 4 * stride;
+            sums[r][0] = add_product(sums[r][0], at, left);
+            sums[r][1] = add_product(sums[r][1], at, right);
+        }
+        for (char const*& base : bases) base += sizeof(float);  // of one step: a float, or a pair of operands
+        panel += kStepBytes;
+    }
+}
+
+template <Finish Kind, int Rows>
+__attribute__((noinline)) void tile(Product const& p, char const* panel, long column, long first) {
+    Vector sums[Rows][2];
+    sums_of<Rows>(static_cast<Operand const*>(p.rows) + first * p.row_stride, p.row_stride,
+                  (p.depth + kDepthUnit - 1) / kDepthUnit, panel, sums);
+    Vector left = load(p.bias + column);
+    Vector right = load(p.bias + column + kVector);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+        finish<Kind>(p, first + r, column, sums[r][0] + left, sums[r][1] + right);
+    }
+}
+
+template <Finish Kind, int Rows = kRows>
+MLPDEPLOY_INLINE void tile_of(Product const& p, char const* panel, long column, long first, long count) {
+    if constexpr (Rows > 0) {
+        if (count == Rows) return tile<Kind, Rows>(p, panel, column, first);
+        tile_of<Kind, Rows - 1>(p, panel, column, first, count);
+    }
+}
+
+// As few tiles as possible, and then as even as possible: a last tile of one row would wait for its own sums.
+template <Finish Kind>
+void multiply_as(Product const& p) {
+    char const* panel = static_cast<char const*>(p.panels);
+    long const bytes = (p.depth + kDepthUnit - 1) / kDepthUnit * kStepBytes;
+    for (long i = 0; i < p.panel_count; ++i, panel += bytes) {
+        long first = 0;
+        for (long tiles = (p.row_count + kRows - 1) / kRows; tiles > 0; --tiles) {
+            long const count = (p.row_count - first + tiles - 1) / tiles;
+            tile_of<Kind>(p, panel, i * kPanel, first, count);
+            first += count;
+        }
+    }
+}
+
+constexpr long kRowUnit = 1;
+
+}  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

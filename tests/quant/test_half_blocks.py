@@ -1,0 +1,188 @@
+"""bfloat16 inside of blocks: the graph, what it computes with and without kernels, and the artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from tiny import tiny_asmlp, tiny_vip
+
+import mlpdeploy
+from mlpdeploy.errors import UsageError
+from mlpdeploy.export.export import export_model
+from mlpdeploy.export.lower import TARGETS, lower
+from mlpdeploy.export.trace import ExportShape, onnx_from_model
+from mlpdeploy.manifest import read_manifest
+from mlpdeploy.models.build import Model
+from mlpdeploy.ops.axial_shift_block import BF16_NAME
+from mlpdeploy.ops.patch_merging import NAME as MERGING
+from mlpdeploy.plugins import cpu
+from mlpdeploy.quant.half_blocks import half_blocks
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
+
+BF16 = Recipe("bf16")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((3, 3, 32, 32)).astype(np.float32)
+
+
+def blocks_of(model: Model, shape: ExportShape | None = None) -> ir.Model:
+    graph = onnx_from_model(model, shape or ExportShape())
+    lower(graph, TARGETS["cpu"], "conv", blocks=True)
+    return graph
+
+
+def operators(graph: ir.Model) -> list[str]:
+    return [node.op_type for node in graph.graph if node.op_type in (BF16_NAME, MERGING, "Transpose", "AxialShiftBlock")]
+
+
+def run(graph: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
+    """Return what ONNX Runtime makes of the functions."""
+    proto = ir.to_proto(graph)
+    onnx.checker.check_model(proto)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": images})[0]
+
+
+def spread_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / wanted.std())
+
+
+@pytest.mark.parametrize("channels", [32, 21])
+def test_blocks_follow_each_other_on_rows(channels: int) -> None:
+    """With 21 channels the patch merging is none for the kernel, and stays between two turns of the tensor."""
+    model = tiny_asmlp(embed_dim=channels, depths=(2, 1))
+    graph = blocks_of(model)
+    before = run(graph)
+    report = half_blocks(graph, BF16)
+    middle = [MERGING] if channels == 32 else ["Transpose", "Transpose"]
+    assert operators(graph) == ["Transpose", BF16_NAME, BF16_NAME, *middle, BF16_NAME, "Transpose"]
+    assert len(report.changed) == (4 if channels == 32 else 3)
+    assert 0.85 < report.macs_share < 1
+    assert report.weights == sum(
+        value.const_value.size
+        for value in graph.graph.initializers.values()
+        if value.const_value is not None and value.dtype == ir.DataType.BFLOAT16
+    )
+    assert 1e-4 < spread_error(run(graph), before) < 5e-2
+
+
+def test_the_roundings_are_those_of_the_contract() -> None:
+    """Against the module with rounded factors, in float64: what is left is float32's rounding."""
+    model = tiny_asmlp(embed_dim=32)
+    graph = blocks_of(model)
+    half_blocks(graph, BF16)
+    assert spread_error(run(graph), rounded(model)(torch.from_numpy(IMAGES).double()).numpy()) < 5e-3
+    assert spread_error(run(graph), model.double()(torch.from_numpy(IMAGES).double()).detach().numpy()) > 5e-3
+
+
+def rounded(model: Model) -> Model:
+    """Return the model in float64, whose 1x1 convolutions inside of blocks and mergings round what they multiply."""
+    import copy
+
+    def keep(values: torch.Tensor) -> torch.Tensor:
+        return values.to(torch.bfloat16).to(values.dtype)
+
+    model = copy.deepcopy(model).double()
+    fold(model)
+    for name, module in model.named_modules():
+        inside = name.startswith("layers.") and isinstance(module, torch.nn.Conv2d)
+        if inside:
+            module.weight.data = keep(module.weight.data)
+            module.register_forward_pre_hook(lambda module, inputs: (keep(inputs[0]),))
+    return model.requires_grad_(False)
+
+
+def fold(model: Model) -> None:
+    """Move each norm's scale and bias into the convolution behind it, where the export does."""
+    for layer in model.layers:
+        pairs = [(block.axial_shift.norm2, block.axial_shift.conv3) for block in layer.blocks]
+        pairs += [(block.norm1, block.axial_shift.conv1) for block in layer.blocks]
+        pairs += [(block.norm2, block.mlp.fc1) for block in layer.blocks]
+        if layer.downsample is not None:
+            pairs.append((layer.downsample.norm, layer.downsample.reduction))
+        for norm, conv in pairs:
+            weight = conv.weight.data
+            shift = (weight[:, :, 0, 0] @ norm.bias.data).float().double()
+            if conv.bias is None:
+                conv.bias = torch.nn.Parameter(shift)
+            else:
+                conv.bias.data = (conv.bias.data + shift).float().double()
+            conv.weight.data = (weight * norm.weight.data.reshape(1, -1, 1, 1)).float().double()
+            norm.weight.data.fill_(1)
+            norm.bias.data.zero_()
+
+
+def test_open_sizes() -> None:
+    model = tiny_asmlp(embed_dim=32)
+    graph = blocks_of(model, ExportShape(None, True))
+    before = run(graph, RNG.standard_normal((2, 3, 64, 32)).astype(np.float32))
+    half_blocks(graph, BF16)
+    assert operators(graph) == ["Transpose", BF16_NAME, MERGING, BF16_NAME, "Transpose"]
+    assert run(graph, RNG.standard_normal((2, 3, 64, 32)).astype(np.float32)).shape == before.shape
+
+
+def test_what_is_kept_stays_float32() -> None:
+    graph = blocks_of(tiny_asmlp(embed_dim=32, depths=(2, 1)))
+    report = half_blocks(graph, Recipe("bf16", keep=("layers.0.blocks.1", "layers.0.downsample")))
+    assert operators(graph) == ["Transpose", BF16_NAME, "Transpose", "AxialShiftBlock", "Transpose", BF16_NAME, "Transpose"]
+    assert set(report.refused.values()) == {"kept in float32 by request"}
+    assert len(report.refused) == 2
+    run(graph)
+    with pytest.raises(UsageError, match=r"no node of the model is 'layers\.0\.block'"):
+        half_blocks(blocks_of(tiny_asmlp()), Recipe("bf16", keep=("layers.0.block",)))
+
+
+def test_a_feature_map_stays_an_output() -> None:
+    graph = blocks_of(tiny_asmlp(embed_dim=32, features=True))
+    names = [value.name for value in graph.graph.outputs]
+    before = run(graph)
+    half_blocks(graph, BF16)
+    assert [value.name for value in graph.graph.outputs] == names
+    assert spread_error(run(graph), before) < 5e-2
+
+
+def test_models_without_such_blocks_are_refused() -> None:
+    for model in (tiny_vip(), tiny_asmlp(branches="serial")):
+        with pytest.raises(UsageError, match="bf16 for the target cpu, of a model without AS-MLP blocks"):
+            half_blocks(blocks_of(model), BF16)
+
+
+@pytest.fixture(scope="module")
+def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AS-MLP of two stages in bf16, verified; do not change it."""
+    folder = tmp_path_factory.mktemp("bf16")
+    export_model(tiny_asmlp(embed_dim=32), folder / "float32", verify=False)
+    quantize_artifact(folder / "float32", folder / "bf16", BF16, targets=("cpu",))
+    return folder / "bf16"
+
+
+def test_the_artifact(in_bf16: Path) -> None:
+    manifest = read_manifest(in_bf16)
+    assert manifest.precision == "bf16"
+    assert manifest.quantization is not None
+    assert manifest.quantization["targets"]["cpu"]["name"] == "half_blocks(bf16)"
+    checks = manifest.verification["files"]["model.cpu.onnx"]["checks"]
+    values = [check for check in checks if check["check"].startswith("values")]
+    assert values and all(check["passed"] for check in checks)
+    assert all(1e-4 < check["relative_error"] < 5e-2 for check in values)
+
+
+def test_kernels_compute_what_the_functions_do(in_bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = cpu.ensure_cpu_library()
+    if library is None or cpu.kernels_of(library, "bf16") is None:
+        pytest.skip("no kernels for bfloat16 on this processor")
+    with mlpdeploy.load(in_bf16) as session:
+        assert session.kernels in cpu.BF16_SETS
+        assert session.precision == "bf16"
+        fast = session.run({"input": IMAGES})["logits"]
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "0")
+    with pytest.warns(UserWarning, match="without CPU kernels for bf16"), mlpdeploy.load(in_bf16) as session:
+        assert session.kernels == ""
+        plain = session.run({"input": IMAGES})["logits"]
+    assert 0 < spread_error(fast, plain) < 1e-2
