@@ -24,7 +24,6 @@ from mlpdeploy.bench.peers import default_openvino_run, session_run
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
-from mlpdeploy.manifest import read_manifest
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import openvino as backend
@@ -44,12 +43,11 @@ def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
             if precision in ("fp32", "bf16"):
                 session = stack.enter_context(load(directory, "openvino", precision=precision))
                 sessions[f"OpenVINO {precision}"] = session
-        if has_axial_shift(directory):
-            bf16 = directory.with_name(f"{directory.name}_bf16")
-            quantize_artifact(directory, bf16, Recipe("bf16"), targets=("cpu",), verify=False)
-            session = stack.enter_context(load(bf16, "onnxruntime", "cpu"))
-            if session.kernels:  # without them it computes in float32
-                sessions[f"ONNX Runtime bf16 ({session.kernels})"] = session
+        bf16 = directory.with_name(f"{directory.name}_bf16")
+        quantize_artifact(directory, bf16, Recipe("bf16"), targets=("cpu",), verify=False)
+        session = stack.enter_context(load(bf16, "onnxruntime", "cpu"))
+        if session.kernels:  # without them it computes in float32
+            sessions[f"ONNX Runtime bf16 ({session.kernels})"] = session
         int8 = directory.with_name(f"{directory.name}_int8")
         images = directory.with_name("images.npy")
         np.save(images, sessions[BASELINE].random_feeds(CALIBRATION_IMAGES, seed=1)["input"])
@@ -61,11 +59,6 @@ def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
             sessions["OpenVINO int8, bf16 for the rest"] = session
         candidates = [Candidate(name, session_run(session)) for name, session in sessions.items()]
         return timed(candidates, sessions[BASELINE].random_feeds(max(BATCHES))["input"], seconds, BASELINE)
-
-
-def has_axial_shift(directory: Path) -> bool:
-    """Return whether an artifact is an AS-MLP: our kernels compute bfloat16 in its blocks only."""
-    return read_manifest(directory).model["family"] == "asmlp"
 
 
 def forms(directory: Path, seconds: float) -> list[dict[str, Any]]:

@@ -19,6 +19,9 @@ The function is what the CPU's lowering makes of the same nodes, in the same ord
 computes from constants, so a runtime without the kernel loses nothing. How rows move along the width depends on the
 size of a segment (`lower_permute_mlp`): the attributes `halves`, `width_perm`, `width_back` and `weight_perm` say it to
 the function, and the kernel needs none of them. The kernel is `plugins/csrc/cpu`.
+
+`mlpdeploy::PermutatorBlockBf16` is the same with products of bfloat16: the six matrices W are of that type, what they are
+multiplied with is rounded to it (nearest, ties to even), and everything else is float, the gate among it.
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "PermutatorBlock"
+BF16_NAME = "PermutatorBlockBf16"
 BRANCHES = ("W_h", "W_w", "W_c")
 GATE = ("F_1", "f_1", "F_2", "f_2")
 WEIGHTS = (
     *("scale_1", "bias_1", *BRANCHES, *GATE, "W_p", "b_p"),
     *("scale_2", "bias_2", "W_1", "b_1", "W_2", "b_2"),
 )
+MATRICES = (*BRANCHES, "W_p", "W_1", "W_2")
 INPUTS = ("X", *WEIGHTS)
 
 
@@ -54,15 +59,20 @@ def width_attributes(wide: bool) -> dict[str, list[int] | int]:
     return {"halves": 2 if wide else 1, "width_perm": perm, "width_back": back, "weight_perm": weight_perm}
 
 
-def permutator_block_function(opset: int) -> onnx.FunctionProto:
+def permutator_block_function(opset: int, *, bf16: bool = False) -> onnx.FunctionProto:
     """Return the ONNX function behind the nodes."""
     from onnx import parser
 
+    factor = _bf16_factor if bf16 else _factor
+    given = [f"pb_half_{name}" if bf16 and name in MATRICES else name for name in INPUTS]
+    floats = [f"{name} = Cast <to = 1> (pb_half_{name})" for name in MATRICES if bf16]
+    line = "\n      "
     return parser.parse_function(f"""
     <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
-    {NAME} <segments: int, height: int, width: int, channels: int, epsilon: float, halves: int, width_perm: ints,
-            width_back: ints, weight_perm: ints>
-      ({", ".join(INPUTS)}) => (Y) {{
+    {BF16_NAME if bf16 else NAME} <segments: int, height: int, width: int, channels: int, epsilon: float, halves: int,
+            width_perm: ints, width_back: ints, weight_perm: ints>
+      ({", ".join(given)}) => (Y) {{
+      {line.join(floats)}
       pb_any = Constant <value_ints = [-1]> ()
       pb_one = Constant <value_ints = [1]> ()
       pb_three = Constant <value_ints = [3]> ()
@@ -81,7 +91,7 @@ def permutator_block_function(opset: int) -> onnx.FunctionProto:
       pb_image = Concat <axis = 0> (pb_any, pb_tokens, pb_c)
       pb_grid = Concat <axis = 0> (pb_any, pb_h, pb_w, pb_c)
       pb_x = Reshape (X, pb_flat)
-      pb_n1 = LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x, scale_1, bias_1)
+      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x, scale_1, bias_1)", "pb_n1")}
       {_HEIGHT}
       {_WIDTH}
       pb_c_weight = Transpose <perm = [1, 0]> (W_c)
@@ -93,19 +103,31 @@ def permutator_block_function(opset: int) -> onnx.FunctionProto:
       pb_part_c = Mul (pb_c_branch, pb_gate_c)
       pb_parts = Add (pb_part_h, pb_part_w)
       pb_sum = Add (pb_parts, pb_part_c)
-      pb_rows = Reshape (pb_sum, pb_flat)
+      {factor("Reshape (pb_sum, pb_flat)", "pb_rows")}
       pb_p_product = MatMul (pb_rows, W_p)
       pb_p = Add (pb_p_product, b_p)
       pb_x2 = Add (pb_x, pb_p)
-      pb_n2 = LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x2, scale_2, bias_2)
+      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x2, scale_2, bias_2)", "pb_n2")}
       pb_1_product = MatMul (pb_n2, W_1)
       pb_1 = Add (pb_1_product, b_1)
-      {_gelu("pb_1", "pb_hidden")}
-      pb_2_product = MatMul (pb_hidden, W_2)
+      {_gelu("pb_1", "pb_gelu")}
+      {factor("Identity (pb_gelu)", "pb_hidden") if bf16 else ""}
+      pb_2_product = MatMul ({"pb_hidden" if bf16 else "pb_gelu"}, W_2)
       pb_2 = Add (pb_2_product, b_2)
       pb_y = Add (pb_x2, pb_2)
       Y = Reshape (pb_y, pb_grid)
     }}""")
+
+
+def _factor(operator: str, y: str) -> str:
+    return f"{y} = {operator}"
+
+
+def _bf16_factor(operator: str, y: str) -> str:
+    """Return nodes that round what an operator computes to bfloat16."""
+    return f"""{y}_exact = {operator}
+      {y}_half = Cast <to = 16> ({y}_exact)
+      {y} = Cast <to = 1> ({y}_half)"""
 
 
 def _size(attribute: str, value: str) -> str:
@@ -181,7 +203,7 @@ _GATES = f"""pb_tokens_float = Cast <to = 1> (pb_tokens)
 
 
 def permutator_block_ref(
-    x: torch.Tensor, weights: tuple[torch.Tensor, ...], segments: int, epsilon: float
+    x: torch.Tensor, weights: tuple[torch.Tensor, ...], segments: int, epsilon: float, *, bf16: bool = False
 ) -> torch.Tensor:
     """Return Y as the contract writes it.
 
@@ -190,14 +212,19 @@ def permutator_block_ref(
         weights: in the order of `WEIGHTS` and with the shapes of the contract.
         segments: channel groups.
         epsilon: of the norms.
+        bf16: round the factors of the products to bfloat16.
     """
+    import torch
     from torch.nn import functional as F
 
     from mlpdeploy.ops.permute_mlp import weighted_permute_mlp_ref
 
-    w = dict(zip(WEIGHTS, weights, strict=True))
-    normal = F.layer_norm(x, x.shape[-1:], w["scale_1"], w["bias_1"], epsilon)
+    def keep(values: torch.Tensor) -> torch.Tensor:
+        return values.to(torch.bfloat16).to(values.dtype) if bf16 else values
+
+    w = {name: keep(v) if name in MATRICES else v for name, v in zip(WEIGHTS, weights, strict=True)}
+    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_1"], w["bias_1"], epsilon))
     branches, gate = tuple(w[name] for name in BRANCHES), tuple(w[name] for name in GATE)
-    x = x + weighted_permute_mlp_ref(normal, branches, gate, segments) @ w["W_p"] + w["b_p"]
-    normal = F.layer_norm(x, x.shape[-1:], w["scale_2"], w["bias_2"], epsilon)
-    return x + F.gelu(normal @ w["W_1"] + w["b_1"]) @ w["W_2"] + w["b_2"]
+    x = x + keep(weighted_permute_mlp_ref(normal, branches, gate, segments)) @ w["W_p"] + w["b_p"]
+    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_2"], w["bias_2"], epsilon))
+    return x + keep(F.gelu(normal @ w["W_1"] + w["b_1"])) @ w["W_2"] + w["b_2"]

@@ -31,7 +31,10 @@ HalfForm = Literal["typed", "hint", "blocks"]
 # How each target is given half precision: `typed`, the file's values have the type; `hint`, the file stays float32 and
 # the session asks the runtime for the manifest's precision; `blocks`, the products inside of whole blocks have it.
 HALF_FORMS: dict[str, dict[str, HalfForm]] = {
-    "cpu": {"fp16": "typed", "bf16": "blocks"},  # ONNX Runtime's CPU provider has no bfloat16 operators; ours are blocks
+    "cpu": {
+        "fp16": "typed",
+        "bf16": "blocks",
+    },  # ONNX Runtime's CPU provider has no bfloat16 operators; ours are blocks
     # bf16 as a hint is OpenVINO's own way. fp16 as a hint would be taken for bf16 on processors without fp16
     # arithmetic, which are most; a typed file is half as large, and the session has it computed in float32 there.
     "openvino": {"fp16": "typed", "bf16": "hint"},

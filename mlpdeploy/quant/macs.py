@@ -8,11 +8,14 @@ from math import prod
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of
+from mlpdeploy.ops import axial_shift_block, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
-from mlpdeploy.ops.axial_shift_block import INPUTS, MATRICES
-from mlpdeploy.ops.axial_shift_block import NAME as AXIAL_SHIFT_BLOCK
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
+# Whole blocks: where among their inputs the matrices are.
+_MATRICES = {
+    kind.NAME: [kind.INPUTS.index(name) for name in kind.MATRICES] for kind in (axial_shift_block, permutator_block)
+}
 
 
 def macs_of(model: ir.Model) -> dict[str, int]:
@@ -26,7 +29,7 @@ def macs_of(model: ir.Model) -> dict[str, int]:
     for node in model.graph:
         for output in node.outputs:
             elements[output] = _elements(node, output, elements)
-        if (node.domain, node.op_type) == (DOMAIN, AXIAL_SHIFT_BLOCK):
+        if node.domain == DOMAIN and node.op_type in _MATRICES:
             macs[str(node.name)] = _block_macs(node, elements[node.outputs[0]])
         weight = _weight(node)
         if weight is None or is_shift(node):
@@ -38,7 +41,7 @@ def macs_of(model: ir.Model) -> dict[str, int]:
 
 def _block_macs(node: ir.Node, elements: int) -> int:
     """Return the multiply-adds of a block's matrices, each of which every pixel goes through once."""
-    arrays = [array_of(node.inputs[INPUTS.index(name)]) for name in MATRICES]
+    arrays = [array_of(node.inputs[index]) for index in _MATRICES[node.op_type]]
     return elements // node.attributes.get_int("channels", 1) * sum(array.size for array in arrays if array is not None)
 
 

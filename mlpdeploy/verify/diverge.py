@@ -13,7 +13,7 @@ from mlpdeploy.verify.tolerance import spread
 SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
 # Operators that stand for a whole torch module.
-BLOCKS = ("AxialShiftBlock", "AxialShiftBlockBf16", "PermutatorBlock")
+BLOCKS = ("AxialShiftBlock", "AxialShiftBlockBf16", "PermutatorBlock", "PermutatorBlockBf16")
 # Operators on (N, H, W, C) that stand for torch modules on (N, C, H, W).
 ON_ROWS = ("AxialShiftBlockBf16", "PatchMergingBf16")
 

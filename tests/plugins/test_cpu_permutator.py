@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,7 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.permutator_block import (
+    BF16_NAME,
     INPUTS,
+    MATRICES,
     NAME,
     WEIGHTS,
     permutator_block_function,
@@ -26,14 +29,16 @@ OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: ten roundings of sums of up to 50 terms.
 TOLERANCE = 5e-6
+# A float's last bit, or the GELU's, decides which way some operands are rounded.
+BF16_TOLERANCE = 1.5e-2
 
 
 class Block:
     """A block with random weights, as a model of one node."""
 
-    def __init__(self, side: int, segment: int, gate: int, hidden: int, wide: bool = False) -> None:
+    def __init__(self, side: int, segment: int, gate: int, hidden: int, wide: bool = False, bf16: bool = False) -> None:
         rng = np.random.default_rng(side + segment)
-        self.side, self.channels, self.wide = side, side * segment, wide
+        self.side, self.channels, self.wide, self.bf16 = side, side * segment, wide, bf16
         c = self.channels
         shapes = dict.fromkeys(WEIGHTS, (c,)) | dict.fromkeys(("W_h", "W_w", "W_c", "W_p"), (c, c))
         shapes |= {"F_1": (gate, c), "f_1": (gate,), "F_2": (3 * c, gate), "f_2": (3 * c,)}
@@ -47,16 +52,19 @@ class Block:
     def model(self, constant: bool = True, **changes: object) -> bytes:
         attributes = dict.fromkeys(("segments", "height", "width"), self.side) | {"channels": self.channels}
         attributes |= {"epsilon": EPSILON, **width_attributes(self.wide), **changes}
-        node = helper.make_node(NAME, INPUTS, ["Y"], domain=DOMAIN, **attributes)
+        node = helper.make_node(BF16_NAME if self.bf16 else NAME, INPUTS, ["Y"], domain=DOMAIN, **attributes)
         shape = ["n", "h", "w", "c"]  # the node's attributes say the sizes
         values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "XY"]
-        given = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
+        weights = dict(self.weights)
+        if self.bf16:
+            weights |= {name: weights[name].astype(ml_dtypes.bfloat16) for name in MATRICES}
+        given = [numpy_helper.from_array(array, name) for name, array in weights.items()]
         if not constant:
             values.insert(1, helper.make_tensor_value_info("W_p", TensorProto.FLOAT, [self.channels] * 2))
             given = [tensor for tensor in given if tensor.name != "W_p"]
         graph = helper.make_graph([node], "block", values[:-1], values[-1:], given)
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-        functions = [permutator_block_function(OPSET)]
+        functions = [permutator_block_function(OPSET, bf16=self.bf16)]
         model = helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=10)
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
@@ -66,7 +74,8 @@ class Block:
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         weights = tuple(torch.from_numpy(self.weights[name]).double() for name in WEIGHTS)
-        return permutator_block_ref(torch.from_numpy(x).double(), weights, self.side, EPSILON).numpy()
+        images = torch.from_numpy(x).double()
+        return permutator_block_ref(images, weights, self.side, EPSILON, bf16=self.bf16).numpy()
 
     def image(self, seed: int, samples: int) -> np.ndarray:
         shape = (samples, self.side, self.side, self.channels)
@@ -82,12 +91,13 @@ def session_of(model: bytes, library: Path | None, threads: int = 1) -> ort.Infe
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def cases() -> Iterator[tuple[Block, np.ndarray]]:
+def cases(bf16: bool = False) -> Iterator[tuple[Block, np.ndarray]]:
     """Segments and sides around the sizes of vectors and panels, each with other widths of the gate and the MLP."""
     rng = np.random.default_rng(1)
     for segment in (1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 24, 33):
         for side in rng.choice([1, 2, 3, 4, 5, 7, 9, 12], 3, replace=False):
-            block = Block(int(side), segment, int(rng.integers(1, 40)), int(rng.integers(1, 70)))
+            sizes = int(side), segment, int(rng.integers(1, 40)), int(rng.integers(1, 70))
+            block = Block(*sizes, bf16=bf16)
             yield block, block.image(segment, int(rng.integers(1, 4)))
 
 
@@ -100,12 +110,32 @@ def test_every_segment(kernels: Path) -> None:
         assert_close(block.run(x, kernels), block.expected(x))
 
 
+def test_every_segment_in_bf16(bf16_kernels: Path) -> None:
+    for block, x in cases(bf16=True):
+        wanted = block.expected(x)
+        np.testing.assert_allclose(
+            block.run(x, bf16_kernels), wanted, rtol=0, atol=BF16_TOLERANCE * np.abs(wanted).max()
+        )
+
+
+def test_a_row_and_a_thread_change_no_bit_in_bf16(bf16_kernels: Path) -> None:
+    for side, segment in ((12, 3), (16, 24)):
+        block = Block(side, segment, 9, 40, bf16=True)
+        x = block.image(3, 3)
+        together = block.run(x, bf16_kernels)
+        assert np.array_equal(together, block.run(x, bf16_kernels, threads=2))
+        for row in range(3):
+            assert np.array_equal(together[row], block.run(x[row : row + 1], bf16_kernels)[0])
+
+
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("wide", [False, True])
-def test_the_function_is_the_same_block(wide: bool) -> None:
+def test_the_function_is_the_same_block(wide: bool, bf16: bool) -> None:
     for side, segment in ((2, 5), (4, 16), (8, 3)):
-        block = Block(side, segment, 6, 20, wide)
-        x = block.image(2, 3)
-        assert_close(block.run(x, None), block.expected(x))
+        block = Block(side, segment, 6, 20, wide, bf16)
+        x, tolerance = block.image(2, 3), 2e-3 if bf16 else TOLERANCE
+        wanted = block.expected(x)
+        np.testing.assert_allclose(block.run(x, None), wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -21,6 +21,7 @@ from mlpdeploy.manifest import read_manifest
 from mlpdeploy.models.build import Model
 from mlpdeploy.ops.axial_shift_block import BF16_NAME
 from mlpdeploy.ops.patch_merging import NAME as MERGING
+from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.half_blocks import half_blocks
 from mlpdeploy.quant.quantize import quantize_artifact
@@ -38,7 +39,9 @@ def blocks_of(model: Model, shape: ExportShape | None = None) -> ir.Model:
 
 
 def operators(graph: ir.Model) -> list[str]:
-    return [node.op_type for node in graph.graph if node.op_type in (BF16_NAME, MERGING, "Transpose", "AxialShiftBlock")]
+    return [
+        node.op_type for node in graph.graph if node.op_type in (BF16_NAME, MERGING, "Transpose", "AxialShiftBlock")
+    ]
 
 
 def run(graph: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
@@ -130,7 +133,15 @@ def test_open_sizes() -> None:
 def test_what_is_kept_stays_float32() -> None:
     graph = blocks_of(tiny_asmlp(embed_dim=32, depths=(2, 1)))
     report = half_blocks(graph, Recipe("bf16", keep=("layers.0.blocks.1", "layers.0.downsample")))
-    assert operators(graph) == ["Transpose", BF16_NAME, "Transpose", "AxialShiftBlock", "Transpose", BF16_NAME, "Transpose"]
+    assert operators(graph) == [
+        "Transpose",
+        BF16_NAME,
+        "Transpose",
+        "AxialShiftBlock",
+        "Transpose",
+        BF16_NAME,
+        "Transpose",
+    ]
     assert set(report.refused.values()) == {"kept in float32 by request"}
     assert len(report.refused) == 2
     run(graph)
@@ -148,16 +159,25 @@ def test_a_feature_map_stays_an_output() -> None:
 
 
 def test_models_without_such_blocks_are_refused() -> None:
-    for model in (tiny_vip(), tiny_asmlp(branches="serial")):
-        with pytest.raises(UsageError, match="bf16 for the target cpu, of a model without AS-MLP blocks"):
-            half_blocks(blocks_of(model), BF16)
+    with pytest.raises(UsageError, match="bf16 for the target cpu, of a model without blocks"):
+        half_blocks(blocks_of(tiny_asmlp(branches="serial")), BF16)
 
 
-@pytest.fixture(scope="module")
-def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An AS-MLP of two stages in bf16, verified; do not change it."""
+def test_vision_permutator() -> None:
+    graph = blocks_of(tiny_vip())
+    before = run(graph)
+    report = half_blocks(graph, BF16)
+    assert [node.op_type for node in graph.graph].count(PERMUTATOR) == len(report.changed) == 2
+    assert report.macs_share > 0.75
+    assert 1e-4 < spread_error(run(graph), before) < 5e-2
+
+
+@pytest.fixture(scope="module", params=["asmlp", "vip"])
+def in_bf16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two stages in bf16, verified; do not change it."""
     folder = tmp_path_factory.mktemp("bf16")
-    export_model(tiny_asmlp(embed_dim=32), folder / "float32", verify=False)
+    model = tiny_asmlp(embed_dim=32) if request.param == "asmlp" else tiny_vip()
+    export_model(model, folder / "float32", verify=False)
     quantize_artifact(folder / "float32", folder / "bf16", BF16, targets=("cpu",))
     return folder / "bf16"
 

@@ -51,17 +51,10 @@ public:
         check_shapes(weights, channels_, hidden);
         if (shift_.size < 1 || shift_.size % 2 == 0 || shift_.dilation < 1)
             throw std::invalid_argument("impossible shift");
-        float const* w[kWeights];
-        std::vector<float> converted[kWeights];
-        for (std::size_t i = 0; i < kWeights; ++i) {
-            if (kBf16 && kIsMatrix[i]) converted[i] = floats_of_bfloat16(weights[i]);
-            w[i] = converted[i].empty() ? weights[i].data : converted[i].data();
-        }
+        WeightFloats<kWeights> const w(weights, kBf16 ? kIsMatrix : nullptr);
         block_ = std::make_unique<AxialShiftBlock>(
             kernels, kBf16 ? Layout::kRows : Layout::kPlanes, channels_, hidden, shift_, node.real("epsilon"),
             AxialShiftWeights{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13]});
-        for (std::size_t i = 0; i < kWeights; ++i)
-            release_weight(weights[i], converted[i].empty() ? sizeof(float) : sizeof(std::uint16_t));
     }
 
     void compute(ort::Table api, OrtKernelContext* context) const {

@@ -78,44 +78,48 @@ Moments moments(float const* x, long row_count, long stride, long channels) {
     return {mean, static_cast<float>(total_of(squares))};
 }
 
-void layer_norm(float* x, long row_count, long stride, long channels, float epsilon, float const* scale,
-                float const* offset) {
-    for (long row = 0; row < row_count; ++row, x += stride) {
-        Moments const m = moments(x, 1, stride, channels);
+void layer_norm(Rows const& rows, long channels, float epsilon, float const* scale, float const* offset) {
+    Rows row = rows;
+    row.count = 1;
+    for (long i = 0; i < rows.count; ++i) {
+        Moments const m = moments(row.from, 1, row.from_stride, channels);
         double const variance = static_cast<double>(m.squares) / static_cast<double>(channels);
-        Vector const factor = splat(static_cast<float>(1 / __builtin_sqrt(variance + static_cast<double>(epsilon))));
-        for (long c = 0; c < channels; c += kVector) {
-            store(x + c, (load(x + c) - splat(m.mean)) * factor * load(scale + c) + load(offset + c));
-        }
+        float const factor = static_cast<float>(1 / __builtin_sqrt(variance + static_cast<double>(epsilon)));
+        write_operands(row, [=](float const* from, long c) __attribute__((always_inline)) {
+            return (load(from + c) - splat(m.mean)) * splat(factor) * load(scale + c) + load(offset + c);
+        });
+        row.from += rows.from_stride;
+        row.to = static_cast<Operand*>(row.to) + rows.to_stride;
     }
 }
 
-void mean_of_rows(float const* rows, long step, long row_count, long channels, float* out) {
+void mean_of_rows(void const* rows, long step, long row_count, long channels, float* out) {
     Vector const factor = splat(1.0F / static_cast<float>(row_count));
     for (long c = 0; c < channels; c += kVector) {
+        Operand const* at = static_cast<Operand const*>(rows) + c;
         Vector sum{};
-        for (long row = 0; row < row_count; ++row) sum += load(rows + row * step + c);
+        for (long row = 0; row < row_count; ++row) sum += load_operands(at + row * step);
         store(out + c, sum * factor);
     }
 }
 
-void blend(float* c, float const* h, float const* w, float const* gates, long row_count, long stride, long channels) {
-    for (long row = 0; row < row_count; ++row) {
-        for (long i = 0; i < channels; i += kVector) {
-            long const at = row * stride + i;
-            Vector const sum = load(h + at) * load(gates + i) + load(w + at) * load(gates + stride + i);
-            store(c + at, load(c + at) * load(gates + 2 * stride + i) + sum);
-        }
-    }
+void blend(Rows const& rows, float const* h, float const* w, float const* gates) {
+    float const* const first = rows.from;
+    long const stride = rows.from_stride;
+    write_operands(rows, [=](float const* from, long c) __attribute__((always_inline)) {
+        long const at = from - first + c;
+        Vector const sum = load(h + at) * load(gates + c) + load(w + at) * load(gates + stride + c);
+        return load(from + c) * load(gates + 2 * stride + c) + sum;
+    });
 }
 
 void copy_segments(Segments const& s) {
-    for (long first = 0; first < s.size; first += kVector) {
-        float const* from = s.from + first;
-        float* to = s.to + first;
-        long const size = s.size - first < kVector ? s.size - first : kVector;
+    for (long first = 0; first < s.size; first += kMoved) {
+        Operand const* from = static_cast<Operand const*>(s.from) + first;
+        Operand* to = static_cast<Operand*>(s.to) + first;
+        long const size = s.size - first < kMoved ? s.size - first : kMoved;
         for (long i = 0; i < s.count; ++i, from += s.from_step, to += s.to_step) {
-            store_first(to, size, load_first(from, size));
+            put_first(to, size, take_first(from, size));
         }
     }
 }

@@ -65,11 +65,11 @@ struct Rows {
     long to_stride;
 };
 
-// Segments of rows, to be copied: `count` of them, each `size` floats long, and so many floats from one to the next.
+// Segments of rows of operands, to be copied: `count` of them, each `size` long, and so many from one to the next.
 struct Segments {
-    float const* from;
+    void const* from;
     long from_step;
-    float* to;
+    void* to;
     long to_step;
     long size;
     long count;
@@ -105,19 +105,16 @@ struct Kernels {
     // Mean and squares of (row_count, channels), row_count at most chunk_rows.
     Moments (*moments)(float const* x, long row_count, long stride, long channels);
 
-    // Each row on its own: x = (x - mean) / sqrt(variance + epsilon) * scale + offset, in place; scale and offset:
-    // (stride).
-    void (*layer_norm)(float* x, long row_count, long stride, long channels, float epsilon, float const* scale,
-                       float const* offset);
+    // Each row on its own: to = (from - mean) / sqrt(variance + epsilon) * scale + offset; scale and offset: (width).
+    void (*layer_norm)(Rows const& rows, long channels, float epsilon, float const* scale, float const* offset);
 
-    // out: (channels) = the mean of `row_count` rows, which lie `step` floats apart; in order.
-    void (*mean_of_rows)(float const* rows, long step, long row_count, long channels, float* out);
+    // out: (channels) = the mean of `row_count` rows of operands, which lie `step` apart; in order.
+    void (*mean_of_rows)(void const* rows, long step, long row_count, long channels, float* out);
 
-    // c = c * gates[2] + h * gates[0] + w * gates[1], on rows `stride` apart; gates: (3, stride).
-    void (*blend)(float* c, float const* h, float const* w, float const* gates, long row_count, long stride,
-                  long channels);
+    // to = from * gates[2] + h * gates[0] + w * gates[1]; h and w lie like `from`; gates: (3, from_stride).
+    void (*blend)(Rows const& rows, float const* h, float const* w, float const* gates);
 
-    // Reads and writes the segments' floats only, unlike the other functions on rows.
+    // Reads and writes the segments only, unlike the other functions on rows.
     void (*copy_segments)(Segments const& segments);
 
     // The pixels [first, first + count) of an image shifted along W (along_width) or H: operands, (count, stride).

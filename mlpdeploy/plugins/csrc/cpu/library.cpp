@@ -10,7 +10,7 @@ constexpr char const* kDomain = "mlpdeploy";
 OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
     using namespace mlpdeploy::cpu;
     static ort::CustomOp const float_ops[] = {axial_shift_op(), permutator_op()};
-    static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), patch_merging_bf16_op()};
+    static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), patch_merging_bf16_op(), permutator_bf16_op()};
     OrtCustomOpDomain* domain = nullptr;
     check(ort::CreateCustomOpDomain::call(api, kDomain, &domain));
     if (chosen_kernels(Operands::kFloat) != nullptr) {

@@ -15,8 +15,15 @@ MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
     memcpy(to, &both, sizeof both);
 }
 
+MLPDEPLOY_INLINE Vector load_operands(Operand const* from) {
+    __m256i half;
+    memcpy(&half, from, sizeof half);
+    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+}
+
 MLPDEPLOY_INLINE __mmask32 first_lanes(long count) { return count < 32 ? (1U << count) - 1 : ~0U; }
 
+// Nearest, ties to even.
 MLPDEPLOY_INLINE Operand operand_of(float x) {
     unsigned bits;
     memcpy(&bits, &x, sizeof bits);
@@ -33,6 +40,7 @@ MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
     store(to + kVector, right);
 }
 
+MLPDEPLOY_INLINE Vector load_operands(Operand const* from) { return load(from); }
 MLPDEPLOY_INLINE Operand operand_of(float x) { return x; }
 
 #endif

@@ -98,12 +98,36 @@ private:
 
 // Let go of mapped weights of so many bytes each that have been copied.
 void release_weight(Tensor const& weight, std::size_t value_bytes) noexcept;
-inline void release_weights(Tensor const* weights, std::size_t count) noexcept {
-    for (std::size_t i = 0; i < count; ++i) release_weight(weights[i], sizeof(float));
-}
 
 // The values of a tensor of bfloat16.
 std::vector<float> floats_of_bfloat16(Tensor const& tensor);
+
+// The weights of a node as floats, while its kernel copies them: those of bfloat16 are converted. Afterwards all that
+// are mapped from a file are let go of.
+template <std::size_t Count>
+class WeightFloats {
+public:
+    // is_bfloat16: of each weight, or null for none.
+    WeightFloats(Tensor const (&weights)[Count], bool const* is_bfloat16) : weights_(weights) {
+        for (std::size_t i = 0; i < Count; ++i) {
+            if (is_bfloat16 != nullptr && is_bfloat16[i]) converted_[i] = floats_of_bfloat16(weights[i]);
+        }
+    }
+    ~WeightFloats() {
+        for (std::size_t i = 0; i < Count; ++i)
+            release_weight(weights_[i], converted_[i].empty() ? sizeof(float) : sizeof(std::uint16_t));
+    }
+    WeightFloats(WeightFloats const&) = delete;
+    WeightFloats& operator=(WeightFloats const&) = delete;
+
+    float const* operator[](std::size_t i) const {
+        return converted_[i].empty() ? weights_[i].data : converted_[i].data();
+    }
+
+private:
+    Tensor const (&weights_)[Count];
+    std::vector<float> converted_[Count];
+};
 
 // One run: its tensors, and ONNX Runtime's memory and threads.
 class Run final : public Host {
@@ -127,6 +151,9 @@ private:
 
 // The kernels that this process runs, or null.
 Kernels const* chosen_kernels(Operands operands);
+
+// Those for what stays in float beside bfloat16: every processor that multiplies bfloat16 has AVX-512.
+inline Kernels const& float_kernels() { return *choose_kernels(Operands::kFloat, "avx512"); }
 
 // What ONNX Runtime asks about an operator. Kernel has kName, kOperands, kInputs, input_type(index), a constructor of a
 // Node and Kernels, and compute(context), and may throw.
@@ -165,5 +192,6 @@ ort::CustomOp axial_shift_op();
 ort::CustomOp axial_shift_bf16_op();
 ort::CustomOp patch_merging_bf16_op();
 ort::CustomOp permutator_op();
+ort::CustomOp permutator_bf16_op();
 
 }  // namespace mlpdeploy::cpu

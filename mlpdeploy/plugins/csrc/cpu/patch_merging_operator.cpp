@@ -20,10 +20,9 @@ public:
         if (channels_ < 1 || out < 1 || !weights[0].is({out, channels_, 2, 2}) || !weights[1].is({out}) ||
             !PatchMerging::takes(kernels, channels_, out))
             throw std::invalid_argument("a weight of a wrong shape");
-        std::vector<float> const floats = floats_of_bfloat16(weights[0]);
-        merging_ = std::make_unique<PatchMerging>(kernels, channels_, out, node.real("epsilon"), floats.data(),
-                                                  weights[1].data);
-        release_weight(weights[0], sizeof(std::uint16_t));
+        constexpr bool kIsMatrix[] = {true, false};
+        WeightFloats<kInputs - 1> const w(weights, kIsMatrix);
+        merging_ = std::make_unique<PatchMerging>(kernels, channels_, out, node.real("epsilon"), w[0], w[1]);
         out_channels_ = out;
     }
 

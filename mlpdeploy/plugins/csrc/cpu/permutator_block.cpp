@@ -64,35 +64,42 @@ struct PermutatorBlock::Group {
     Host& host;
     float const* x;
     float* y;
-    float* normal;     // (samples, side, side, stride)
-    float* h;          // the same: the branch along the height
+    char* normal;      // operands: (samples, side, side, operand_stride)
+    float* h;          // (samples, side, side, stride): the branch along the height
     float* row_means;  // (samples, side, stride)
     float* gates;      // (samples, 3, stride)
 };
 
-PermutatorBlock::PermutatorBlock(Kernels const& kernels, PermutatorSizes const& sizes, float epsilon,
-                                 PermutatorWeights const& w)
+PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_kernels, PermutatorSizes const& sizes,
+                                 float epsilon, PermutatorWeights const& w)
     : kernels_(&kernels),
+      float_kernels_(&float_kernels),
       sizes_(sizes),
       segment_(sizes.channels / sizes.side),
+      width_(round_up(sizes.channels, kernels.panel)),
       stride_(float_stride(kernels, sizes.channels)),
-      hidden_stride_(float_stride(kernels, sizes.hidden)),
-      logits_stride_(float_stride(kernels, 3 * sizes.channels)),
+      operand_stride_(operand_stride(kernels, sizes.channels)),
+      hidden_stride_(operand_stride(kernels, sizes.hidden)),
+      logits_stride_(float_stride(float_kernels, 3 * sizes.channels)),
       epsilon_(epsilon),
       mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
       mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
       mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
-      mean_h_(kernels, {mean_over_pixels(w.mlp_h, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+      mean_h_(float_kernels, {mean_over_pixels(w.mlp_h, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
               sizes.channels, segment_),
-      mean_w_(kernels, {mean_over_pixels(w.mlp_w, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+      mean_w_(float_kernels, {mean_over_pixels(w.mlp_w, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
               sizes.channels, segment_),
-      gate1_(kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
-      gate2_(kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
+      gate1_(float_kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
+      gate2_(float_kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
              by_branch(w.gate2_bias, sizes.channels, 1).data(), sizes.gate_hidden, 3 * sizes.channels),
       proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels),
       fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden),
       fc2_(kernels, {w.fc2, 1, sizes.channels}, w.fc2_bias, sizes.hidden, sizes.channels),
       norms_(aligned_floats(4 * stride_)) {
+    if (&float_kernels != &kernels) {
+        mean_c_ = std::make_unique<Dense>(float_kernels, Matrix{w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels,
+                                          sizes.channels);
+    }
     float const* const vectors[] = {w.norm1_scale, w.norm1_bias, w.norm2_scale, w.norm2_bias};
     for (long i = 0; i < 4; ++i) std::copy_n(vectors[i], sizes.channels, norms_.get() + i * stride_);
 }
@@ -104,14 +111,16 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
     long const lines = std::max(1L, kTaskRows / side);  // of an image, or columns of it, that a task takes
     long const tasks = (side + lines - 1) / lines;
     long const size = together * pixels * stride_;
-    Scratch memory(host, 2 * size + together * (side + 3) * stride_);
-    float* const normal = memory.get();
-    float* const row_means = normal + 2 * size;
+    Scratch memory(
+        host, operand_floats(*kernels_, together * pixels, operand_stride_) + size + together * (side + 3) * stride_);
+    float* const h = memory.get();
+    float* const row_means = h + size;
     float* const gates = row_means + together * side * stride_;
+    char* const normal = reinterpret_cast<char*>(gates + together * 3 * stride_);
     for (long first = 0; first < samples; first += together) {
         long const offset = first * pixels * sizes_.channels;
         long const count = std::min(together, samples - first);
-        Group const group{host, x + offset, y + offset, normal, normal + size, row_means, gates};
+        Group const group{host, x + offset, y + offset, normal, h, row_means, gates};
         auto const last_line = [&](long task) { return std::min(side, (task % tasks + 1) * lines); };
         for_each(host, count * side, [&](long row) { normalize(group, row); });
         // What the gates need is known by now; the branch does not need them.
@@ -128,27 +137,36 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
     }
 }
 
-void PermutatorBlock::multiply(Finish finish, Dense const& dense, float const* rows, long row_count, float* out) const {
-    dense.multiply(finish, rows, stride_, row_count, out, stride_);
+char* PermutatorBlock::operand(char* rows, long row) const {
+    return rows + row * operand_stride_ * kernels_->operand_bytes;
+}
+
+// Zeros behind the channels of some rows of operands, as far as products read.
+void PermutatorBlock::pad(char* rows, long count) const {
+    long const behind = round_up(sizes_.channels, kernels_->depth_unit) - sizes_.channels;
+    for (long row = 0; row < count && behind > 0; ++row)
+        std::fill_n(operand(rows, row) + sizes_.channels * kernels_->operand_bytes, behind * kernels_->operand_bytes,
+                    '\0');
 }
 
 // The first norm of one row of pixels, and the mean over it.
 void PermutatorBlock::normalize(Group const& group, long row) const {
     long const side = sizes_.side;
-    float* const normal = group.normal + row * side * stride_;
+    char* const normal = operand(group.normal, row * side);
+    Scratch const pixels(group.host, side * stride_);
     for (long i = 0; i < side; ++i)
-        copy_row(group.x + (row * side + i) * sizes_.channels, sizes_.channels, normal + i * stride_, stride_);
-    kernels_->layer_norm(normal, side, stride_, sizes_.channels, epsilon_, norms_.get(), norms_.get() + stride_);
-    kernels_->mean_of_rows(normal, stride_, side, sizes_.channels, group.row_means + row * stride_);
+        copy_row(group.x + (row * side + i) * sizes_.channels, sizes_.channels, pixels.get() + i * stride_, stride_);
+    kernels_->layer_norm({pixels.get(), stride_, side, width_, normal, operand_stride_}, sizes_.channels, epsilon_,
+                         norms_.get(), norms_.get() + stride_);
+    kernels_->mean_of_rows(normal, operand_stride_, side, sizes_.channels, group.row_means + row * stride_);
 }
 
-// The gates of one sample, from the means of its rows and columns.
+// The gates of one sample, from the means of its rows and columns: in float, whatever the operands are.
 void PermutatorBlock::compute_gates(Group const& group, long sample) const {
-    Kernels const& k = *kernels_;
+    Kernels const& k = *float_kernels_;
     long const side = sizes_.side;
     long const channels = sizes_.channels;
     float const* const row_means = group.row_means + sample * side * stride_;
-    float const* const normal = group.normal + sample * side * side * stride_;
     long const mixed_stride = float_stride(k, segment_);
     Scratch memory(group.host, (2 * side + 2) * stride_ + side * mixed_stride + float_stride(k, sizes_.gate_hidden) +
                                    logits_stride_);
@@ -161,9 +179,11 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     float* const logits = hidden + float_stride(k, sizes_.gate_hidden);
 
     for (long i = 0; i < side; ++i)
-        k.mean_of_rows(normal + i * stride_, side * stride_, side, channels, column_means + i * stride_);
+        kernels_->mean_of_rows(operand(group.normal, sample * side * side + i), side * operand_stride_, side, channels,
+                               column_means + i * stride_);
     k.mean_of_rows(row_means, stride_, side, channels, mean);
-    multiply(Finish::kStore, mlp_c_, mean, 1, sum);
+    Dense const& mean_c = mean_c_ != nullptr ? *mean_c_ : mlp_c_;
+    mean_c.multiply(Finish::kStore, mean, stride_, 1, sum, stride_);
     auto const add_mean_of_branch = [&](Dense const& branch, float const* means) {
         for (long g = 0; g < side; ++g)
             k.copy_segments({means + g * segment_, stride_, rows + g * stride_, segment_, segment_, side});
@@ -179,20 +199,23 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
 
 // The branch along the height, for the columns [first, last) of an image: a product's row is one segment of a column.
 void PermutatorBlock::mix_along_height(Group const& group, long sample, long first, long last) const {
+    Kernels const& k = *kernels_;
     long const side = sizes_.side;
-    long const offset = sample * side * side * stride_;
     long const rows = (last - first) * side;
-    Scratch memory(group.host, 2 * rows * stride_);
-    float* const gathered = memory.get();
-    float* const mixed = gathered + rows * stride_;
+    Scratch memory(group.host, rows * stride_ + operand_floats(k, rows, operand_stride_));
+    float* const mixed = memory.get();
+    char* const gathered = reinterpret_cast<char*>(mixed + rows * stride_);
+    char* const normal = operand(group.normal, sample * side * side);
+    float* const h = group.h + sample * side * side * stride_;
     for (long row = 0; row < rows; ++row) {
-        float const* from = group.normal + offset + (first + row / side) * stride_ + row % side * segment_;
-        kernels_->copy_segments({from, side * stride_, gathered + row * stride_, segment_, segment_, side});
+        char const* const from = operand(normal, first + row / side) + row % side * segment_ * k.operand_bytes;
+        k.copy_segments({from, side * operand_stride_, operand(gathered, row), segment_, segment_, side});
     }
-    multiply(Finish::kStore, mlp_h_, gathered, rows, mixed);
+    pad(gathered, rows);
+    mlp_h_.multiply(Finish::kStore, gathered, operand_stride_, rows, mixed, stride_);
     for (long row = 0; row < rows; ++row) {
-        float* to = group.h + offset + (first + row / side) * stride_ + row % side * segment_;
-        kernels_->copy_segments({mixed + row * stride_, segment_, to, side * stride_, segment_, side});
+        float* const to = h + (first + row / side) * stride_ + row % side * segment_;
+        float_kernels_->copy_segments({mixed + row * stride_, segment_, to, side * stride_, segment_, side});
     }
 }
 
@@ -203,29 +226,37 @@ void PermutatorBlock::finish_rows(Group const& group, long sample, long first, l
     long const channels = sizes_.channels;
     long const first_pixel = (sample * side + first) * side;
     long const rows = (last - first) * side;
-    float const* const normal = group.normal + first_pixel * stride_;
-    Scratch memory(group.host, rows * (3 * stride_ + hidden_stride_));
-    float* const a = memory.get();
-    float* const b = a + rows * stride_;
-    float* const x = b + rows * stride_;
-    float* const hidden = x + rows * stride_;
+    char* const normal = operand(group.normal, first_pixel);
+    Scratch memory(group.host, 3 * rows * stride_ + operand_floats(k, rows, operand_stride_) +
+                                   operand_floats(k, rows, hidden_stride_));
+    float* const along_w = memory.get();
+    float* const mixed = along_w + rows * stride_;
+    float* const x = mixed + rows * stride_;
+    char* const operands = reinterpret_cast<char*>(x + rows * stride_);
+    float* const hidden = x + rows * stride_ + operand_floats(k, rows, operand_stride_);
 
     // Here a product's row is one segment of an image's row.
-    auto const segment_at = [&](long row) { return row / side * side * stride_ + row % side * segment_; };
-    for (long row = 0; row < rows; ++row)
-        k.copy_segments({normal + segment_at(row), stride_, a + row * stride_, segment_, segment_, side});
-    multiply(Finish::kStore, mlp_w_, a, rows, b);
-    for (long row = 0; row < rows; ++row)
-        k.copy_segments({b + row * stride_, segment_, a + segment_at(row), stride_, segment_, side});
-    multiply(Finish::kStore, mlp_c_, normal, rows, b);
-    k.blend(b, group.h + first_pixel * stride_, a, group.gates + 3 * sample * stride_, rows, stride_, channels);
+    for (long row = 0; row < rows; ++row) {
+        char const* const from = operand(normal, row / side * side) + row % side * segment_ * k.operand_bytes;
+        k.copy_segments({from, operand_stride_, operand(operands, row), segment_, segment_, side});
+    }
+    pad(operands, rows);
+    mlp_w_.multiply(Finish::kStore, operands, operand_stride_, rows, mixed, stride_);
+    for (long row = 0; row < rows; ++row) {
+        float* const to = along_w + row / side * side * stride_ + row % side * segment_;
+        float_kernels_->copy_segments({mixed + row * stride_, segment_, to, stride_, segment_, side});
+    }
+    mlp_c_.multiply(Finish::kStore, normal, operand_stride_, rows, mixed, stride_);
+    k.blend({mixed, stride_, rows, width_, operands, operand_stride_}, group.h + first_pixel * stride_, along_w,
+            group.gates + 3 * sample * stride_);
+    pad(operands, rows);
 
     for (long row = 0; row < rows; ++row)
         copy_row(group.x + (first_pixel + row) * channels, channels, x + row * stride_, stride_);
-    multiply(Finish::kAdd, proj_, b, rows, x);
-    std::copy_n(x, rows * stride_, a);
-    k.layer_norm(a, rows, stride_, channels, epsilon_, norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
-    fc1_.multiply(Finish::kGelu, a, stride_, rows, hidden, hidden_stride_);
+    proj_.multiply(Finish::kAdd, operands, operand_stride_, rows, x, stride_);
+    k.layer_norm({x, stride_, rows, width_, operands, operand_stride_}, channels, epsilon_, norms_.get() + 2 * stride_,
+                 norms_.get() + 3 * stride_);
+    fc1_.multiply(Finish::kGeluOperand, operands, operand_stride_, rows, hidden, hidden_stride_);
     fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_);
     for (long row = 0; row < rows; ++row)
         std::copy_n(x + row * stride_, channels, group.y + (first_pixel + row) * channels);

@@ -37,8 +37,9 @@ struct PermutatorSizes {
 
 class PermutatorBlock {
 public:
-    // Copies the weights. Throws std::bad_alloc.
-    PermutatorBlock(Kernels const& kernels, PermutatorSizes const& sizes, float epsilon,
+    // Copies the weights. float_kernels, for the gates, are `kernels` themselves unless those are of bfloat16. Throws
+    // std::bad_alloc.
+    PermutatorBlock(Kernels const& kernels, Kernels const& float_kernels, PermutatorSizes const& sizes, float epsilon,
                     PermutatorWeights const& weights);
 
     // y = block(x); both (samples, side, side, channels), and not the same memory. Throws std::bad_alloc.
@@ -51,13 +52,17 @@ private:
     void compute_gates(Group const& group, long sample) const;
     void mix_along_height(Group const& group, long sample, long first, long last) const;
     void finish_rows(Group const& group, long sample, long first, long last) const;
-    void multiply(Finish finish, Dense const& dense, float const* rows, long row_count, float* out) const;
+    char* operand(char* rows, long row) const;
+    void pad(char* rows, long count) const;
 
     Kernels const* kernels_;
+    Kernels const* float_kernels_;
     PermutatorSizes sizes_;
-    long segment_;  // channels of one segment
-    long stride_;
-    long hidden_stride_;
+    long segment_;         // channels of one segment
+    long width_;           // of a row, in whole panels
+    long stride_;          // of rows of floats
+    long operand_stride_;  // of rows of operands
+    long hidden_stride_;   // of the hidden layer's operands
     long logits_stride_;
     float epsilon_;
     Dense mlp_h_;
@@ -65,6 +70,7 @@ private:
     Dense mlp_c_;
     Dense mean_h_;  // from a row of mlp_h_ to the mean over its results' pixels: (C, segment)
     Dense mean_w_;
+    std::unique_ptr<Dense> mean_c_;  // mlp_c_ in float, where that is not what mlp_c_ computes in
     Dense gate1_;
     Dense gate2_;  // outputs by branch: (3, C)
     Dense proj_;

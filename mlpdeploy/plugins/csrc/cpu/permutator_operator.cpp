@@ -1,4 +1,5 @@
-// mlpdeploy::PermutatorBlock in ONNX Runtime; mlpdeploy/ops/permutator_block.py is its contract.
+// mlpdeploy::PermutatorBlock and PermutatorBlockBf16 in ONNX Runtime; mlpdeploy/ops/permutator_block.py is their
+// contract.
 #include "operator.h"
 #include "permutator_block.h"
 
@@ -6,6 +7,8 @@ namespace mlpdeploy::cpu {
 namespace {
 
 constexpr std::size_t kWeights = 17;
+constexpr bool kIsMatrix[kWeights] = {false, false, true,  true,  true, false, false, false, false,
+                                      true,  false, false, false, true, false, true,  false};
 
 void check_shapes(Tensor const (&weights)[kWeights], PermutatorSizes const& sizes) {
     long const c = sizes.channels;
@@ -20,12 +23,14 @@ void check_shapes(Tensor const (&weights)[kWeights], PermutatorSizes const& size
     }
 }
 
+template <Operands Kind>
 class PermutatorKernel {
 public:
-    static constexpr char const* kName = "PermutatorBlock";
-    static constexpr Operands kOperands = Operands::kFloat;
+    static constexpr bool kBf16 = Kind == Operands::kBfloat16;
+    static constexpr char const* kName = kBf16 ? "PermutatorBlockBf16" : "PermutatorBlock";
+    static constexpr Operands kOperands = Kind;
     static constexpr std::size_t kInputs = kWeights + 1;  // X, and the weights
-    static int input_type(std::size_t) { return ort::kFloat; }
+    static int input_type(std::size_t i) { return kBf16 && i > 0 && kIsMatrix[i - 1] ? ort::kBfloat16 : ort::kFloat; }
 
     PermutatorKernel(Node const& node, Kernels const& kernels) : memory_(node.api(), node.info()) {
         sizes_.side = node.integer("segments");
@@ -38,13 +43,11 @@ public:
         sizes_.gate_hidden = static_cast<long>(weights[5].sizes[0]);
         sizes_.hidden = static_cast<long>(weights[13].sizes[1]);
         check_shapes(weights, sizes_);
-        float const* w[kWeights];
-        for (std::size_t i = 0; i < kWeights; ++i) w[i] = weights[i].data;
+        WeightFloats<kWeights> const w(weights, kBf16 ? kIsMatrix : nullptr);
         block_ =
-            std::make_unique<PermutatorBlock>(kernels, sizes_, node.real("epsilon"),
+            std::make_unique<PermutatorBlock>(kernels, kBf16 ? float_kernels() : kernels, sizes_, node.real("epsilon"),
                                               PermutatorWeights{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8],
                                                                 w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16]});
-        release_weights(weights, kWeights);
     }
 
     void compute(ort::Table api, OrtKernelContext* context) const {
@@ -63,6 +66,7 @@ private:
 
 }  // namespace
 
-ort::CustomOp permutator_op() { return make_op<PermutatorKernel>(); }
+ort::CustomOp permutator_op() { return make_op<PermutatorKernel<Operands::kFloat>>(); }
+ort::CustomOp permutator_bf16_op() { return make_op<PermutatorKernel<Operands::kBfloat16>>(); }
 
 }  // namespace mlpdeploy::cpu
