@@ -22,9 +22,9 @@ With n for the norm without affine part, whose epsilon is an attribute:
 The function is what the CPU's lowering makes of the same nodes, in the same order, so a runtime without the kernel
 loses nothing. The kernel is `plugins/csrc/cpu`.
 
-`mlpdeploy::AxialShiftBlockBf16(X, W_1, ..., b_5, K_w, K_h) -> Y` is the same with products of bfloat16: the six matrices
-W are of that type, what they are multiplied with is rounded to it (nearest, ties to even), and everything else is
-float, the sums of the products among it. X and Y are (N, H, W, C) there: a kernel works on rows of channels, and
+`mlpdeploy::AxialShiftBlockBf16(X, W_1, ..., b_5, K_w, K_h) -> Y` is the same with products of bfloat16: the six
+matrices W are of that type, what they are multiplied with is rounded to it (nearest, ties to even), and everything else
+is float, the sums of the products among it. X and Y are (N, H, W, C) there: a kernel works on rows of channels, and
 between two blocks nothing has to be turned.
 """
 

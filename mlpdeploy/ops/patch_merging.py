@@ -8,8 +8,8 @@ Contract. `mlpdeploy::PatchMergingBf16(X, W, b) -> Y`
 
     Y = conv(n(X), W, stride 2) + b
 
-n is the norm over a whole sample without an affine part, whose epsilon is an attribute; its result is rounded to bfloat16
-(nearest, ties to even), and the sums are float. The kernel is `plugins/csrc/cpu`.
+n is the norm over a whole sample without an affine part, whose epsilon is an attribute; its result is rounded to
+bfloat16 (nearest, ties to even), and the sums are float. The kernel is `plugins/csrc/cpu`.
 """
 
 from __future__ import annotations
@@ -61,5 +61,5 @@ def patch_merging_ref(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
     from torch.nn import functional as F
 
     normal = F.group_norm(x.permute(0, 3, 1, 2), 1, eps=epsilon)
-    factors = (values.to(torch.bfloat16).to(values.dtype) for values in (normal, weight))
-    return F.conv2d(*factors, bias, stride=2).permute(0, 2, 3, 1)
+    rounded, factor = (values.to(torch.bfloat16).to(values.dtype) for values in (normal, weight))
+    return F.conv2d(rounded, factor, bias, stride=2).permute(0, 2, 3, 1)

@@ -20,8 +20,8 @@ computes from constants, so a runtime without the kernel loses nothing. How rows
 size of a segment (`lower_permute_mlp`): the attributes `halves`, `width_perm`, `width_back` and `weight_perm` say it to
 the function, and the kernel needs none of them. The kernel is `plugins/csrc/cpu`.
 
-`mlpdeploy::PermutatorBlockBf16` is the same with products of bfloat16: the six matrices W are of that type, what they are
-multiplied with is rounded to it (nearest, ties to even), and everything else is float, the gate among it.
+`mlpdeploy::PermutatorBlockBf16` is the same with products of bfloat16: the six matrices W are of that type, what they
+are multiplied with is rounded to it (nearest, ties to even), and everything else is float, the gate among it.
 """
 
 from __future__ import annotations

@@ -71,10 +71,9 @@ class BackendSession(Session):
             self._library = _usable_library() if options.kernels and has_blocks(manifest, role) else None
             self.kernels = "" if self._library is None else kernels_of(self._library, manifest.precision) or ""
             if options.kernels and manifest.precision == "bf16" and not self.kernels:
-                warnings.warn(
-                    "without CPU kernels for bf16, which need AVX-512 BF16 or AMX (mlpdeploy doctor): float32 operators "
-                    "compute the same numbers, no faster than a float32 artifact",
-                    stacklevel=2,
+                sys.stderr.write(
+                    "mlpdeploy: no CPU kernels for bf16 here (mlpdeploy doctor): float32 operators compute the same "
+                    "numbers, no faster than a float32 artifact\n"
                 )
             self._session = inference_session(
                 self._path, threads=self._threads, share_processors=options.share_processors, library=self._library
