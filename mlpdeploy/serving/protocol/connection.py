@@ -8,6 +8,7 @@ socket into one buffer of that length, and the application gets the buffer itsel
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlpdeploy.serving.failures import UnavailableError
-from mlpdeploy.serving.protocol.http import READER
+from mlpdeploy.serving.protocol.http import JOIN_BYTES, READER
 from mlpdeploy.serving.protocol.limits import (
     HEADER_SECONDS,
     MAX_BODY_BYTES,
@@ -98,6 +99,37 @@ class LargeBody(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Pass it on."""
         self._connection.resume_writing()
+
+
+class OneWrite:
+    """What an answer is written to: its head waits for the beginning of its body, so that a client wakes up once."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: Any) -> None:
+        self._transport, self._cycle = transport, cycle
+        self._head: bytes | None = None  # empty when it has left
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write, or keep the head; `100 Continue` comes before the answer and does not wait."""
+        if self._head is None and self._cycle.response_started:
+            self._head = bytes(data)
+        elif self._head and len(data) <= JOIN_BYTES:
+            self._head, head = b"", self._head
+            self._transport.write(head + data)
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write the head of an answer that has no body."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close behind what was written."""
+        self.flush()
+        self._transport.close()
 
 
 class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
@@ -182,6 +214,9 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._stop_timer()
         self.scope["state"][CONNECTION] = self
         super().on_headers_complete()
+        out = OneWrite(self.transport, self.cycle)
+        self.cycle.transport = out  # type: ignore[assignment]  # has what a cycle asks of it
+        self.cycle.on_response = functools.partial(self._answered, out)
         size = _content_length(self.headers)
         fits = LARGE_BYTES < size <= MAX_BODY_BYTES and not self.expect_100_continue and not self.pipeline
         self._large_bytes = size if fits else 0
@@ -191,6 +226,10 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._message_complete = True
         self._stop_timer()
         super().on_message_complete()
+
+    def _answered(self, out: OneWrite) -> None:
+        out.flush()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """The answer has been written; what is left of the request is read and thrown away, for a while."""
