@@ -29,6 +29,7 @@ from mlpdeploy.serving.protocol.limits import (
 )
 
 LARGE_BYTES = 64 << 10  # bodies above are read in place
+CONTINUE = b"HTTP/1.1 100 "
 LINGER_SECONDS = 5.0  # for the rest of a request that was answered before it was read
 CONNECTION = "mlpdeploy.connection"  # key in the scope's state
 
@@ -102,16 +103,19 @@ class LargeBody(asyncio.BufferedProtocol):
 
 
 class OneWrite:
-    """What an answer is written to: its head waits for the beginning of its body, so that a client wakes up once."""
+    """What an answer is written to: its head waits for the beginning of its body, so that a client wakes up once.
 
-    def __init__(self, transport: asyncio.Transport, cycle: Any) -> None:
-        self._transport, self._cycle = transport, cycle
+    It knows nothing of the request that is answered: a circle would keep the body until the garbage is collected.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self._head: bytes | None = None  # empty when it has left
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write, or keep the head; `100 Continue` comes before the answer and does not wait."""
-        if self._head is None and self._cycle.response_started:
+        if self._head is None and not bytes(data[:13]).startswith(CONTINUE):
             self._head = bytes(data)
         elif self._head and len(data) <= JOIN_BYTES:
             self._head, head = b"", self._head
@@ -214,7 +218,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._stop_timer()
         self.scope["state"][CONNECTION] = self
         super().on_headers_complete()
-        out = OneWrite(self.transport, self.cycle)
+        out = OneWrite(self.transport)
         self.cycle.transport = out  # type: ignore[assignment]  # has what a cycle asks of it
         self.cycle.on_response = functools.partial(self._answered, out)
         size = _content_length(self.headers)
