@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.permutator_block import (
@@ -142,7 +143,7 @@ def test_the_function_is_the_same_block(wide: bool, bf16: bool) -> None:
 def test_the_function_in_another_evaluator(wide: bool) -> None:
     block = Block(4, 3, 5, 9, wide)
     x = block.image(3, 2)
-    found = onnx.reference.ReferenceEvaluator(onnx.load_from_string(block.model())).run(None, {"X": x})[0]
+    found = ReferenceEvaluator(onnx.load_from_string(block.model())).run(None, {"X": x})[0]
     assert_close(found, block.expected(x))
 
 

@@ -39,9 +39,16 @@ MLPDEPLOY_INLINE Factors factors_at(char const* from) {
     return value;
 }
 
+// What one of the tiles of a product fetches of the next panel into the second cache: an even share of it, so that it
+// comes in the time of all tiles, and not in that of the first.
+struct Fetch {
+    char const* at;
+    long step;  // bytes, for each step of the depth
+};
+
 // The heart: Rows x 2 vectors of sums in registers.
 template <int Rows>
-MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, char const* panel,
+MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, char const* panel, Fetch fetch,
                               Vector (&sums)[Rows][2]) {
     for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
     // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
@@ -53,6 +60,8 @@ MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, 
 #pragma GCC unroll 2
     for (long step = 0; step < steps; ++step) {
         for (long line = 0; line < kStepBytes; line += kLine) __builtin_prefetch(panel + kAhead + line);
+        __builtin_prefetch(fetch.at, 0, 2);
+        fetch.at += fetch.step;
         Factors left = factors_at(panel);
         Factors right = factors_at(panel + kStepBytes / 2);
 #pragma GCC unroll 16
@@ -72,10 +81,10 @@ MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, 
 }
 
 template <Finish Kind, int Rows>
-__attribute__((noinline)) void tile(Product const& p, char const* panel, long column, long first) {
+__attribute__((noinline)) void tile(Product const& p, char const* panel, long column, long first, Fetch fetch) {
     Vector sums[Rows][2];
     sums_of<Rows>(static_cast<Operand const*>(p.rows) + first * p.row_stride, p.row_stride,
-                  (p.depth + kDepthUnit - 1) / kDepthUnit, panel, sums);
+                  (p.depth + kDepthUnit - 1) / kDepthUnit, panel, fetch, sums);
     Vector left = load(p.bias + column);
     Vector right = load(p.bias + column + kVector);
 #pragma GCC unroll 16
@@ -85,10 +94,10 @@ __attribute__((noinline)) void tile(Product const& p, char const* panel, long co
 }
 
 template <Finish Kind, int Rows = kRows>
-MLPDEPLOY_INLINE void tile_of(Product const& p, char const* panel, long column, long first, long count) {
+MLPDEPLOY_INLINE void tile_of(Product const& p, char const* panel, long column, long first, long count, Fetch fetch) {
     if constexpr (Rows > 0) {
-        if (count == Rows) return tile<Kind, Rows>(p, panel, column, first);
-        tile_of<Kind, Rows - 1>(p, panel, column, first, count);
+        if (count == Rows) return tile<Kind, Rows>(p, panel, column, first, fetch);
+        tile_of<Kind, Rows - 1>(p, panel, column, first, count, fetch);
     }
 }
 
@@ -96,13 +105,18 @@ MLPDEPLOY_INLINE void tile_of(Product const& p, char const* panel, long column, 
 template <Finish Kind>
 void multiply_as(Product const& p) {
     char const* panel = static_cast<char const*>(p.panels);
-    long const bytes = (p.depth + kDepthUnit - 1) / kDepthUnit * kStepBytes;
+    long const steps = (p.depth + kDepthUnit - 1) / kDepthUnit;
+    long const bytes = steps * kStepBytes;
     for (long i = 0; i < p.panel_count; ++i, panel += bytes) {
         long first = 0;
-        for (long tiles = (p.row_count + kRows - 1) / kRows; tiles > 0; --tiles) {
+        long tiles = (p.row_count + kRows - 1) / kRows;
+        // Behind the last panel there may be nothing: it is fetched again.
+        Fetch fetch{panel + (i + 1 < p.panel_count ? bytes : 0), kStepBytes / (tiles > 0 ? tiles : 1)};
+        for (; tiles > 0; --tiles) {
             long const count = (p.row_count - first + tiles - 1) / tiles;
-            tile_of<Kind>(p, panel, i * kPanel, first, count);
+            tile_of<Kind>(p, panel, i * kPanel, first, count, fetch);
             first += count;
+            fetch.at += steps * fetch.step;
         }
     }
 }
