@@ -33,8 +33,8 @@ from mlpdeploy.runtime.session import LoadOptions, Session
 
 # Images that a stream computes in one run: benchmarks/results/choices.json.
 ROWS_PER_STREAM_RUN = 2
-# The passes whose nodes the library of CPU kernels runs.
-_BLOCK_PASSES = ("form_axial_shift_blocks", "form_permutator_blocks")
+# How the passes are called whose nodes the library of CPU kernels runs.
+_BLOCK_PASSES = "form_"
 # Whose fp16 files the CUDA provider runs too, the best first: they differ in the forms of shift and norm.
 _FP16_ROLES = ("cpu", "openvino", "tensorrt")
 
@@ -202,7 +202,8 @@ def _file_for_cuda(manifest: Manifest, options: LoadOptions) -> str:
 def has_blocks(manifest: Manifest, role: str) -> bool:
     """Return whether a role's file has operators that the library of CPU kernels runs."""
     return any(
-        report["name"] in _BLOCK_PASSES and report["target"] == role and report["changed"] for report in manifest.passes
+        report["name"].startswith(_BLOCK_PASSES) and report["target"] == role and report["changed"]
+        for report in manifest.passes
     )
 
 
