@@ -69,9 +69,10 @@ fs::path newest_build() {
   return newest;
 }
 
-// What the library says that this processor runs; empty where that is nothing.
+// What the library says that this processor runs; empty where that is nothing. It stays loaded: it keeps what it makes
+// for ONNX Runtime as long as the process lives, and ONNX Runtime would unload it with its last session.
 std::string name_of(const fs::path& library) {
-  void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays, as ONNX Runtime keeps it
+  void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) return "";
   const auto function = reinterpret_cast<const char* (*)()>(dlsym(handle, "mlpdeploy_cpu_kernels"));
   const char* const name = function ? function() : nullptr;
@@ -92,10 +93,10 @@ Kernels find_kernels(const Manifest& manifest, std::string_view role) {
   fs::path library = variable("MLPDEPLOY_CPU_LIBRARY");
   if (library.empty()) library = newest_build();
   if (library.empty()) return none("not built from these sources; run: mlpdeploy plugin build --cpu");
+  const std::string name = name_of(library);  // first: from now on it is never unloaded, and made only once
   if (const std::string refusal = OnnxModel::refusal(library); !refusal.empty()) {
     return none(library.string() + " cannot be loaded (" + refusal + ")");
   }
-  const std::string name = name_of(library);
   return name.empty() ? none("not for this processor") : Kernels{library, name};
 }
 
