@@ -38,7 +38,7 @@ demo: setup  ## export AS-MLP-S, prove it equal to PyTorch, classify two photogr
 	$(BIN)/python examples/demo.py
 
 test: setup bindings  ## run all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

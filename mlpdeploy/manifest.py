@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,8 @@ FORMAT = "mlpdeploy-artifact"
 VERSION = 1
 TRANSPOSED = ".T"  # ends the name of a canonical model's initializer that is the transpose of a checkpoint's tensor
 CANONICAL = "canonical"  # the role of model.onnx
+# Whose fp16 files the CUDA provider runs too, the best first: they differ in the forms of shift and norm.
+_FP16_ON_CUDA = ("cpu", "openvino", "tensorrt")
 # Roles of files that are no models; every other role is the name of a target.
 WEIGHTS = "weights"
 CALIBRATION = "calibration"
@@ -122,6 +124,27 @@ class Manifest:
                 fix=f"run: mlpdeploy quantize FLOAT32_ARTIFACT --precision {self.precision} --target {role}",
             )
         return by_role.get(role) or by_role[CANONICAL]
+
+    def file_for_cuda(self, role: str = "", device: str = "cuda") -> str:
+        """Return the file for ONNX Runtime's CUDA provider: canonical, or of an fp16 artifact one in native layers.
+
+        Args:
+            role: of the file that is asked for; empty means the one that fits.
+            device: the word that it was asked for by, for the error's text.
+
+        Raises:
+            UsageError: a precision for which the CUDA provider has no kernels, or no such file.
+        """
+        native = {entry.role: name for name, entry in self.models.items() if entry.shift != "plugin"}
+        roles = (role,) if role else (CANONICAL,) if self.precision == "fp32" else _FP16_ON_CUDA
+        found = next((native[one] for one in roles if one in native), None)
+        if self.precision not in ("fp32", "fp16") or found is None:
+            raise UsageError(
+                f"{f'the file for {role}' if role else f'an artifact in {self.precision}'} on {device}",
+                "float32, or fp16 with a file in native layers (quantize --target cpu)",
+                "use --device cpu, or build an engine with mlpdeploy build",
+            )
+        return found
 
     def to_json(self) -> str:
         """Return the file's text, with a checksum over everything else in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,10 @@ from tiny import tiny_asmlp
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
 
+if find_spec("xdist"):
+    from sharing import pytest_xdist_make_scheduler  # noqa: F401 (a hook)
+
 torch.set_num_threads(2)
-
-TESTS = Path(__file__).parent
-TOGETHER = {"cpp", "plugins"}  # folders whose tests share what is compiled for them
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and those that wait for one compiler too."""
-    for item in items:
-        path = item.path.relative_to(TESTS)
-        folder = path.parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else str(path)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -184,11 +184,12 @@ std::string date_utc() {
   return text;
 }
 
-Json artifact_of(const Json& manifest, const std::string& file) {
+Json artifact_of(const Json& manifest, const std::string& file, const std::string& kernels) {
   Json value = Json::object();
   value.set("precision", *manifest.find("precision"));
   value.set("opset", *manifest.find("opset"));
   value.set("file", file);
+  value.set("kernels", kernels.rfind("none", 0) == 0 ? "" : kernels);
   // An engine is not among the artifact's files.
   if (const Json* entry = manifest.find("files")->find(file)) {
     for (const auto& [name, field] : entry->members) value.set(name, field);
@@ -227,7 +228,7 @@ Json report(const mlpdeploy::Session& session, const std::string& folder, const 
   tools.set(session.backend(), session.backend_version());
   head.set("tools", std::move(tools));
   head.set("model", *manifest.find("model"));
-  head.set("artifact", artifact_of(manifest, session.model().file));
+  head.set("artifact", artifact_of(manifest, session.model().file, session.kernels()));
   head.set("options", options_of(plan, session));
   Json results = Json::array();
   for (const Timing& timing : timings) {

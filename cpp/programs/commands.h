@@ -1,6 +1,9 @@
 // The program's commands: what --help says, and what runs. Each returns the exit code or throws mlpdeploy::Error.
 #pragma once
 
+#include <cstdio>
+#include <string>
+
 #include "arguments.h"
 #include "mlpdeploy/session.h"
 
@@ -34,5 +37,10 @@ inline mlpdeploy::Session loaded(const Arguments& arguments, int max_batch) {
   if (arguments.has("--threads")) options.threads = arguments.number("--threads");
   const bool on_cpu = options.backend == mlpdeploy::LoadOptions().backend;
   if (on_cpu || arguments.has("--batch")) options.max_batch = max_batch;
-  return mlpdeploy::Session::load(arguments.operands().front(), options);
+  auto session = mlpdeploy::Session::load(arguments.operands().front(), options);
+  if (const std::string kernels = session.kernels(); kernels.find("cannot be loaded") != std::string::npos) {
+    std::fprintf(stderr, "mlpdeploy-infer: without the CPU kernels: %s\n",
+                 kernels.substr(kernels.find(':') + 2).c_str());
+  }
+  return session;
 }

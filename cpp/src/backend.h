@@ -58,6 +58,9 @@ class Backend {
   virtual bool takes_frames() const noexcept { return false; }
   virtual std::string frames_note() const { return "processor"; }
 
+  // Session::kernels.
+  virtual std::string kernels() const { return "none"; }
+
   virtual int max_batch() const noexcept = 0;
   virtual std::string version() const = 0;
   virtual std::vector<GraphNote> graphs() const = 0;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "device.h"
+#include "kernels.h"
 #include "onnxruntime.h"
 #include "split.h"
 
@@ -44,14 +46,15 @@ class Scratches {
 class OnnxStreams final : public Backend {
  public:
   OnnxStreams(const std::filesystem::path& file, const Manifest& manifest, std::optional<int> max_batch,
-              std::optional<int> gpu, SharedPool& pool)
+              std::optional<int> gpu, Kernels kernels, SharedPool& pool)
       : file_(file),
+        kernels_(std::move(kernels)),
         inputs_(manifest.inputs),
         outputs_(manifest.outputs),
         threads_(pool.threads()),
         gpu_(gpu.has_value()),
         pool_(pool),
-        whole_(file, threads_, gpu, inputs_, outputs_) {
+        whole_(file, threads_, gpu, kernels_.library, inputs_, outputs_) {
     const Axis& batch = inputs_.front().shape.front();
     fixed_ = batch.fixed();
     range_.most = fixed_ ? batch.size : max_batch.value_or(default_max_batch);
@@ -60,6 +63,7 @@ class OnnxStreams final : public Backend {
 
   int max_batch() const noexcept override { return static_cast<int>(range_.most); }
   std::string version() const override { return OnnxModel::version(); }
+  std::string kernels() const override { return kernels_.note; }
   std::vector<GraphNote> graphs() const override { return {}; }
   void prepare(const Feeds&, int) const override {}  // the first runs do it
 
@@ -104,6 +108,7 @@ class OnnxStreams final : public Backend {
 
  private:
   std::filesystem::path file_;
+  Kernels kernels_;
   std::vector<TensorSpec> inputs_, outputs_;
   int threads_;
   bool gpu_;
@@ -118,7 +123,9 @@ class OnnxStreams final : public Backend {
   // With its own copy of the weights: loaded when the first batch for streams comes.
   const OnnxModel& stream_model() const {
     const std::lock_guard<std::mutex> lock(making_);
-    if (!single_threaded_) single_threaded_ = std::make_unique<OnnxModel>(file_, 1, std::nullopt, inputs_, outputs_);
+    if (!single_threaded_) {
+      single_threaded_ = std::make_unique<OnnxModel>(file_, 1, std::nullopt, kernels_.library, inputs_, outputs_);
+    }
     return *single_threaded_;
   }
 
@@ -222,9 +229,11 @@ std::optional<int> onnx_gpu(const Manifest& manifest, const std::string& device)
 std::unique_ptr<Backend> open_onnxruntime(const std::filesystem::path& folder, const Manifest& manifest,
                                           const LoadOptions& options, SharedPool& pool, std::string& file) {
   const auto gpu = onnx_gpu(manifest, options.device);
-  file = manifest.file_for(!options.role.empty() ? options.role : gpu ? "cuda" : "cpu").name;
+  const std::string role = !options.role.empty() ? options.role : gpu ? "cuda" : "cpu";
+  file = manifest.file_for(role).name;
   const auto path = checked_file(folder, manifest, file);
-  return std::make_unique<OnnxStreams>(path, manifest, options.max_batch, gpu, pool);
+  Kernels kernels = gpu ? Kernels{{}, "none"} : find_kernels(manifest, role);
+  return std::make_unique<OnnxStreams>(path, manifest, options.max_batch, gpu, std::move(kernels), pool);
 }
 
 }  // namespace mlpdeploy

@@ -3,8 +3,6 @@
 #include <onnxruntime_c_api.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <iterator>
 #include <mutex>
@@ -83,36 +81,7 @@ std::shared_ptr<OrtEnv> environment() {
   return owner;
 }
 
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
-
-// The library of CPU kernels, as mlpdeploy/plugins/cpu.py leaves it; empty where there is none.
-std::filesystem::path kernels_library() {
-  if (variable("MLPDEPLOY_NATIVE") == "0") return {};
-  if (const std::string named = variable("MLPDEPLOY_CPU_LIBRARY"); !named.empty()) return named;
-  std::filesystem::path cache = variable("MLPDEPLOY_CACHE");
-  if (cache.empty()) {
-    const std::string user = variable("XDG_CACHE_HOME");
-    cache =
-        (user.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : std::filesystem::path(user)) / "mlpdeploy";
-  }
-  std::error_code error;
-  const auto path = cache / "cpu" / "current" / "libmlpdeploy_cpu.so";
-  return std::filesystem::exists(path, error) ? path : std::filesystem::path();
-}
-
-// Without the library the files' functions run; a library that cannot be loaded is worth a line.
-void add_kernels(OrtSessionOptions* options) {
-  const std::filesystem::path path = kernels_library();
-  if (path.empty()) return;
-  if (OrtStatus* status = api().RegisterCustomOpsLibrary_V2(options, path.c_str())) {
-    std::fprintf(stderr, "mlpdeploy: without the CPU kernels: %s\n", taken_message(status).c_str());
-  }
-}
-
-Options session_options(int threads) {
+Options session_options(int threads, const std::filesystem::path& kernels) {
   OrtSessionOptions* created = nullptr;
   check(api().CreateSessionOptions(&created));
   Options options(created);
@@ -121,7 +90,7 @@ Options session_options(int threads) {
   // Weights outside of the arena, which grows in powers of two.
   check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
   check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
-  add_kernels(created);
+  if (!kernels.empty()) check(api().RegisterCustomOpsLibrary_V2(created, kernels.c_str()));
   return options;
 }
 
@@ -202,18 +171,19 @@ struct OnnxModel::Impl {
   std::shared_ptr<OrtEnv> environment;
   MemoryInfo memory;
   SessionHandle session;
-  Allocator pinned;  // on a GPU
+  Allocator pinned;                // on a GPU
   std::vector<std::string> names;  // of inputs, then outputs; the pointers below point here
   std::vector<const char*> inputs, outputs;
   std::vector<DType> output_types;
 };
 
 OnnxModel::OnnxModel(const std::filesystem::path& file, int threads, std::optional<int> gpu,
-                     const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs)
+                     const std::filesystem::path& kernels, const std::vector<TensorSpec>& inputs,
+                     const std::vector<TensorSpec>& outputs)
     : impl_(std::make_unique<Impl>()) {
   try {
     impl_->environment = mlpdeploy::environment();
-    const Options options = session_options(threads);
+    const Options options = session_options(threads, kernels);
     if (gpu) append_cuda(options.get(), *gpu);
     OrtMemoryInfo* memory = nullptr;
     check(gpu ? api().CreateMemoryInfo("CudaPinned", OrtDeviceAllocator, *gpu, OrtMemTypeCPUOutput, &memory)
@@ -275,6 +245,15 @@ bool OnnxModel::has_cuda() {
   const bool found = std::any_of(names, names + count, cuda);
   if (OrtStatus* failed = api().ReleaseAvailableProviders(names, count)) api().ReleaseStatus(failed);
   return found;
+}
+
+std::string OnnxModel::refusal(const std::filesystem::path& kernels) {
+  try {
+    session_options(1, kernels);
+  } catch (const RuntimeFailure& failure) {
+    return failure.message;
+  }
+  return "";
 }
 
 Staging::~Staging() { release(); }

@@ -16,10 +16,12 @@ namespace mlpdeploy {
 // A loaded ONNX file. `run` is thread-safe.
 class OnnxModel {
  public:
-  // On the GPU with this index by the CUDA provider, never by the CPU's instead; none: on the CPU.
+  // On the GPU with this index by the CUDA provider, never by the CPU's instead; none: on the CPU, with the operators
+  // of the library `kernels`, or none where it is empty.
   // Throws Error: artifact (ONNX Runtime cannot load it), backend (the provider does not run here).
   OnnxModel(const std::filesystem::path& file, int threads, std::optional<int> gpu,
-            const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs);
+            const std::filesystem::path& kernels, const std::vector<TensorSpec>& inputs,
+            const std::vector<TensorSpec>& outputs);
   OnnxModel(OnnxModel&&) noexcept;
   ~OnnxModel();
 
@@ -31,6 +33,8 @@ class OnnxModel {
 
   static std::string version();
   static bool has_cuda();  // whether the library that is loaded was built with the provider
+  static std::string refusal(
+      const std::filesystem::path& kernels);  // why it takes no operators from it; empty: it does
 
  private:
   friend class Staging;

@@ -125,6 +125,7 @@ int Session::threads() const noexcept { return impl_->threads; }
 int Session::max_batch() const noexcept { return impl_->backend->max_batch(); }
 const std::string& Session::backend() const noexcept { return impl_->backend_name; }
 std::string Session::backend_version() const { return impl_->backend->version(); }
+std::string Session::kernels() const { return impl_->backend->kernels(); }
 std::vector<GraphNote> Session::graphs() const { return impl_->backend->graphs(); }
 
 std::optional<int> Session::fixed_batch() const noexcept {

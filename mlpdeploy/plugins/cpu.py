@@ -30,7 +30,6 @@ from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC, checksum_of, first_lin
 SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is the default
 LIBRARY_VARIABLE = "MLPDEPLOY_CPU_LIBRARY"
 LIBRARY_NAME = "libmlpdeploy_cpu.so"
-CURRENT_NAME = "current"  # link to the folder of the newest build: where C++ looks
 # Instruction set -> what it needs of the compiler. Of float32's only the default was measured to be faster than ONNX
 # Runtime's own.
 _BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
@@ -152,7 +151,6 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
                 with new_artifact(directory) as staging:
                     shutil.copy(built, staging / LIBRARY_NAME)
                     (staging / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")
-        _make_current(directory)
     return directory / LIBRARY_NAME
 
 
@@ -163,18 +161,6 @@ def _cache() -> Path:
         raise PluginError(
             "this user has no home folder", "a folder for what is compiled", f"name one in {CACHE_VARIABLE}"
         ) from error
-
-
-def _make_current(directory: Path) -> None:
-    """Let the link that C++ follows point to this build, in one step."""
-    link = directory.with_name(CURRENT_NAME)
-    if os.path.realpath(link) == os.path.realpath(directory):
-        return
-    with disk_errors(link):
-        fresh = directory.with_suffix(".link")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(directory.name)
-        os.replace(fresh, link)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import numpy as np
 
 from mlpdeploy.env import cpu_count, require
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
-from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, checked_file
+from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
 from mlpdeploy.runtime.feeds import Arrays, rows_of
 from mlpdeploy.runtime.onnxruntime_gpu import (
@@ -35,8 +35,6 @@ from mlpdeploy.runtime.session import LoadOptions, Session
 ROWS_PER_STREAM_RUN = 2
 # How the passes are called whose nodes the library of CPU kernels runs.
 _BLOCK_PASSES = "form_"
-# Whose fp16 files the CUDA provider runs too, the best first: they differ in the forms of shift and norm.
-_FP16_ROLES = ("cpu", "openvino", "tensorrt")
 
 
 @dataclass
@@ -107,7 +105,7 @@ class BackendSession(Session):
     ) -> tuple[str, Source, list[Provider], int]:
         """Return the file to run on a GPU, where it is, with which providers, and which GPU."""
         index = gpu_index(options.device, self.backend)
-        name = _file_for_cuda(manifest, options)
+        name = manifest.file_for_cuda(options.role or "", options.device or "cuda")
         return name, Source(checked_file(directory, manifest, name)), [cuda_provider(index)], index
 
     def _on_gpu(self, value: Any, name: str) -> Any:
@@ -178,25 +176,6 @@ class BackendSession(Session):
             self._streams = None
         del self._session
         self._gpu = None
-
-
-def _file_for_cuda(manifest: Manifest, options: LoadOptions) -> str:
-    """Return the file that the CUDA provider runs: the canonical one, or of an fp16 artifact one in native layers.
-
-    Raises:
-        UsageError: a precision for which the CUDA provider has no kernels, or no such file.
-    """
-    native = {entry.role: name for name, entry in manifest.models.items() if entry.shift != "plugin"}
-    roles = (options.role,) if options.role else (CANONICAL,) if manifest.precision == "fp32" else _FP16_ROLES
-    found = next((native[role] for role in roles if role in native), None)
-    if manifest.precision not in ("fp32", "fp16") or found is None:
-        what = f"the file for {options.role}" if options.role else f"an artifact in {manifest.precision}"
-        raise UsageError(
-            f"{what} on {options.device or 'cuda'}",
-            "float32, or fp16 with a file in native layers (quantize --target cpu)",
-            "use --device cpu, or build an engine with mlpdeploy build",
-        )
-    return found
 
 
 def has_blocks(manifest: Manifest, role: str) -> bool:

@@ -39,16 +39,14 @@ def find_source(directory: Path, manifest: Manifest, options: TritonOptions) -> 
     """Return what Triton is given of an artifact, after comparing checksums.
 
     Raises:
-        UsageError: a batch size for a model that fixes its batch, or above the engine's; several engines, none named.
+        UsageError: a batch size for a model that fixes its batch, or above the engine's; several engines, none named; a
+            precision that ONNX Runtime's CUDA provider does not run.
         ArtifactError: a file is missing or damaged, or there is no engine for TensorRT.
         PluginError: the engine needs the plugin library it was built with, and it is not there.
     """
     if options.backend == "tensorrt":
         return _engine_source(directory, manifest, options)
-    role = "cpu" if options.device == "cpu" else "cuda"
-    if options.device == "cuda" and manifest.precision != "fp32":
-        raise UsageError(f"an artifact in {manifest.precision} on cuda", "a float32 artifact, or --device cpu")
-    name = manifest.file_for(role)
+    name = manifest.file_for_cuda() if options.device == "cuda" else manifest.file_for("cpu")
     files = {name: checked_file(directory, manifest, name)}
     weights = manifest.files[name].weights
     if weights:

@@ -15,13 +15,18 @@ from mlpdeploy.images import sample_photographs
 
 
 def make(folder: Path) -> None:
-    """Export both families, a fixed batch and feature maps of open size, and save two small pictures."""
+    """Export both families, a fixed batch and feature maps of open size, and make the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     export_model(tiny_asmlp(), folder / "asmlp", force=True, verify=False)
     export_model(tiny_vip(), folder / "vip", force=True, verify=False)
     export_model(tiny_asmlp(), folder / "fixed", batch=3, force=True, verify=False)
     features = tiny_asmlp(features=True)
     export_model(features, folder / "features", image_size="dynamic", force=True, verify=False)
+    make_pictures(folder)
+
+
+def make_pictures(folder: Path) -> None:
+    """Save the two small pictures."""
     picture = Image.open(sample_photographs()[0]).resize((61, 43))
     picture.save(folder / "small.jpg")
     picture.save(folder / "small.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import struct
@@ -13,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from artifacts import make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native import ROOT
@@ -33,26 +31,9 @@ def python_canonical(line: str) -> str:
     return json.dumps(json.loads(line), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_the_cpp_tests_pass(build: Path, tmp_path: Path) -> None:
-    make(tmp_path)
-    done = subprocess.run(
-        [build / "tests" / "mlpdeploy-tests"],
-        env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-
-
-def test_the_cpp_tests_of_the_cuda_provider_pass(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
-    for name, folder in artifacts.items():
-        (tmp_path / name).symlink_to(folder)
-    done = subprocess.run(
-        [build / "tests" / "mlpdeploy-onnx-cuda-tests"],
-        env={**os.environ, "MLPDEPLOY_TEST_ARTIFACTS": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize("program", ["mlpdeploy-tests", "mlpdeploy-onnx-cuda-tests"])
+def test_the_cpp_tests_pass(build: Path, native_environment: dict[str, str], program: str) -> None:
+    done = subprocess.run([build / "tests" / program], env=native_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

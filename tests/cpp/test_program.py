@@ -24,10 +24,13 @@ from mlpdeploy.bench.measure import Timing
 from mlpdeploy.bench.plan import BenchPlan
 from mlpdeploy.bench.plot import plot_png
 from mlpdeploy.bench.report import BenchReport, Result, read_report
+from mlpdeploy.env import machine
 from mlpdeploy.images import sample_photographs
+from mlpdeploy.manifest import FileEntry
 from mlpdeploy.prediction import predict
 
 PHOTOGRAPHS = sample_photographs()
+FILE_FIELDS = tuple(f.name for f in dataclasses.fields(FileEntry))
 
 
 def infer(build: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -130,6 +133,8 @@ def test_bench_gives_the_fields_of_pythons_report(build: Path, artifacts: dict[s
         "labels",
     }
     assert set(document["options"]) == {f.name for f in dataclasses.fields(BenchPlan)}
+    assert set(document["machine"]) == set(machine()) - {"python"} | {"load_average_1min"}
+    assert set(document["artifact"]) == {"precision", "opset", "file", "kernels", *FILE_FIELDS}
     assert set(document["results"][0]) == {f.name for f in dataclasses.fields(Result)}
     assert set(document["results"][0]["timing"]) == {f.name for f in dataclasses.fields(Timing)}
     for result, batch in zip(report.results, (1, 4), strict=True):

@@ -385,6 +385,9 @@ def make_pycuda(device: Device) -> ModuleType:
             require(device.stack, "pop of an empty stack")
             device.stack.pop()
 
+        def detach(self) -> None:
+            pass
+
         @staticmethod
         def synchronize() -> None:
             device.not_in_capture("synchronize")

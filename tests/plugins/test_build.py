@@ -280,4 +280,5 @@ def test_info_of_a_real_library(plugin_library: PluginLibrary, cache: Path, monk
     result = run("plugin", "info")
     assert result.exit_code == 0
     assert "getCreators, mlpdeploy_axial_shift, setLoggerFinder" in result.stdout and "sm_90" in result.stdout
-    assert json.loads(run("plugin", "info", "--json").stdout)["record"]["ptx"] == ["90"]
+    told = json.loads(run("plugin", "info", "--json").stdout)["record"]["ptx"]
+    assert plugin_library.record is not None and told == list(plugin_library.record.ptx) == ["75", "120"]

@@ -56,7 +56,6 @@ def test_built_once_and_found(compiler: list[str], cache: Path) -> None:
     library = ensure_cpu_library(said.append)
     assert said == ["compiling the CPU kernels, once (compiler 1)"]
     assert library == find_cpu_library() == build_cpu_library()
-    assert (cache.parent / CPU_FOLDER / "current" / cpu.LIBRARY_NAME).samefile(library)
     assert len(compiler) == 1
     build_cpu_library(force=True)
     assert len(compiler) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlpdeploy.ops.axial_shift import NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, ShiftSpec, attributes
-from mlpdeploy.plugins.build import ARCHITECTURES, BuildOptions, build_plugin
+from mlpdeploy.plugins.build import ARCHITECTURES
 from mlpdeploy.plugins.elf import read_symbols
 from mlpdeploy.plugins.find import PluginLibrary
 from mlpdeploy.plugins.toolchain import CSRC, Toolchain, known_architectures
@@ -139,9 +139,8 @@ def test_every_method_of_the_plugin_for_tensorrt_8(tools: Toolchain, tmp_path: P
     run_harness("harness_v2.cpp", library, tools, tmp_path)
 
 
-@pytest.mark.slow
-def test_compiles_for_every_architecture(tools: Toolchain, cache: Path) -> None:
-    library = build_plugin(BuildOptions())
+def test_compiles_for_every_architecture(tools: Toolchain, plugin_library: PluginLibrary) -> None:
+    library = plugin_library
     assert library.record is not None
     wanted = known_architectures(tools.nvcc).intersection(ARCHITECTURES)
     assert set(library.record.architectures) == wanted

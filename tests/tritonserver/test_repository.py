@@ -120,6 +120,20 @@ def test_cuda_takes_the_canonical_file(exported: Path, tmp_path: Path) -> None:
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
 
 
+def test_half_precision_on_cuda(exported: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(exported)
+    name = manifest.file_for("cpu")
+
+    def half(shift: str) -> Path:
+        files = {**manifest.files, name: dataclasses.replace(manifest.files[name], shift=shift)}
+        return with_manifest(exported, tmp_path / shift, precision="fp16", files=files)
+
+    written(half("slice"), tmp_path / "r", device="cuda")
+    assert config_of(tmp_path / "r").default_model_filename == name
+    with pytest.raises(UsageError, match="an artifact in fp16 on cuda; wanted float32, or fp16 with a file in"):
+        written(half("plugin"), tmp_path / "s", device="cuda")
+
+
 # TensorRT, with engines that are only names and checksums: Triton is who reads them.
 
 

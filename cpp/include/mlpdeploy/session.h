@@ -205,6 +205,7 @@ class MLPDEPLOY_API Session {
   std::optional<int> fixed_batch() const noexcept;
   const std::string& backend() const noexcept;
   std::string backend_version() const;    // e.g. "1.31.1"
+  std::string kernels() const;            // of ours that run AS-MLP on the CPU: "avx512"; or "none", and why
   std::vector<GraphNote> graphs() const;  // of the shapes that were run; empty on the CPU. Waits for running calls.
 
   // Writes every output of the model to the caller's memory, which must not overlap the inputs'.

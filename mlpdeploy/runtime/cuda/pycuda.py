@@ -6,6 +6,7 @@ everything is freed by hand with the context current. It has no CUDA graphs and 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,8 @@ class Provider(Cuda):
         with self._errors():
             self._driver.init()
             self._context = self._driver.Device(index).retain_primary_context()
+        # Left to its destructor, pycuda detaches a primary context as if it were its own, and warns that this failed.
+        atexit.register(self._context.detach)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

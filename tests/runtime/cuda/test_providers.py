@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -206,6 +207,15 @@ def test_every_name_is_in_the_real_cuda_python() -> None:
     inside["CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"] = "CUstreamCaptureMode"
     for name in names:
         assert hasattr(getattr(driver, inside[name]) if name in inside else driver, name), name
+
+
+def test_every_name_is_in_the_real_pycuda(with_pycuda: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    names = names_used(pycuda)
+    assert {"mem_alloc", "pagelocked_empty", "memset_d8_async"} <= names
+    inside = {"pop": "Context", "synchronize": "Context", "retain_primary_context": "Device"}
+    paths = [f"{inside[name]}.{name}" if name in inside else name for name in sorted(names)]
+    done = with_pycuda("-c", f"import pycuda.driver as driver\n{''.join(f'driver.{path}{chr(10)}' for path in paths)}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_fakes_have_no_other_names(device: Device) -> None:
