@@ -33,7 +33,7 @@ LIBRARY_NAME = "libmlpdeploy_cpu.so"
 # Instruction set -> what it needs of the compiler. Of float32's only the default was measured to be faster than ONNX
 # Runtime's own.
 _BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
-_X86_FLAGS = {
+FLAGS = {
     "avx512": ("-mavx512f",),
     "avx2": ("-mavx2", "-mfma"),
     "portable": (),
@@ -43,7 +43,9 @@ _X86_FLAGS = {
 FLOAT_SETS = ("avx512", "avx2", "portable")
 BF16_SETS = ("amx", "avx512bf16")
 INSTRUCTION_SETS = FLOAT_SETS + BF16_SETS
-DEFAULT_FEATURE = "avx512f"
+# Instruction set -> what the processor calls it.
+FEATURES = {"avx512": "avx512f", "avx2": "avx2", "amx": "amx_bf16", "avx512bf16": "avx512_bf16"}
+DEFAULT_FEATURE = FEATURES["avx512"]
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
 
@@ -181,7 +183,7 @@ def _compiler() -> str:
 
 def _compile(scratch: Path, compiler: str, log: Path) -> Path:
     """Compile every source, the kernels once per instruction set that the compiler knows, and link."""
-    sets = {name: flags for name, flags in _X86_FLAGS.items() if _knows(compiler, flags)}
+    sets = {name: flags for name, flags in FLAGS.items() if _knows(compiler, flags)}
     known = tuple(f"-DMLPDEPLOY_WITH_{name.upper()}" for name in sets)
     units: list[tuple[Path, str, tuple[str, ...]]] = [
         (path, path.stem, known) for path in sorted((CSRC / CPU_FOLDER).glob("*.cpp")) if path.stem != "kernels"

@@ -16,11 +16,9 @@ import pytest
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError
 from mlpdeploy.plugins.build import BuildOptions, build_plugin
-from mlpdeploy.plugins.cpu import BF16_SETS, FLOAT_SETS, SWITCH_VARIABLE, build_cpu_library
+from mlpdeploy.plugins.cpu import BF16_SETS, FEATURES, FLOAT_SETS, SWITCH_VARIABLE, build_cpu_library
 from mlpdeploy.plugins.find import CACHE_VARIABLE, LIBRARY_VARIABLE, PluginLibrary
 from mlpdeploy.plugins.toolchain import Toolchain, find_toolchain
-
-NEEDS = {"avx512": "avx512f", "avx2": "avx2", "amx": "amx_bf16", "avx512bf16": "avx512_bf16"}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +65,7 @@ def bf16_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 def library_of(name: str, tmp_path_factory: pytest.TempPathFactory, question: str) -> Iterator[Path]:
     """Yield a copy of the library that answers the question with the instruction set's name."""
-    if name != "portable" and NEEDS[name] not in cpu_features():
+    if name in FEATURES and FEATURES[name] not in cpu_features():
         pytest.skip(f"this processor has no {name}")
     try:
         library = build_cpu_library()

@@ -199,21 +199,28 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("block", ["axial_shift_block", "permutator_block"])
-@pytest.mark.parametrize("isa", ["portable", "avx512"])
+@pytest.mark.parametrize(
+    ("block", "isa"),
+    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in ("portable", "avx512", "amx")]
+    + [("axial_shift_block", "avx512bf16"), ("patch_merging", "amx")],
+)
 def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
     """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
-    if isa == "avx512" and "avx512f" not in cpu_features():
-        pytest.skip("this processor has no avx512")
-    folder, flags = CSRC / CPU_FOLDER, ["-mavx512f"] if isa == "avx512" else []
+    if isa in cpu.FEATURES and cpu.FEATURES[isa] not in cpu_features():
+        pytest.skip(f"this processor has no {isa}")
+    folder, flags = CSRC / CPU_FOLDER, cpu.FLAGS[isa]
     checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
     checks += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 headers
-    sources = [folder / f"{block}.cpp", folder / "dense.cpp", folder / "kernels.cpp"]
+    floats = "avx512" if isa in cpu.BF16_SETS else isa
+    common = ["g++", "-std=c++17", *checks, f"-DKERNELS={isa}", f"-DFLOAT_KERNELS={floats}", f"-I{folder}", "-pthread"]
+    objects = [tmp_path / f"{name}.o" for name in dict.fromkeys((isa, floats))]
     program = tmp_path / "host"
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    command = ["g++", "-std=c++17", *checks, *flags, f"-DKERNELS={isa}", f"-I{folder}", *sources, host, "-pthread"]
-    done = subprocess.run([*map(str, command), "-o", str(program)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    commands = [[*common, *cpu.FLAGS[at.stem], "-c", folder / "kernels.cpp", "-o", at] for at in objects]
+    commands.append([*common, *flags, folder / f"{block}.cpp", folder / "dense.cpp", host, *objects, "-o", program])
+    for command in commands:
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "ok"

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <sanitizer/asan_interface.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -16,8 +18,20 @@
 namespace mlpdeploy::cpu::KERNELS {
 extern Kernels const kKernels;
 }
+namespace mlpdeploy::cpu::FLOAT_KERNELS {
+extern Kernels const kKernels;
+}
 
 namespace mlpdeploy::cpu {
+
+// Linux gives a process the registers of tiles when it asks for them.
+inline void ask_for_tiles() {
+#ifdef __AMX_BF16__
+    constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) std::abort();
+#endif
+}
 
 // Memory filled with `fill`, and two threads that share the tasks out.
 class TwoThreads final : public Host {

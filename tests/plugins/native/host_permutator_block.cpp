@@ -10,7 +10,7 @@ bool check(long side, long segment, long gate, long hidden, long samples) {
     long const c = side * segment;
     auto const w = random_weights({c, c, c * c, c * c, c * c, gate * c, gate, 3 * c * gate, 3 * c, c * c, c, c, c,
                                    c * hidden, hidden, hidden * c, c});
-    PermutatorBlock const block(KERNELS::kKernels, {side, c, gate, hidden}, 1e-5F,
+    PermutatorBlock const block(KERNELS::kKernels, FLOAT_KERNELS::kKernels, {side, c, gate, hidden}, 1e-5F,
                                 {w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(),
                                  w[6].data(), w[7].data(), w[8].data(), w[9].data(), w[10].data(), w[11].data(),
                                  w[12].data(), w[13].data(), w[14].data(), w[15].data(), w[16].data()});
@@ -24,6 +24,7 @@ bool check(long side, long segment, long gate, long hidden, long samples) {
 }  // namespace
 
 int main() {
+    ask_for_tiles();
     bool good = true;
     for (long segment = 1; segment <= 35; ++segment)
         good &= check(segment % 5 + 1, segment, 7 * segment % 40 + 1, 3 * segment % 50 + 1, segment % 3 + 1);
