@@ -20,6 +20,7 @@ LABELS = {
     OURS: "mlpdeploy",
     "onnxruntime": "mlpdeploy on ONNX Runtime",
     "openvino": "mlpdeploy on OpenVINO",
+    "no-kernels": "mlpdeploy (without its CPU kernels)",
     "canonical": "mlpdeploy (canonical file)",
     "torch-eager": "PyTorch eager",
     "torch-compile": "torch.compile",

@@ -133,6 +133,11 @@ def session_run(session: Session) -> Run:
     return lambda batch: list(session.run({name: batch}).values())
 
 
+def no_kernels_run(directory: Path, threads: int, max_batch: int) -> Run:
+    """Return our Session on the artifact, ONNX Runtime's own operators on the CPU, as a callable."""
+    return session_run(load(directory, "onnxruntime", "cpu", threads=threads, max_batch=max_batch, kernels=False))
+
+
 def canonical_run(directory: Path, threads: int, max_batch: int) -> Run:
     """Return our Session on the artifact's canonical model, as a callable."""
     return artifact_run(directory, threads, max_batch, role=CANONICAL)
@@ -157,9 +162,18 @@ def import_runtime() -> None:
 LOADERS: dict[str, Callable[[Path, int, int], Run]] = {
     "artifact": artifact_run,
     "openvino": openvino_run,
+    "no-kernels": no_kernels_run,
     "canonical": canonical_run,
     "onnx": default_onnx_run,
 }
+
+
+def _no_kernels(site: PeerSite) -> Peer:
+    with load(site.directory, "onnxruntime", "cpu", threads=site.threads) as session:
+        if not session.kernels:
+            raise PeerUnavailableError("no kernels of ours run this artifact here (mlpdeploy doctor)")
+    run = no_kernels_run(site.directory, site.threads, site.max_batch)
+    return Peer("no-kernels", run, Source("no-kernels", site.directory))
 
 
 def _canonical(site: PeerSite) -> Peer:
@@ -264,6 +278,7 @@ def _naive_legacy(site: PeerSite) -> Peer:
 _BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[PeerSite], Peer]]] = {
     "onnxruntime": (("onnxruntime",), _onnxruntime),
     "openvino": (("openvino",), _openvino),
+    "no-kernels": (("onnxruntime",), _no_kernels),
     "canonical": (("onnxruntime",), _canonical),
     "torch-eager": (("torch", "onnx"), _torch_eager),
     "torch-compile": (("torch", "onnx"), _torch_compile),

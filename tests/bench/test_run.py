@@ -20,6 +20,7 @@ from mlpdeploy.bench.run import bench_artifact, write_report
 from mlpdeploy.errors import ArtifactError, UsageError, VerificationError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
+from mlpdeploy.plugins.cpu import SWITCH_VARIABLE, ensure_cpu_library
 
 QUICK = {"seconds": 0.0, "min_runs": 2, "warmup": 0}
 FAST_PEERS = ("canonical", "torch-eager")
@@ -200,6 +201,20 @@ def test_a_damaged_artifact_is_an_error_and_no_unavailable_peer(
     flip_byte(artifact / "model.onnx")
     with pytest.raises(ArtifactError, match="was changed after the export"):
         bench_artifact(artifact, batches=(1,), peers=("canonical",), memory=False, **QUICK)
+
+
+def test_the_same_file_without_our_kernels(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if ensure_cpu_library() is None:
+        pytest.skip("no CPU kernels on this machine")
+    report = bench_artifact(exported, batches=(1,), peers=("no-kernels",), memory=False, **QUICK)
+    assert report.artifact["kernels"]
+    peer = by_name(report, 1)["no-kernels"]
+    assert peer.status == "measured"
+    assert peer.output_error > 0  # other kernels, other roundings
+    monkeypatch.setenv(SWITCH_VARIABLE, "0")
+    report = bench_artifact(exported, batches=(1,), peers=("no-kernels",), memory=False, **QUICK)
+    assert by_name(report, 1)["no-kernels"].status == "unavailable"
+    assert "no kernels of ours run this artifact here" in by_name(report, 1)["no-kernels"].reason
 
 
 def test_an_artifact_without_a_lowered_file_has_no_canonical_peer(artifact: Path) -> None:
