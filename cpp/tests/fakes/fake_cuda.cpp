@@ -85,6 +85,7 @@ CUresult release(const char* name, std::map<std::uintptr_t, std::size_t>& blocks
 }
 
 void count() {
+  const Lock lock(mutex);
   gpu.device_blocks = static_cast<int>(device_blocks.size());
   gpu.pinned_blocks = static_cast<int>(pinned_blocks.size());
 }
