@@ -33,17 +33,19 @@ def step(*arguments: object) -> None:
 
 
 def precision(model: str, training: Path, test: Path) -> None:
-    """Show what fp16 and INT8, by every calibrator, cost a trained model on digits that it has never seen."""
+    """Show what fp16, bf16 and INT8, by every calibrator, cost a trained model on digits that it has never seen."""
     artifact = OUT / model
     step("export", "--model", model, "--checkpoint", WEIGHTS / f"{model}.safetensors", "-o", artifact, "--force")
     data = ("--calibration-data", training, "--force")
     step("quantize", artifact, "--precision", "fp16", *data, "-o", OUT / f"{model}_fp16")
+    step("quantize", artifact, "--precision", "bf16", "--target", "cpu", "-o", OUT / f"{model}_bf16", "--force")
     ranges = OUT / f"{model}.ranges.json"
     ranges.unlink(missing_ok=True)
     for name in CALIBRATORS:
         int8 = ("--precision", "int8", "--calibrator", name, "--cache", ranges)
         step("quantize", artifact, *int8, *data, "-o", OUT / f"{model}_int8_{name}")
-    all_of_them = [artifact, OUT / f"{model}_fp16", *(OUT / f"{model}_int8_{name}" for name in CALIBRATORS)]
+    halves = [OUT / f"{model}_{name}" for name in ("fp16", "bf16")]
+    all_of_them = [artifact, *halves, *(OUT / f"{model}_int8_{name}" for name in CALIBRATORS)]
     step("eval", *all_of_them, "--data", test, "--threads", 1, "--html", OUT / f"{model}.html")
 
 

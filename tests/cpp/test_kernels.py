@@ -7,12 +7,17 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from native import NativeSession
 
+import mlpdeploy
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import UsageError
 from mlpdeploy.plugins import cpu
 from mlpdeploy.plugins.find import CACHE_VARIABLE
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 
 LIKE_PYTHON = {cpu.SWITCH_VARIABLE: "", cpu.LIBRARY_VARIABLE: ""}
 
@@ -52,9 +57,28 @@ def test_a_build_of_these_sources_runs(build: Path, artifacts: dict[str, Path], 
     assert kernels(build, artifacts["asmlp"], tmp_path) == ""
     put(library, tmp_path, cpu._sources())
     assert kernels(build, artifacts["asmlp"], tmp_path) == "avx512"
-    assert kernels(build, artifacts["vip"], tmp_path) == ""  # no blocks in its file
+    assert kernels(build, artifacts["vip"], tmp_path) == "avx512"
     assert kernels(build, artifacts["asmlp"], tmp_path, **{cpu.SWITCH_VARIABLE: "0"}) == ""
     assert kernels(build, artifacts["asmlp"], tmp_path, **{cpu.SWITCH_VARIABLE: "portable"}) == "portable"
+
+
+@pytest.mark.parametrize("name", ["asmlp", "vip"])
+def test_bf16_has_pythons_bits(
+    build: Path, artifacts: dict[str, Path], library: Path, tmp_path: Path, name: str
+) -> None:
+    wanted = cpu.kernels_of(library, "bf16")
+    if wanted is None:
+        pytest.skip("no kernels for bfloat16 on this processor")
+    quantize_artifact(artifacts[name], tmp_path / "bf16", Recipe("bf16"), targets=("cpu",), verify=False)
+    put(library, tmp_path / "cache", cpu._sources())
+    assert kernels(build, tmp_path / "bf16", tmp_path / "cache") == wanted
+    with mlpdeploy.load(tmp_path / "bf16") as session:
+        feeds = session.random_feeds(3, 0, (32, 32))
+        python = session.run(feeds)
+    native = NativeSession(build, tmp_path / "bf16")
+    found = native.run(feeds, {key: np.empty_like(array) for key, array in python.items()})
+    native.close()
+    assert {key: array.tobytes() for key, array in found.items()} == {k: a.tobytes() for k, a in python.items()}
 
 
 def test_builds_of_other_sources_do_not_run(
