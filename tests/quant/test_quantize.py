@@ -16,7 +16,7 @@ import mlpdeploy
 from mlpdeploy.errors import ArtifactError, UsageError, VerificationError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import CANONICAL, read_manifest
-from mlpdeploy.quant.quantize import CALIBRATION_FILE, quantize_artifact
+from mlpdeploy.quant.quantize import BY_HINT, CALIBRATION_FILE, quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime.openvino import native_precisions
 from mlpdeploy.verify import tolerance
@@ -123,14 +123,16 @@ def test_half_precision_with_typed_inputs(exported: Path, images: Path, tmp_path
             session.run({"input": IMAGES})
 
 
-def test_bf16_is_the_sessions_for_openvino_and_refused_for_onnx_runtime(exported_for_all: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no bfloat16"):
-        quantize_artifact(exported_for_all, tmp_path / "bf16", Recipe("bf16"))
-    assert not any(tmp_path.iterdir())
-    manifest = quantize_artifact(
-        exported_for_all, tmp_path / "bf16", Recipe("bf16"), targets=["openvino"], verify=False
-    )
+def test_bf16_is_the_sessions_for_openvino_and_in_the_file_for_the_others(
+    exported_for_all: Path, tmp_path: Path
+) -> None:
+    manifest = quantize_artifact(exported_for_all, tmp_path / "bf16", Recipe("bf16"), verify=False)
     assert manifest.precision == "bf16"
+    assert manifest.quantization is not None
+    targets = manifest.quantization["targets"]
+    assert targets["openvino"] == BY_HINT
+    assert targets["cpu"]["name"] == "half_blocks(bf16)"
+    assert targets["tensorrt"]["name"] == "half_types(bf16)"
 
 
 def test_a_kept_block_stays_in_float32(exported: Path, images: Path, tmp_path: Path) -> None:
