@@ -1,4 +1,7 @@
-"""Print the README's speed table from the results files. Run with: python benchmarks/table.py"""
+"""Print the speed tables of the README and of docs/how-to/precision.md from the results files.
+
+Run with: python benchmarks/table.py
+"""
 
 from __future__ import annotations
 
@@ -31,5 +34,24 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def precision_table() -> str:
+    """Return the table of precisions: images per second, and how many times PyTorch's that is."""
+    models = json.loads((RESULTS / "precision.json").read_text())["models"]
+    columns = {
+        (model, batch): {row["name"]: row for row in figures["backends"] if row["batch"] == batch}
+        for model, figures in models.items()
+        for batch in dict.fromkeys(row["batch"] for row in figures["backends"])
+    }
+    titles = [f"{MODELS[model]}, batch {batch}" for model, batch in columns]
+    lines = ["| images/s (times PyTorch eager) | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for name in dict.fromkeys(name for rows in columns.values() for name in rows):
+        cells = [
+            f"{rows[name]['images_per_s']:.1f} ({1 / rows[name]['time_over_baseline']:.2f}x)" if name in rows else ""
+            for rows in columns.values()
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), precision_table(), sep="\n\n")
