@@ -23,12 +23,11 @@ MLPDEPLOY_INLINE Vector load_operands(Operand const* from) {
 
 MLPDEPLOY_INLINE __mmask32 first_lanes(long count) { return count < 32 ? (1U << count) - 1 : ~0U; }
 
-// Nearest, ties to even.
+// Of a weight, which comes from bfloat16: exact.
 MLPDEPLOY_INLINE Operand operand_of(float x) {
     unsigned bits;
     memcpy(&bits, &x, sizeof bits);
-    if (x != x) return static_cast<Operand>(bits >> 16 | 0x40);  // a NaN stays one
-    return static_cast<Operand>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    return static_cast<Operand>(bits >> 16);
 }
 
 #else
