@@ -46,8 +46,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     auto const is_named = [only](Kernels const& kernels) {
         return only != nullptr && std::strcmp(only, kernels.name) == 0;
     };
-    auto const may_be = [&](Kernels const& kernels) { return only == nullptr || is_named(kernels); };
-    (void)may_be;
+    [[maybe_unused]] auto const may_be = [&](Kernels const& kernels) { return only == nullptr || is_named(kernels); };
     // The compiler's runtime also asks whether the system saves the wide registers.
     if (operands == Operands::kBfloat16) {
 #ifdef MLPDEPLOY_WITH_AMX
