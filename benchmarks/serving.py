@@ -2,10 +2,12 @@
 
 Writes results/serving.json and results/serving.png. Run with: python benchmarks/serving.py NAME=ARTIFACT ...
 
-Batch 1: in each round every way to ask is taken once, in random order, each after the same pause; so all of them find
-processors that sleep and caches that others have used, the Session too (`session_back_to_back` is without pauses). The
-clock runs from the first byte of a request, built before, to the last byte of its answer, which is not decoded. The
-floors are servers that answer the same bytes without looking: what the machine and gRPC itself take.
+Batch 1, one client, twice. `back_to_back`: it asks again as soon as it has its answer, as load generators do; in each
+round every way to ask has a few calls in a row, in random order, and the first are not counted. `after_pauses`:
+every call comes some time after the one before, whichever way that went, so all of them find processors that sleep and
+caches that others have used, the Session too. The clock runs from the first byte of a request, built before, to the last
+byte of its answer, which is not decoded. The floors are servers that answer the same bytes without looking: what the
+machine and gRPC itself take.
 
 32 clients: in a process of their own, in a closed loop; a client's rate is taken between its own answers, so that it
 does not matter whether the window ends before or behind a batch. The processors that each process took are beside it.
@@ -44,6 +46,7 @@ CLIENTS = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
 MAX_DELAY_MS = 2.0
 PAUSE_SECONDS = 0.01
+IN_A_ROW, UNCOUNTED = 6, 2  # calls back to back
 PERCENTILES = (50, 90, 99)
 RESAMPLES = 2000
 MANY_ROWS = 8  # in a request, beside one
@@ -141,36 +144,52 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def overhead(session: Session, address: Address, rounds: int) -> dict[str, Any]:
-    """Return percentiles of each way to ask, in ms, and how much more than the session's its median is, with 95 %."""
+    """Return {how it was asked: {way: figures}}, see `figures`."""
     generator = random.Random(0)
     with calls(session, address) as ways:
-        names, samples = list(ways), {name: np.empty(rounds) for name in ways}
+        names = list(ways)
+        rows: dict[str, list[float]] = {name: [] for name in names}
+        cold: dict[str, list[float]] = {name: [] for name in names}
         for index in range(-10, rounds):
             for name in generator.sample(names, len(names)):
                 time.sleep(PAUSE_SECONDS)
                 took = seconds_of(ways[name])
                 if index >= 0:
-                    samples[name][index] = 1000 * took
-        alone = [1000 * seconds_of(ways["session"]) for _ in range(rounds)]
+                    cold[name].append(1000 * took)
+        for _ in range(rounds):
+            for name in generator.sample(names, len(names)):
+                took_each = [seconds_of(ways[name]) for _ in range(IN_A_ROW)]
+                rows[name].append(1000 * float(np.median(took_each[UNCOUNTED:])))
+    found = {"back_to_back": figures(rows), "after_pauses": figures(cold)}
+    for how, each in found.items():
+        print(f"  {how.replace('_', ' ')}")
+        for name, figure in each.items():
+            extra = f", over the session {figure['overhead_p50_ms']:6.2f} ms" if "overhead_p50_ms" in figure else ""
+            print(f"    {name:12} p50 {figure['p50_ms']:8.2f} ms{extra}")
+    return {"rounds": rounds, **found}
+
+
+def figures(samples: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Return percentiles of each way to ask, in ms, and how much more than the session's its median is, with 95 %.
+
+    Args:
+        samples: {way: a number for each round}; back to back that is the median of a round's calls.
+    """
+    rounds = len(samples["session"])
     rng = np.random.default_rng(0)
     picks = rng.integers(0, rounds, (RESAMPLES, rounds))  # of rounds, in which all ways stand together
-    medians = {name: np.median(values[picks], axis=1) for name, values in samples.items()}
+    values = {name: np.array(of) for name, of in samples.items()}
+    medians = {name: np.median(of[picks], axis=1) for name, of in values.items()}
     result: dict[str, Any] = {}
-    for name, values in samples.items():
-        more = medians[name] - medians["session"]
-        result[name] = dict(
-            zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(values, PERCENTILES).tolist(), strict=True)
-        )
-        result[name]["min_ms"] = float(values.min())
+    for name, of in values.items():
+        result[name] = dict(zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(of, PERCENTILES).tolist(), strict=True))
+        result[name]["min_ms"] = float(of.min())
         if name.startswith("floor"):
             continue
-        result[name]["overhead_p50_ms"] = float(np.median(values) - np.median(samples["session"]))
+        result[name]["overhead_p50_ms"] = float(np.median(of) - np.median(values["session"]))
+        more = medians[name] - medians["session"]
         result[name]["overhead_p50_95_percent"] = np.percentile(more, (2.5, 97.5)).tolist()
-        result[name]["overhead_min_ms"] = float(values.min() - samples["session"].min())
-    for name, figures in result.items():
-        extra = f", over the session {figures['overhead_p50_ms']:6.2f} ms" if "overhead_p50_ms" in figures else ""
-        print(f"  {name:12} p50 {figures['p50_ms']:8.2f} ms{extra}")
-    return {"rounds": rounds, "session_back_to_back_p50_ms": float(np.median(alone)), "milliseconds": result}
+    return result
 
 
 def best_batch(session: Session, seconds: float) -> dict[str, float]:
@@ -240,7 +259,7 @@ def measure(name: str, directory: Path, rounds: int, seconds: float, repeats: in
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw the overhead at batch 1 of each model and protocol."""
+    """Draw the overhead at batch 1 of each model and protocol, back to back."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -249,8 +268,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     ways = ("grpc", "rest_binary", "jpeg")
     figure, axes = pyplot.subplots(figsize=(7, 3.2))
     for index, result in enumerate(results):
-        values = [result["batch_1"]["milliseconds"][way]["overhead_p50_ms"] for way in ways]
-        errors = [result["batch_1"]["milliseconds"][way]["overhead_p50_95_percent"] for way in ways]
+        values = [result["batch_1"]["back_to_back"][way]["overhead_p50_ms"] for way in ways]
+        errors = [result["batch_1"]["back_to_back"][way]["overhead_p50_95_percent"] for way in ways]
         sides = np.abs(np.array(errors) - np.array(values)[:, None]).T
         bars = axes.bar(np.arange(len(ways)) + 0.4 * index, values, 0.36, label=result["model"], yerr=sides)
         axes.bar_label(bars, fmt="%.2f", padding=2)

@@ -24,9 +24,16 @@ from mlpdeploy import images
 from mlpdeploy.errors import ImageError, MissingDependencyError, UsageError
 from mlpdeploy.images import MAX_PIXELS, find_images, preprocess, read_image, sample_photographs
 from mlpdeploy.manifest import Preprocessing
+from mlpdeploy.plugins import cpu_pictures
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ORIENTATION_TAG = 0x0112
+
+
+@pytest.fixture(autouse=True)
+def by_pillow(monkeypatch):
+    """Whether or not there are CPU kernels; tests/plugins/test_cpu_pictures.py compares theirs with these."""
+    monkeypatch.setattr(cpu_pictures, "_function", lambda: None)
 
 
 def settings_for(

@@ -2,9 +2,9 @@
 #include <array>
 #include <cmath>
 
+#include "cpu/picture.h"
 #include "json.h"
 #include "mlpdeploy/session.h"
-#include "resample.h"
 #include "text.h"
 
 namespace mlpdeploy {
@@ -60,12 +60,6 @@ int crop_start(int size, int crop) {
   return crop > size ? -((crop - size) / 2) : static_cast<int>(std::nearbyint((size - crop) / 2.0));
 }
 
-// The pixels of the resized picture that the crop shows, along one axis.
-Span visible(int start, int crop, int size) {
-  const int first = std::max(start, 0);
-  return {first, std::min(start + crop, size) - first};
-}
-
 // ITU-R 601 luma in 16-bit fixed point, as Pillow rounds it.
 std::vector<std::uint8_t> grey(const ImageView& image) {
   std::vector<std::uint8_t> result;
@@ -85,7 +79,7 @@ std::vector<std::uint8_t> grey(const ImageView& image) {
 
 struct Preprocessor::Impl {
   Preprocessing preprocessing;
-  std::array<std::array<float, 256>, 3> normalized;  // of each channel's 256 levels, in Python's float32 arithmetic
+  std::array<std::array<float, 256>, 3> normalized{};  // of each channel's 256 levels, in Python's float32 arithmetic
 
   explicit Impl(const Preprocessing& p) : preprocessing(p) {
     for (std::size_t c = 0; c < static_cast<std::size_t>(p.channels()); ++c) {
@@ -93,28 +87,6 @@ struct Preprocessor::Impl {
       for (std::size_t level = 0; level < 256; ++level) {
         const float scaled = static_cast<float>(level) / 255.0F;
         normalized[c][level] = (scaled - mean) / deviation;
-      }
-    }
-  }
-
-  // From the visible part of the resized picture, interleaved, to planes of floats; black around it.
-  void write(const std::vector<std::uint8_t>& pixels, PixelOrder order, Span rows, Span columns, int top, int left,
-             float* out) const {
-    const int channels = preprocessing.channels(), height = preprocessing.height, width = preprocessing.width;
-    for (int c = 0; c < channels; ++c) {
-      const auto& levels = normalized[static_cast<std::size_t>(c)];
-      for (int y = 0; y < height; ++y, out += width) {
-        const int row = y + top - rows.first;
-        if (row < 0 || row >= rows.count || rows.count < 1 || columns.count < 1) {
-          std::fill_n(out, width, levels[0]);
-          continue;
-        }
-        const int before = columns.first - left, after = before + columns.count;
-        const int place = order == PixelOrder::bgr ? channels - 1 - c : c;
-        const std::uint8_t* pixel = pixels.data() + (std::ptrdiff_t{row} * columns.count) * channels + place;
-        std::fill_n(out, before, levels[0]);
-        for (int x = before; x < after; ++x, pixel += channels) out[x] = levels[*pixel];
-        std::fill_n(out + after, width - after, levels[0]);
       }
     }
   }
@@ -151,15 +123,16 @@ void Preprocessor::operator()(const ImageView& image, float* out) const {
   }
   const int height = static_cast<int>(size.height), width = static_cast<int>(size.width);
   const int top = crop_start(height, p.height), left = crop_start(width, p.width);
-  const Span rows = visible(top, p.height, height), columns = visible(left, p.width, width);
-  const Filter filter = p.interpolation == "bicubic" ? Filter::bicubic : Filter::bilinear;
+  const cpu::Filter filter = p.interpolation == "bicubic" ? cpu::Filter::kBicubic : cpu::Filter::kBilinear;
   std::vector<std::uint8_t> plane;
-  Pixels source{image.pixels, image.height, image.width, 3, image.stride_bytes};
+  cpu::Picture source{image.pixels, image.height, image.width, 3, image.stride_bytes};
   if (p.channels() == 1) {
     plane = grey(image);
     source = {plane.data(), image.height, image.width, 1, image.width};
   }
-  impl_->write(resample(source, height, width, rows, columns, filter), image.order, rows, columns, top, left, out);
+  const bool reversed = p.channels() == 3 && image.order == PixelOrder::bgr;
+  cpu::prepare(source, {height, width, top, left, p.height, p.width, filter},
+               {impl_->normalized[0].data(), p.channels(), reversed}, out);
 }
 
 void Preprocessor::batch(const Session& session, const std::vector<ImageView>& images, float* out) const {

@@ -16,6 +16,7 @@ from PIL import Image
 from mlpdeploy.errors import ImageError
 from mlpdeploy.images import preprocess, read_image, sample_photographs
 from mlpdeploy.manifest import Preprocessing
+from mlpdeploy.plugins import cpu_pictures
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color_order": "RGB"}
 GREY = {"mean": (0.1307,), "std": (0.3081,), "color_order": "L"}
@@ -28,6 +29,12 @@ SETTINGS = [
     Preprocessing((64, 64), 2.0, "bicubic", **IMAGENET),  # smaller than the crop: black around it
 ]
 SIZES = [(1, 1), (1, 9), (7, 1), (31, 32), (32, 31), (35, 35), (36, 36), (129, 64), (224, 225), (427, 640), (500, 33)]
+
+
+@pytest.fixture(autouse=True)
+def python_takes_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the code that C++ shares with the library of CPU kernels."""
+    monkeypatch.setattr(cpu_pictures, "_function", lambda: None)
 
 
 @pytest.fixture(params=SETTINGS, ids=lambda p: f"{p.height_width}-{p.interpolation}-{p.color_order}-{p.crop_pct}")

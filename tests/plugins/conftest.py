@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError
 from mlpdeploy.plugins.build import BuildOptions, build_plugin
 from mlpdeploy.plugins.cpu import BF16_SETS, FEATURES, FLOAT_SETS, SWITCH_VARIABLE, build_cpu_library
+from mlpdeploy.plugins.cpu_pictures import function_of
 from mlpdeploy.plugins.find import CACHE_VARIABLE, LIBRARY_VARIABLE, PluginLibrary
 from mlpdeploy.plugins.toolchain import Toolchain, find_toolchain
 
@@ -61,6 +63,16 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def bf16_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same for the instructions that multiply bfloat16."""
     yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_bf16_kernels")
+
+
+@pytest.fixture(scope="module", params=["avx512", "portable"])
+def picture_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the library that prepares pictures with these instructions; it chooses them at its first picture."""
+    for library in library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_kernels"):
+        pixel, level, out = np.zeros(1, np.uint8), np.zeros((1, 256), np.float32), np.empty(1, np.float32)
+        sizes = (1, 1, 1, 1, 2, 2, 0, 0, 1, 1, 0)
+        assert function_of(library)(pixel.ctypes.data, *sizes, level.ctypes.data, 1, out.ctypes.data) == 0
+        yield library
 
 
 def library_of(name: str, tmp_path_factory: pytest.TempPathFactory, question: str) -> Iterator[Path]:
