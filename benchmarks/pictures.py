@@ -2,8 +2,8 @@
 
 Writes results/pictures.json. Run with: python benchmarks/pictures.py
 
-Two photographs as scikit-learn ships them (640 x 427 pixels, hardly compressed), and larger and more compressed ones made
-of them. The same process, in random order; the tensors are compared bit for bit first.
+Two photographs as scikit-learn ships them (640 x 427 pixels, hardly compressed), and larger and more compressed ones
+made of them. The same process, in random order; the tensors are compared bit for bit first.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(data: bytes, rounds: int) -> dict[str, Any]:
     image = image_from_bytes(data)
 
     def by_pillow() -> np.ndarray:
-        with mock.patch.object(cpu_pictures, "_function", lambda: None):
+        with mock.patch.object(cpu_pictures, "_function", return_value=None):
             return preprocess(image, IMAGENET)
 
     assert by_pillow().tobytes() == preprocess(image, IMAGENET).tobytes()
@@ -99,7 +99,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "machine": machine(),
-        "tools": tool_versions(("mlpdeploy", "numpy", "PIL")),
+        "tools": tool_versions(("numpy", "PIL")),
         "results": results,
     }
     write_file(options.output, (json.dumps(body, indent=1) + "\n").encode())

@@ -3,11 +3,11 @@
 Writes results/serving.json and results/serving.png. Run with: python benchmarks/serving.py NAME=ARTIFACT ...
 
 Batch 1, one client, twice. `back_to_back`: it asks again as soon as it has its answer, as load generators do; in each
-round every way to ask has a few calls in a row, in random order, and the first are not counted. `after_pauses`:
-every call comes some time after the one before, whichever way that went, so all of them find processors that sleep and
-caches that others have used, the Session too. The clock runs from the first byte of a request, built before, to the last
-byte of its answer, which is not decoded. The floors are servers that answer the same bytes without looking: what the
-machine and gRPC itself take.
+round every way to ask has a few calls in a row, in random order, and the first are not counted. `after_pauses`: every
+call comes some time after the one before, whichever way that went, so all of them find processors that sleep and caches
+that others have used, the Session too. The clock runs from the first byte of a request, built before, to the last byte
+of its answer, which is not decoded. The floors are servers that answer the same bytes without looking: what the machine
+and gRPC itself take.
 
 32 clients: in a process of their own, in a closed loop; a client's rate is taken between its own answers, so that it
 does not matter whether the window ends before or behind a batch. The processors that each process took are beside it.
