@@ -45,6 +45,7 @@ from mlpdeploy.serving.protocol.messages import message_classes
 CLIENTS = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
 MAX_DELAY_MS = 2.0
+QUALITY = 85
 PAUSE_SECONDS = 0.01
 IN_A_ROW, UNCOUNTED = 6, 2  # calls back to back
 PERCENTILES = (50, 90, 99)
@@ -102,14 +103,20 @@ def grpc_message(session: Session, model: str, x: np.ndarray) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def jpeg(session: Session) -> bytes:
-    """Return a photograph where the model takes such, else a JPEG of the input's size."""
+def jpegs(session: Session) -> dict[str, bytes]:
+    """Return a photograph as it is, hardly compressed, and as cameras and the web compress; else one JPEG of noise."""
     height, width = session.manifest.preprocessing.height_width
-    if min(height, width) >= 64:
-        return sample_photographs()[0].read_bytes()
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    if min(height, width) < 64:
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+        return {"jpeg": jpeg(Image.fromarray(pixels))}
+    photograph = sample_photographs()[0]
+    return {"jpeg": photograph.read_bytes(), f"jpeg_quality_{QUALITY}": jpeg(Image.open(photograph))}
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """Return the bytes of a JPEG."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG")
+    image.save(data, "JPEG", quality=QUALITY)
     return data.getvalue()
 
 
@@ -121,7 +128,10 @@ def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[],
     expected = next(iter(session.run(feeds).values()))
     request, message = binary_request(session, address.model, x), grpc_message(session, address.model, x)
     rest, rpc = rest_call(address.http_port, request), grpc_call(address.grpc, message)
-    picture = rest_request("/v1/classify", jpeg(session), "Content-Type: image/jpeg")
+    pictures = {
+        name: rest_call(address.http_port, rest_request("/v1/classify", data, "Content-Type: image/jpeg"))
+        for name, data in jpegs(session).items()
+    }
     with floors(request, message) as echoes:
         answers = [rest()[-expected.nbytes :]]
         answers += [message_classes()["ModelInferResponse"].FromString(rpc()).raw_output_contents[0]]
@@ -131,7 +141,7 @@ def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[],
             "session": lambda: session.run(feeds),
             "grpc": rpc,
             "rest_binary": rest,
-            "jpeg": rest_call(address.http_port, picture),
+            **pictures,
             **echoes,
         }
 
@@ -165,7 +175,7 @@ def overhead(session: Session, address: Address, rounds: int) -> dict[str, Any]:
         print(f"  {how.replace('_', ' ')}")
         for name, figure in each.items():
             extra = f", over the session {figure['overhead_p50_ms']:6.2f} ms" if "overhead_p50_ms" in figure else ""
-            print(f"    {name:12} p50 {figure['p50_ms']:8.2f} ms{extra}")
+            print(f"    {name:15} p50 {figure['p50_ms']:8.2f} ms{extra}")
     return {"rounds": rounds, **found}
 
 
