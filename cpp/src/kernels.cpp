@@ -87,7 +87,7 @@ Kernels find_kernels(const Manifest& manifest, std::string_view role) {
   if (!has_blocks(manifest, role)) return none();
   const std::string wanted = variable("MLPDEPLOY_NATIVE");
   if (wanted == "0") return none("MLPDEPLOY_NATIVE is 0");
-  const std::vector<std::string> sets = {"avx512", "avx2", "portable", "amx", "avx512bf16"};
+  const std::vector<std::string> sets = {"avx512", "avx2", "portable", "amx", "avx512bf16", "avx512round"};
   if (!wanted.empty() && std::find(sets.begin(), sets.end(), wanted) == sets.end()) {
     throw Error(ErrorKind::usage, "MLPDEPLOY_NATIVE is " + repr(wanted),
                 "0 or a set of kernels: " + closest(wanted, sets));

@@ -39,12 +39,19 @@ FLAGS = {
     "portable": (),
     "amx": (*_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
     "avx512bf16": _BF16_FLAGS,
+    "avx512round": ("-mavx512f", "-DMLPDEPLOY_ROUND_OPERANDS"),
 }
 FLOAT_SETS = ("avx512", "avx2", "portable")
-BF16_SETS = ("amx", "avx512bf16")
+BF16_SETS = ("amx", "avx512bf16", "avx512round")
 INSTRUCTION_SETS = FLOAT_SETS + BF16_SETS
 # Instruction set -> what the processor calls it.
-FEATURES = {"avx512": "avx512f", "avx2": "avx2", "amx": "amx_bf16", "avx512bf16": "avx512_bf16"}
+FEATURES = {
+    "avx512": "avx512f",
+    "avx2": "avx2",
+    "amx": "amx_bf16",
+    "avx512bf16": "avx512_bf16",
+    "avx512round": "avx512f",
+}
 DEFAULT_FEATURE = FEATURES["avx512"]
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")

@@ -202,7 +202,7 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "isa"),
     [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in ("portable", "avx512", "amx")]
-    + [("axial_shift_block", "avx512bf16"), ("patch_merging", "amx")],
+    + [("axial_shift_block", "avx512bf16"), ("axial_shift_block", "avx512round"), ("patch_merging", "amx")],
 )
 def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
     """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""

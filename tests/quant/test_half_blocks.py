@@ -200,7 +200,8 @@ def test_kernels_compute_what_the_functions_do(
     if library is None or cpu.kernels_of(library, "bf16") is None:
         pytest.skip("no kernels for bfloat16 on this processor")
     with mlpdeploy.load(in_bf16) as session:
-        assert session.kernels in cpu.BF16_SETS
+        kernels = session.kernels
+        assert kernels in cpu.BF16_SETS
         assert session.precision == "bf16"
         fast = session.run({"input": IMAGES})["logits"]
     assert capsys.readouterr().err == ""
@@ -209,4 +210,6 @@ def test_kernels_compute_what_the_functions_do(
         assert session.kernels == ""
         plain = session.run({"input": IMAGES})["logits"]
     assert "no CPU kernels for bf16 here" in capsys.readouterr().err
-    assert 0 < spread_error(fast, plain) < 1e-2
+    error = spread_error(fast, plain)
+    assert error < 1e-2
+    assert error > 0 or kernels == "avx512round"  # on floats the sums may be those of ONNX Runtime's own operators

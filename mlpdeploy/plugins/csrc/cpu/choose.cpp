@@ -20,6 +20,9 @@ MLPDEPLOY_DECLARE(amx)
 #ifdef MLPDEPLOY_WITH_AVX512BF16
 MLPDEPLOY_DECLARE(avx512bf16)
 #endif
+#ifdef MLPDEPLOY_WITH_AVX512ROUND
+MLPDEPLOY_DECLARE(avx512round)
+#endif
 #ifdef MLPDEPLOY_WITH_AVX512
 MLPDEPLOY_DECLARE(avx512)
 #endif
@@ -40,6 +43,10 @@ bool may_use_tiles() {
 }
 #endif
 
+// Whether the instruction that multiplies pairs of bfloat16 is faster than two of float32. Intel's processors take two
+// cycles for it, which is what float32 costs without rounding pairs (benchmarks/results/earlier/precision_avx512.json).
+[[maybe_unused]] bool multiplies_pairs_fast() { return !__builtin_cpu_is("intel"); }
+
 }  // namespace
 
 Kernels const* choose_kernels(Operands operands, char const* only) {
@@ -56,7 +63,11 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
         }
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512BF16
-        if (may_be(avx512bf16::kKernels) && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kKernels;
+        bool const may_be_pairs = only == nullptr ? multiplies_pairs_fast() : is_named(avx512bf16::kKernels);
+        if (may_be_pairs && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kKernels;
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512ROUND
+        if (may_be(avx512round::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512round::kKernels;
 #endif
         return nullptr;
     }

@@ -1,4 +1,5 @@
-// What a product multiplies: floats, or bfloat16 where a file is compiled for instructions that multiply those.
+// What a product multiplies: floats, or bfloat16 where a file is compiled for instructions that multiply those, or
+// floats that are rounded to bfloat16 (MLPDEPLOY_ROUND_OPERANDS).
 #pragma once
 
 #include "vector.h"
@@ -34,9 +35,22 @@ MLPDEPLOY_INLINE Operand operand_of(float x) {
 
 typedef float Operand;
 
+#ifdef MLPDEPLOY_ROUND_OPERANDS
+typedef unsigned VectorBits __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
+
+// To the nearest bfloat16, ties to even; what is no number stays none.
+MLPDEPLOY_INLINE Vector operands_of(Vector x) {
+    VectorBits const bits = (VectorBits)x;
+    VectorBits const rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U;
+    return x == x ? (Vector)rounded : x;
+}
+#else
+MLPDEPLOY_INLINE Vector operands_of(Vector x) { return x; }
+#endif
+
 MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
-    store(to, left);
-    store(to + kVector, right);
+    store(to, operands_of(left));
+    store(to + kVector, operands_of(right));
 }
 
 MLPDEPLOY_INLINE Vector load_operands(Operand const* from) { return load(from); }

@@ -13,6 +13,10 @@
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 14
 #define MLPDEPLOY_BFLOAT16
+#elif defined(__AVX512F__) && defined(MLPDEPLOY_ROUND_OPERANDS)
+#define MLPDEPLOY_ISA avx512round
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 14
 #elif defined(__AVX512F__)
 #define MLPDEPLOY_ISA avx512
 #define MLPDEPLOY_VECTOR 16
