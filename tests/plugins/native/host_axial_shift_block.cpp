@@ -1,4 +1,5 @@
 // Blocks of AS-MLP of many shapes, built with sanitizers (host_memory.h).
+#include <cstring>
 #include <iterator>
 
 #include "axial_shift_block.h"
@@ -12,7 +13,9 @@ bool check(long channels, long hidden, long samples, long height, long width, Sh
     long const c = channels;
     long const sizes[] = {c * c, c, c, c, c * c, c, c * c, c, c * c, c, hidden * c, hidden, c * hidden, c};
     auto const w = random_weights({std::begin(sizes), std::end(sizes)});
-    Layout const layout = KERNELS::kKernels.operand_bytes == 2 ? Layout::kRows : Layout::kPlanes;
+    // As the operators have it: those in bfloat16 are on rows.
+    bool const is_float = std::strcmp(KERNELS::kKernels.name, FLOAT_KERNELS::kKernels.name) == 0;
+    Layout const layout = is_float ? Layout::kPlanes : Layout::kRows;
     AxialShiftBlock const block(
         KERNELS::kKernels, layout, channels, hidden, shift, 1e-5F,
         {w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(), w[6].data(), w[7].data(),
