@@ -70,9 +70,7 @@ def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, for
     else:
         click.echo(path)
         click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX-512'}")
-        click.echo(
-            f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512'}"
-        )
+        click.echo(f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512'}")
 
 
 def print_build(library: PluginLibrary) -> None:
