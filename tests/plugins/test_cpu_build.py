@@ -224,3 +224,16 @@ def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "ok"
+
+
+@needs_compiler
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_what_a_thread_keeps_is_its_own(tmp_path: Path, sanitizers: str) -> None:
+    folder, program = CSRC / CPU_FOLDER, tmp_path / "spares"
+    checks = ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
+    source = Path(__file__).parent / "native" / "spares.cpp"
+    command = ["g++", "-std=c++17", *checks, f"-I{folder}", folder / "spares.cpp", source, "-o", program, "-pthread"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

@@ -53,7 +53,7 @@ public:
         ASAN_POISON_MEMORY_REGION(static_cast<char*>(memory) + bytes - kLine, size - bytes + kLine);
         return memory;
     }
-    void release(void* memory) noexcept override { std::free(memory); }
+    void release(void* memory, std::size_t) noexcept override { std::free(memory); }
 
 private:
     static constexpr std::size_t kLine = 64;

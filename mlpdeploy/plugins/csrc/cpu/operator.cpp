@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "pages.h"
+#include "spares.h"
 
 namespace mlpdeploy::cpu {
 namespace {
@@ -96,7 +97,9 @@ void Run::for_each(long count, void (*task)(void*, std::size_t), void* data) {
     check(ort::KernelContextParallelFor::call(api_, context_, task, static_cast<std::size_t>(count), 0, data));
 }
 
+// What a task needs is small, and asked for many times a run: ONNX Runtime's memory has one lock for all threads.
 void* Run::allocate(std::size_t bytes) noexcept {
+    if (bytes <= Spares::kLargest) return Spares::of_this_thread().take(bytes);
     void* memory = nullptr;
     if (OrtStatus* status = ort::AllocatorAlloc::call(api_, allocator_, bytes, &memory)) {
         ort::ReleaseStatus::call(api_, status);
@@ -105,7 +108,8 @@ void* Run::allocate(std::size_t bytes) noexcept {
     return memory;
 }
 
-void Run::release(void* memory) noexcept {
+void Run::release(void* memory, std::size_t bytes) noexcept {
+    if (bytes <= Spares::kLargest) return Spares::of_this_thread().give(memory, bytes);
     if (OrtStatus* status = ort::AllocatorFree::call(api_, allocator_, memory)) ort::ReleaseStatus::call(api_, status);
 }
 

@@ -141,7 +141,7 @@ public:
 
     void for_each(long count, void (*task)(void*, std::size_t), void* data) override;
     void* allocate(std::size_t bytes) noexcept override;
-    void release(void* memory) noexcept override;
+    void release(void* memory, std::size_t bytes) noexcept override;
 
 private:
     ort::Table api_;
