@@ -43,9 +43,10 @@ bool may_use_tiles() {
 }
 #endif
 
-// Whether the instruction that multiplies pairs of bfloat16 is faster than two of float32. Intel's processors take two
-// cycles for it, which is what float32 costs without rounding pairs (benchmarks/results/earlier/precision_avx512.json).
-[[maybe_unused]] bool multiplies_pairs_fast() { return !__builtin_cpu_is("intel"); }
+// Whether the instruction that multiplies pairs of bfloat16 is worth it. On an Intel Xeon without AMX it was slower
+// than float32's products (benchmarks/results/earlier/precision_avx512bf16.json); other makers' processors were not
+// timed.
+[[maybe_unused]] bool may_multiply_pairs() { return !__builtin_cpu_is("intel"); }
 
 }  // namespace
 
@@ -63,7 +64,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
         }
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512BF16
-        bool const may_be_pairs = only == nullptr ? multiplies_pairs_fast() : is_named(avx512bf16::kKernels);
+        bool const may_be_pairs = only == nullptr ? may_multiply_pairs() : is_named(avx512bf16::kKernels);
         if (may_be_pairs && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512ROUND
