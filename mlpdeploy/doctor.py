@@ -87,7 +87,7 @@ def cpu_kernels() -> Finding:
         if wanted_kernels() is None:
             return Finding(name, "ok", f"switched off by {SWITCH_VARIABLE}=0")
         if not wanted_here():
-            return Finding(name, "ok", "not for this processor, which has no AVX-512; ONNX Runtime's own are used")
+            return Finding(name, "ok", "not for this processor, which has no AVX2; ONNX Runtime's own are used")
         library = find_cpu_library()
     except MlpDeployError as error:
         return Finding(name, "warning", f"not used ({error.got})", error.fix)

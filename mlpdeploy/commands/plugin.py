@@ -69,7 +69,7 @@ def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, for
         print_json({"library": str(path), "kernels": kernels["fp32"], "bf16_kernels": kernels["bf16"]})
     else:
         click.echo(path)
-        click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX-512'}")
+        click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX2'}")
         click.echo(f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512'}")
 
 

@@ -30,7 +30,7 @@ from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC, checksum_of, first_lin
 SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is the default
 LIBRARY_VARIABLE = "MLPDEPLOY_CPU_LIBRARY"
 LIBRARY_NAME = "libmlpdeploy_cpu.so"
-# Instruction set -> what it needs of the compiler. Of float32's only the default was measured to be faster than ONNX
+# Instruction set -> what it needs of the compiler. Of float32's all but `portable` were measured to be faster than ONNX
 # Runtime's own.
 _BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
 FLAGS = {
@@ -52,7 +52,7 @@ FEATURES = {
     "avx512bf16": "avx512_bf16",
     "avx512round": "avx512f",
 }
-DEFAULT_FEATURE = FEATURES["avx512"]
+DEFAULT_FEATURE = FEATURES["avx2"]  # which processors with AVX-512 have too
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
 

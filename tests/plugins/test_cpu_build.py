@@ -27,7 +27,8 @@ from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC
 
 HEADERS = (Path("/usr/include/onnxruntime"), Path(__file__).parents[2] / "build" / "onnxruntime" / "include")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-needs_avx512 = pytest.mark.skipif("avx512f" not in cpu_features(), reason="no kernels for this processor by default")
+DEFAULT = "avx512" if "avx512f" in cpu_features() else "avx2"
+needs_default = pytest.mark.skipif("avx2" not in cpu_features(), reason="no kernels for this processor by default")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(cpu, "_compile", compile_slowly)
     monkeypatch.setattr(cpu, "_compiler", lambda: "true")
     monkeypatch.setattr(cpu, "first_line", lambda command: "compiler 1")
-    monkeypatch.setattr(cpu, "cpu_features", lambda: ["avx512f"])
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ["avx2"])
     monkeypatch.delenv(cpu.SWITCH_VARIABLE, raising=False)
     monkeypatch.delenv(cpu.LIBRARY_VARIABLE, raising=False)
     return runs
@@ -124,9 +125,9 @@ def test_the_switch(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_only_processors_that_gain(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     build_cpu_library()
-    monkeypatch.setattr(cpu, "cpu_features", lambda: ["avx2"])
+    monkeypatch.setattr(cpu, "cpu_features", list)
     assert find_cpu_library() is None
-    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "avx2")
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, "portable")
     assert find_cpu_library() is not None
 
 
@@ -136,7 +137,7 @@ def outputs(session: mlpdeploy.Session, rows: int = 3) -> np.ndarray:
 
 
 @needs_compiler
-@needs_avx512
+@needs_default
 @pytest.mark.parametrize("family", ["asmlp", "vip"])
 def test_sessions_use_them(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     build_cpu_library()
@@ -145,7 +146,7 @@ def test_sessions_use_them(exported: Path, tmp_path: Path, monkeypatch: pytest.M
         artifact = tmp_path / "vip"
         export_model(tiny_vip(), artifact, verify=False)
     with mlpdeploy.load(artifact, threads=2) as session:
-        assert session.kernels == "avx512"
+        assert session.kernels == DEFAULT
         fast = outputs(session)
     monkeypatch.setenv(cpu.SWITCH_VARIABLE, "0")
     with mlpdeploy.load(artifact, threads=2) as session:
@@ -155,7 +156,7 @@ def test_sessions_use_them(exported: Path, tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(fast, plain, rtol=0, atol=2e-5 * plain.std())
 
 
-@needs_avx512
+@needs_default
 @pytest.mark.parametrize("content", [None, b"no library"])
 def test_a_broken_library_is_a_warning(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
@@ -201,7 +202,7 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
-    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in ("portable", "avx512", "amx")]
+    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx")]
     + [("axial_shift_block", "avx512bf16"), ("axial_shift_block", "avx512round"), ("patch_merging", "amx")],
 )
 def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:

@@ -76,7 +76,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     if (may_be(avx512::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVX2
-    if (is_named(avx2::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (may_be(avx2::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &avx2::kKernels;
 #endif
     return is_named(portable::kKernels) ? &portable::kKernels : nullptr;

@@ -132,9 +132,9 @@ struct Kernels {
 enum class Operands { kFloat, kBfloat16 };
 
 // The kernels called `only`: avx512, avx2 or portable; amx, avx512bf16 or avx512round for bfloat16. Null for `only`
-// means those that were measured to be faster than ONNX Runtime's own operators: avx512; for bfloat16 amx before
-// avx512bf16, if that is fast here, before avx512round. Returns null if this processor has no such instructions, or the
-// compiler had none.
+// means those that were measured to be faster than ONNX Runtime's own operators: avx512 before avx2; for bfloat16 amx
+// before avx512bf16, if that is fast here, before avx512round. Returns null if this processor has no such instructions,
+// or the compiler had none.
 Kernels const* choose_kernels(Operands operands, char const* only);
 
 }  // namespace mlpdeploy::cpu

@@ -8,14 +8,12 @@
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
-// Finish two vectors of sums, bias among them, at a row and column of the output.
+constexpr bool has_gelu(Finish kind) { return kind != Finish::kStore && kind != Finish::kAdd; }
+
+// Write two vectors, a product's last values, to a row and column of the output.
 template <Finish Kind>
-MLPDEPLOY_INLINE void finish(Product const& p, long row, long column, Vector left, Vector right) {
+MLPDEPLOY_INLINE void write(Product const& p, long row, long column, Vector left, Vector right) {
     long const place = row * p.out_stride + column;
-    if (Kind != Finish::kStore && Kind != Finish::kAdd) {
-        left = gelu(left);
-        right = gelu(right);
-    }
     if (Kind == Finish::kGeluOperand) {
         store_operands(static_cast<Operand*>(p.out) + place, left, right);
         return;
@@ -28,6 +26,14 @@ MLPDEPLOY_INLINE void finish(Product const& p, long row, long column, Vector lef
     }
     store(out, left);
     store(out + kVector, right);
+}
+
+// Finish rows of sums, bias among them, each of two vectors.
+template <Finish Kind, int Count>
+MLPDEPLOY_INLINE void finish(Product const& p, long row, long column, Vector (&sums)[Count]) {
+    if (has_gelu(Kind)) gelu(sums);
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; i += 2) write<Kind>(p, row + i / 2, column, sums[i], sums[i + 1]);
 }
 
 }  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA

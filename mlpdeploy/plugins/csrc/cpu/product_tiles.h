@@ -41,7 +41,8 @@ MLPDEPLOY_INLINE void finish_rows(Product const& p, Unfinished& block, long coun
     long const end = block.done + count < block.rows ? block.done + count : block.rows;
     for (long r = block.done; r < end; ++r) {
         float const* sum = block.sums + r * kPanel;
-        finish<Kind>(p, block.first + r, block.column, load(sum) + left, load(sum + kVector) + right);
+        Vector sums[] = {load(sum) + left, load(sum + kVector) + right};
+        finish<Kind>(p, block.first + r, block.column, sums);
     }
     block.done = end;
 }

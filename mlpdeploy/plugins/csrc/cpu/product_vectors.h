@@ -80,6 +80,25 @@ MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, 
     }
 }
 
+// As many rows as have their GELU at once.
+constexpr int kRowsTogether = kVector == 16 ? 1 : 2;
+
+template <Finish Kind, int From, int Rows>
+MLPDEPLOY_INLINE void finish_from(Product const& p, long column, long first, Vector (&sums)[Rows][2], Vector left,
+                                  Vector right) {
+    if constexpr (From < Rows) {
+        constexpr int kCount = Rows - From < kRowsTogether ? Rows - From : kRowsTogether;
+        Vector some[2 * kCount];
+#pragma GCC unroll 16
+        for (int r = 0; r < kCount; ++r) {
+            some[2 * r] = sums[From + r][0] + left;
+            some[2 * r + 1] = sums[From + r][1] + right;
+        }
+        finish<Kind>(p, first + From, column, some);
+        finish_from<Kind, From + kCount>(p, column, first, sums, left, right);
+    }
+}
+
 template <Finish Kind, int Rows>
 __attribute__((noinline)) void tile(Product const& p, char const* panel, long column, long first, Fetch fetch) {
     Vector sums[Rows][2];
@@ -87,10 +106,7 @@ __attribute__((noinline)) void tile(Product const& p, char const* panel, long co
                   (p.depth + kDepthUnit - 1) / kDepthUnit, panel, fetch, sums);
     Vector left = load(p.bias + column);
     Vector right = load(p.bias + column + kVector);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-        finish<Kind>(p, first + r, column, sums[r][0] + left, sums[r][1] + right);
-    }
+    finish_from<Kind, 0>(p, column, first, sums, left, right);
 }
 
 template <Finish Kind, int Rows = kRows>

@@ -31,7 +31,7 @@
 #define MLPDEPLOY_ROWS 6
 #endif
 
-#if MLPDEPLOY_VECTOR == 16
+#if MLPDEPLOY_VECTOR >= 8
 #include <immintrin.h>
 #endif
 
@@ -71,6 +71,37 @@ MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
 
 MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
+}
+#elif MLPDEPLOY_VECTOR == 8
+// By halves: a masked store is slow on some processors.
+MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
+    if (count == kVector) return load(from);
+    __m128 const whole = count & 4 ? _mm_loadu_ps(from) : _mm_setzero_ps();
+    float const* const rest = from + (count & 4);
+    __m128 part = _mm_setzero_ps();
+    if (count & 2) {
+        part = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(rest)));
+        if (count & 1) part = _mm_insert_ps(part, _mm_load_ss(rest + 2), 0x20);
+    } else if (count & 1) {
+        part = _mm_load_ss(rest);
+    }
+    return (Vector)(count & 4 ? _mm256_set_m128(part, whole) : _mm256_zextps128_ps256(part));
+}
+
+MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
+    if (count == kVector) return store(to, value);
+    __m128 part = _mm256_castps256_ps128((__m256)value);
+    if (count & 4) {
+        _mm_storeu_ps(to, part);
+        part = _mm256_extractf128_ps((__m256)value, 1);
+        to += 4;
+    }
+    if (count & 2) {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_castps_si128(part));
+        part = _mm_movehl_ps(part, part);
+        to += 2;
+    }
+    if (count & 1) _mm_store_ss(to, part);
 }
 #else
 MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
