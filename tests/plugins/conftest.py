@@ -65,7 +65,7 @@ def bf16_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_bf16_kernels")
 
 
-@pytest.fixture(scope="module", params=["avx512", "portable"])
+@pytest.fixture(scope="module", params=FLOAT_SETS)
 def picture_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the library that prepares pictures with these instructions; it chooses them at its first picture."""
     for library in library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_kernels"):

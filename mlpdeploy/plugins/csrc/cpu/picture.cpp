@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -128,13 +129,18 @@ void across_anywhere(std::uint8_t const* row, Horizontal const& pass, std::uint8
     }
 }
 
-void down_anywhere(std::uint8_t const* const* rows, std::int32_t const* weights, int count, std::size_t bytes,
-                   std::uint8_t* out) {
-    for (std::size_t i = 0; i < bytes; ++i) {
+void down_from(std::size_t first, std::uint8_t const* const* rows, std::int32_t const* weights, int count,
+               std::size_t bytes, std::uint8_t* out) {
+    for (std::size_t i = first; i < bytes; ++i) {
         std::int32_t sum = kHalf;
         for (int k = 0; k < count; ++k) sum += rows[k][i] * weights[k];
         out[i] = rounded(sum);
     }
+}
+
+void down_anywhere(std::uint8_t const* const* rows, std::int32_t const* weights, int count, std::size_t bytes,
+                   std::uint8_t* out) {
+    down_from(0, rows, weights, count, bytes, out);
 }
 
 // The two passes on rows.
@@ -149,7 +155,63 @@ struct Passes {
 constexpr Passes kAnywhere{across_anywhere, down_anywhere};
 
 #if defined(__x86_64__)
+#define MLPDEPLOY_AVX2 __attribute__((target("avx2")))
 #define MLPDEPLOY_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
+
+// Eight sums and as many bytes times their weights.
+MLPDEPLOY_AVX2 __m256i added_product(__m256i sums, std::uint8_t const* bytes, __m256i weights) {
+    __m256i const values = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(bytes)));
+    return _mm256_add_epi32(sums, _mm256_mullo_epi32(values, weights));
+}
+
+// The pixel that four sums are.
+MLPDEPLOY_AVX2 void put_pixel(__m128i sums, std::uint8_t* out) {
+    __m128i pixel = _mm_srai_epi32(_mm_add_epi32(sums, _mm_set1_epi32(kHalf)), kWeightBits);
+    pixel = _mm_packus_epi32(pixel, pixel);  // what is left of 22 bits fits in 16 bits with a sign
+    pixel = _mm_packus_epi16(pixel, pixel);
+    std::int32_t const word = _mm_cvtsi128_si32(pixel);
+    std::memcpy(out, &word, kWide);
+}
+
+MLPDEPLOY_AVX2 void across_avx2(std::uint8_t const* row, Horizontal const& pass, std::uint8_t* out) {
+    std::int32_t const* weights = pass.weights.data();
+    for (Span const source : pass.taps.sources) {
+        std::uint8_t const* bytes = row + std::ptrdiff_t{source.first} * kWide;
+        __m256i left = _mm256_setzero_si256(), right = left;
+        for (int k = 0; k < pass.vectors; ++k, bytes += kLanes, weights += kLanes) {
+            auto const* const at = reinterpret_cast<__m256i const*>(weights);
+            left = added_product(left, bytes, _mm256_loadu_si256(at));
+            right = added_product(right, bytes + kLanes / 2, _mm256_loadu_si256(at + 1));
+        }
+        __m256i const half = _mm256_add_epi32(left, right);
+        put_pixel(_mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)), out);
+        out += kWide;
+    }
+}
+
+MLPDEPLOY_AVX2 void down_avx2(std::uint8_t const* const* rows, std::int32_t const* weights, int count,
+                              std::size_t bytes, std::uint8_t* out) {
+    constexpr std::size_t kVectors = 4, kSums = 8;
+    std::size_t i = 0;
+    for (; i + kVectors * kSums <= bytes; i += kVectors * kSums) {
+        __m256i const half = _mm256_set1_epi32(kHalf);
+        __m256i sums[kVectors] = {half, half, half, half};
+        for (int k = 0; k < count; ++k) {
+            __m256i const weight = _mm256_set1_epi32(weights[k]);
+            for (std::size_t v = 0; v < kVectors; ++v)
+                sums[v] = added_product(sums[v], rows[k] + i + v * kSums, weight);
+        }
+        for (__m256i& sum : sums) sum = _mm256_srai_epi32(sum, kWeightBits);
+        // Packing goes by halves of a vector: the fours come as 0, 2, 4, 6, 1, 3, 5, 7.
+        __m256i const mixed =
+            _mm256_packus_epi16(_mm256_packus_epi32(sums[0], sums[1]), _mm256_packus_epi32(sums[2], sums[3]));
+        __m256i const order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permutevar8x32_epi32(mixed, order));
+    }
+    down_from(i, rows, weights, count, bytes, out);
+}
+
+constexpr Passes kAvx2{across_avx2, down_avx2};
 
 // Four pixels at a time: a weight for each byte, and at the end the sum of the four.
 MLPDEPLOY_AVX512 void across_avx512(std::uint8_t const* row, Horizontal const& pass, std::uint8_t* out) {
@@ -162,12 +224,7 @@ MLPDEPLOY_AVX512 void across_avx512(std::uint8_t const* row, Horizontal const& p
             sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(values, _mm512_loadu_si512(weights)));
         }
         __m256i const half = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-        __m128i pixel = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-        pixel = _mm_srai_epi32(_mm_add_epi32(pixel, _mm_set1_epi32(kHalf)), kWeightBits);
-        pixel = _mm_packus_epi32(pixel, pixel);  // what is left of 22 bits fits in 16 bits with a sign
-        pixel = _mm_packus_epi16(pixel, pixel);
-        std::int32_t const word = _mm_cvtsi128_si32(pixel);
-        std::memcpy(out, &word, kWide);
+        put_pixel(_mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)), out);
         out += kWide;
     }
 }
@@ -200,20 +257,26 @@ MLPDEPLOY_AVX512 void down_avx512(std::uint8_t const* const* rows, std::int32_t 
 constexpr Passes kAvx512{across_avx512, down_avx512};
 #endif
 
+#if defined(__x86_64__)
 // MLPDEPLOY_NATIVE may ask for kernels of narrower instructions, or for none: see choose.cpp and operator.cpp.
-bool may_be_wide() {
-    char const* const named = std::getenv("MLPDEPLOY_NATIVE");
-    return named == nullptr || *named == '\0' || std::strncmp(named, "avx512", 6) == 0 ||
-           std::strcmp(named, "amx") == 0;
+Passes const& passes_of_processor() {
+    char const* const asked = std::getenv("MLPDEPLOY_NATIVE");
+    std::string const named = asked == nullptr ? "" : asked;
+    bool const may_be_avx512 = named.empty() || named.compare(0, 6, "avx512") == 0 || named == "amx";
+    if (may_be_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        return kAvx512;
+    return (may_be_avx512 || named == "avx2") && __builtin_cpu_supports("avx2") ? kAvx2 : kAnywhere;
 }
+#endif
 
 Passes const& passes_here() {
 #if defined(__x86_64__)
-    static bool const wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                             __builtin_cpu_supports("avx512vl") && may_be_wide();
-    if (wide) return kAvx512;
-#endif
+    static Passes const& passes = passes_of_processor();
+    return passes;
+#else
     return kAnywhere;
+#endif
 }
 
 // out: kWide bytes a pixel, from a row of a picture. Bytes that a pixel does not have hold anything.
