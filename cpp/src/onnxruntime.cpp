@@ -89,6 +89,8 @@ Options session_options(int threads, const std::filesystem::path& kernels) {
   check(api().SetInterOpNumThreads(created, 1));
   // Weights outside of the arena, which grows in powers of two.
   check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
+  // No sum of 8-bit products saturates on processors without VNNI.
+  check(api().AddSessionConfigEntry(created, "session.x64quantprecision", "1"));
   check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
   if (!kernels.empty()) check(api().RegisterCustomOpsLibrary_V2(created, kernels.c_str()));
   return options;

@@ -267,7 +267,7 @@ class _Writer:
             [
                 constant(self.model, f"{node.inputs[1].name}/int8", weight.astype(np.int8)),  # type: ignore[union-attr]
                 constant(self.model, "one_float32", np.array(1, np.float32)),
-                constant(self.model, "zero_int8", np.array(0, np.int8)),
+                constant(self.model, f"{node.name}/zero", np.array(0, np.int8)),
             ],
             name=f"{node.name}/weight/DequantizeLinear",
         )
@@ -312,7 +312,8 @@ class _Writer:
             [
                 constant(self.model, f"{source.name}/int8", quantized),
                 constant(self.model, f"{source.name}/scale", steps),
-                constant(self.model, f"zeros_int8_{steps.size}", np.zeros(steps.shape, np.int8)),
+                # Of its own: ONNX Runtime replaces it with the weight where 8-bit sums could saturate, and only once.
+                constant(self.model, f"{source.name}/zeros", np.zeros(steps.shape, np.int8)),
             ],
             {"axis": axis} if steps.ndim else {},
             name=f"{source.name}/DequantizeLinear",

@@ -16,7 +16,7 @@ import numpy as np
 from mlpdeploy.artifact import write_file
 from mlpdeploy.bench.measure import Candidate, Run, measure_interleaved
 from mlpdeploy.engines.sidecar import FOLDER, Sidecar
-from mlpdeploy.env import cpu_count, cpu_name, installed_version
+from mlpdeploy.env import cpu_count, cpu_name, installed_version, sums_of_int8_saturate
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
 from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, LoadOptions, Session, session_of
@@ -82,7 +82,10 @@ def _engine(directory: Path, manifest: Manifest, options: LoadOptions) -> Sideca
 
 
 def _able(manifest: Manifest, options: LoadOptions) -> list[str]:
-    """Return the installed backends that have a file in the artifact and keep to the precision that is asked for."""
+    """Return the installed backends that have a file in the artifact and keep to the precision that is asked for.
+
+    On a processor where OpenVINO's sums of 8-bit products saturate it is not among them for INT8.
+    """
     roles = {entry.role for entry in manifest.models.values()}
     if options.device is not None and options.device != "cpu":
         return [DEFAULT_BACKEND]
@@ -92,7 +95,8 @@ def _able(manifest: Manifest, options: LoadOptions) -> list[str]:
         has_own = role in roles or (backend == DEFAULT_BACKEND and manifest.precision == "fp32")
         has_file = backend in ROLE_BACKENDS[options.role] if options.role else has_own
         keeps = options.precision in (None, manifest.precision) or backend != DEFAULT_BACKEND
-        if has_file and keeps and installed_version(backend) is not None:
+        exact = backend != "openvino" or manifest.precision != "int8" or not sums_of_int8_saturate()
+        if has_file and keeps and exact and installed_version(backend) is not None:
             able.append(backend)
     return able
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.env import cpu_count, require
+from mlpdeploy.env import EXACT_SUMS, cpu_count, require
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
@@ -229,6 +229,7 @@ def inference_session(
         options.add_session_config_entry("session.force_spinning_stop", "1")
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    options.add_session_config_entry(*EXACT_SUMS)
     options.log_severity_level = 3
     if library is not None:
         options.register_custom_ops_library(str(library))
@@ -238,7 +239,7 @@ def inference_session(
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(
-            f"ONNX Runtime {ort.__version__} cannot load {source} ({first})", fix="export the model again"
+            f"ONNX Runtime {ort.__version__} cannot load {source} ({first})", fix="export or quantize the model again"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.env import cpu_count, require
+from mlpdeploy.env import cpu_count, require, sums_of_int8_saturate
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.feeds import Arrays, rows_of
@@ -51,6 +51,12 @@ class BackendSession(Session):
                 f"{directory} has no file for openvino", fix=f"run: mlpdeploy lower {directory} --target openvino"
             )
         path = checked_file(directory, manifest, self.file)
+        if manifest.precision == "int8" and sums_of_int8_saturate():
+            warnings.warn(
+                "OpenVINO's INT8 is less exact on this processor, which has no VNNI: sums saturate; "
+                "use --backend onnxruntime, or fp32",
+                stacklevel=2,
+            )
         self._threads = options.threads or cpu_count()
         self._compute = resolve_precision(manifest.float_precision, options.precision)
         super().__init__(manifest, "cpu", options.max_batch)

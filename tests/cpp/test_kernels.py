@@ -82,6 +82,21 @@ def test_bf16_has_pythons_bits(
     assert {key: array.tobytes() for key, array in found.items()} == {k: a.tobytes() for k, a in python.items()}
 
 
+@pytest.mark.parametrize("name", ["asmlp", "vip"])
+def test_int8_has_pythons_bits(build: Path, artifacts: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """The products too, which saturate by default on processors without VNNI."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(5).standard_normal((16, 3, 32, 32)).astype(np.float32))
+    quantize_artifact(artifacts[name], tmp_path / "int8", Recipe("int8"), images=images, targets=("cpu",), verify=False)
+    with mlpdeploy.load(tmp_path / "int8") as session:
+        feeds = session.random_feeds(3, 0, (32, 32))
+        python = session.run(feeds)
+    native = NativeSession(build, tmp_path / "int8")
+    found = native.run(feeds, {key: np.empty_like(array) for key, array in python.items()})
+    native.close()
+    assert {key: array.tobytes() for key, array in found.items()} == {k: a.tobytes() for k, a in python.items()}
+
+
 def test_builds_of_other_sources_do_not_run(
     build: Path, artifacts: dict[str, Path], library: Path, tmp_path: Path
 ) -> None:
