@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import click
@@ -33,6 +34,11 @@ COMMANDS = (
 )
 
 
+def _tell(message: Warning | str, *where: Any) -> None:
+    """Show a warning as one line, without the line of source that it came from."""
+    click.echo(f"mlpdeploy: {message}", err=True)
+
+
 class Commands(click.Group):
     """A group that turns our errors into one line and an exit code, and suggests the nearest command."""
 
@@ -47,7 +53,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _tell  # type: ignore[assignment]
+                return super().invoke(ctx)
         except MlpDeployError as error:
             click.echo(f"mlpdeploy: {error}", err=True)
             ctx.exit(error.exit_code)

@@ -225,3 +225,14 @@ with mlpdeploy.load({str(exported)!r}) as session:
     print(session.run({{"input": numpy.zeros((1, 3, 32, 32), "float32")}})["logits"].shape)
 """
     assert python(code) == "(1, 7)"
+
+
+def test_a_warning_is_one_line(exported: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "library.so").write_bytes(b"no library")
+    monkeypatch.setenv("MLPDEPLOY_CPU_LIBRARY", str(tmp_path / "library.so"))
+    monkeypatch.setenv("MLPDEPLOY_NATIVE", "portable")
+    result = run("predict", exported, photo)
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.stderr.splitlines() if "CPU kernels" in line]
+    assert len(told) == 1 and told[0].startswith("mlpdeploy: without the CPU kernels: ")
+    assert "UserWarning" not in result.stderr
