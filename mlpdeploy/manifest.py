@@ -107,6 +107,11 @@ class Manifest:
         return str((self.quantization or {}).get("recipe", {}).get("rest", "fp32"))
 
     @property
+    def weight_bits(self) -> int:
+        """Bits of an int8 artifact's weights: 8, or 7 where it was asked for."""
+        return int((self.quantization or {}).get("recipe", {}).get("weight_bits", 8))
+
+    @property
     def models(self) -> dict[str, FileEntry]:
         """The entries of the files that are models: the canonical one first, then those lowered for a target."""
         return {name: entry for name, entry in self.files.items() if entry.role not in (WEIGHTS, CALIBRATION)}

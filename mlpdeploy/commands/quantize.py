@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--io", default="fp32", show_default=True, metavar="TYPE", help="Type of inputs and outputs: fp32, fp16.")
 @click.option("--keep", multiple=True, metavar="BLOCK", help="Leave this block or node as it is. Repeat for several.")
 @click.option("--rest", default="fp32", show_default=True, metavar="TYPE", help="Beside INT8: fp32, fp16, bf16.")
+@click.option("--weight-bits", default=8, show_default=True, help="Of INT8: 8, or 7 for CPUs without VNNI.")
 @click.option("--max-drop", type=float, help="Search for the blocks to keep: lose at most so many points of top-1.")
 @click.option("--min-sqnr", type=float, help="Search for the blocks to keep: logits with at least so many dB.")
 @click.option(
@@ -52,6 +53,7 @@ def quantize(
     io: Any,
     keep: tuple[str, ...],
     rest: Any,
+    weight_bits: int,
     max_drop: float | None,
     min_sqnr: float | None,
     labelled: Path | None,
@@ -69,7 +71,7 @@ def quantize(
     from mlpdeploy.quant.search import Goal
     from mlpdeploy.quant.speed import quick_speed
 
-    recipe = Recipe(precision, io, calibrator, images_limit, keep, rest)
+    recipe = Recipe(precision, io, calibrator, images_limit, keep, rest, weight_bits)
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
     if goal is None and labelled is not None:
         raise UsageError("--data without --max-drop or --min-sqnr", fix="labelled images serve the search only")

@@ -27,7 +27,7 @@ from mlpdeploy.quant.products import (
     residual_inputs,
 )
 from mlpdeploy.quant.recipe import Calibrator, Recipe
-from mlpdeploy.quant.scales import RESTS, as_scale, quantized_weight
+from mlpdeploy.quant.scales import MOST, RESTS, as_scale, quantized_weight
 
 DEFAULT_CALIBRATOR: Calibrator = "mse"
 
@@ -177,6 +177,7 @@ class _Writer:
         self.model, self.form = model, form
         self.calibration, self.calibrator = calibration, recipe.calibrator or DEFAULT_CALIBRATOR
         self.rest = RESTS[recipe.rest if form.typed_rest else "fp32"]
+        self.most = MOST[recipe.weight_bits]
         self.plain: dict[ir.Node, ir.Value] = {}  # product with one weight scale -> its input, which is symmetric
         self.scales: dict[ir.Value, _Scale] = {}  # of computed tensors
         self.bytes: dict[ir.Value, ir.Value] = {}  # float32 tensor -> its 8-bit form
@@ -303,9 +304,10 @@ class _Writer:
         source, axis = product.node.inputs[1], product.channel_axis
         assert source is not None
         array = product.weight
-        quantized, steps = quantized_weight(array, axis, bias if self.form.int32_bias else None, input_step, self.rest)
+        bias = bias if self.form.int32_bias else None
+        quantized, steps = quantized_weight(array, axis, bias, input_step, self.rest, self.most)
         if product.node in self.plain:
-            flat, steps = quantized_weight(array.reshape(1, -1), 0, None, input_step, self.rest)
+            flat, steps = quantized_weight(array.reshape(1, -1), 0, None, input_step, self.rest, self.most)
             quantized, steps, axis = flat.reshape(array.shape), steps[0], 0
         node = ir.node(
             "DequantizeLinear",

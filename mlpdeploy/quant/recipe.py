@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
+from mlpdeploy.quant.scales import MOST
 
 Precision = Literal["fp16", "bf16", "int8"]
 Io = Literal["fp32", "fp16"]
@@ -30,6 +31,8 @@ class Recipe:
         keep: names of blocks or nodes that stay in float32, or out of int8 where there is a `rest`; a name covers
             everything below it (`layers.0.blocks.1` covers `layers.0.blocks.1.mlp.fc1/Conv`).
         rest: what an int8 model computes in where it does not in int8: norms and sums stay in float32 in any case.
+        weight_bits: of int8 weights, 8 or 7. With 7 the sum of two products fits into 16 bits, in which processors
+            without VNNI add them.
 
     Raises:
         UsageError: an unknown or contradictory option.
@@ -41,6 +44,7 @@ class Recipe:
     images: int = DEFAULT_IMAGES
     keep: tuple[str, ...] = ()
     rest: Rest = "fp32"
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -59,6 +63,10 @@ class Recipe:
             raise UsageError(f"unknown type {self.rest!r} for the rest", "fp32, fp16 or bf16")
         if self.rest != "fp32" and self.precision != "int8":
             raise UsageError(f"a type for the rest in precision {self.precision}", "--precision int8")
+        if self.weight_bits not in MOST:
+            raise UsageError(f"weights of {self.weight_bits} bits", "8 or 7")
+        if self.weight_bits != 8 and self.precision != "int8":
+            raise UsageError(f"weights of {self.weight_bits} bits for precision {self.precision}", "--precision int8")
         if self.images < 1:
             raise UsageError(f"{self.images} calibration images", "at least 1")
 

@@ -9,11 +9,13 @@ import numpy as np
 
 # The types that an int8 model's other values may have; scales have the type of what they scale.
 RESTS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+# Bits of an int8 weight -> the largest number in it. With 7, 2 * 255 * 64 is less than 2^15.
+MOST = {8: 127, 7: 64}
 _MOST_BIAS = 1 << 30  # of an int32 bias; a weight scale is made larger where it would not fit
 
 
 def quantized_weight(
-    weight: np.ndarray, axis: int, bias: np.ndarray | None, input_step: float, rest: np.dtype[Any]
+    weight: np.ndarray, axis: int, bias: np.ndarray | None, input_step: float, rest: np.dtype[Any], most: int = MOST[8]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (int8 weight, float32 steps), symmetric, with a step per index of `axis`.
 
@@ -24,14 +26,15 @@ def quantized_weight(
             that needs.
         input_step: of the activations.
         rest: the steps are numbers of this type.
+        most: the largest number in the result.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    steps = np.abs(weight).max(others).astype(np.float64) / 127
+    steps = np.abs(weight).max(others).astype(np.float64) / most
     if bias is not None:
         steps = np.maximum(steps, np.abs(bias) / input_step / _MOST_BIAS)
     steps = as_scale(steps, rest)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
-    return np.clip(np.rint(weight / steps.reshape(shape)), -127, 127).astype(np.int8), steps
+    return np.clip(np.rint(weight / steps.reshape(shape)), -most, most).astype(np.int8), steps
 
 
 def as_scale(steps: np.ndarray, rest: np.dtype[Any]) -> np.ndarray:

@@ -84,18 +84,19 @@ def _engine(directory: Path, manifest: Manifest, options: LoadOptions) -> Sideca
 def _able(manifest: Manifest, options: LoadOptions) -> list[str]:
     """Return the installed backends that have a file in the artifact and keep to the precision that is asked for.
 
-    On a processor where OpenVINO's sums of 8-bit products saturate it is not among them for INT8.
+    On a processor where OpenVINO's sums of 8-bit products saturate it is not among them for INT8 with 8-bit weights.
     """
     roles = {entry.role for entry in manifest.models.values()}
     if options.device is not None and options.device != "cpu":
         return [DEFAULT_BACKEND]
+    saturates = manifest.precision == "int8" and manifest.weight_bits > 7 and sums_of_int8_saturate()
     able = []
     for backend, role in _OWN_ROLE.items():
         # Without a file of its own ONNX Runtime runs the canonical one, which is in float32 whatever the artifact is.
         has_own = role in roles or (backend == DEFAULT_BACKEND and manifest.precision == "fp32")
         has_file = backend in ROLE_BACKENDS[options.role] if options.role else has_own
         keeps = options.precision in (None, manifest.precision) or backend != DEFAULT_BACKEND
-        exact = backend != "openvino" or manifest.precision != "int8" or not sums_of_int8_saturate()
+        exact = backend != "openvino" or not saturates
         if has_file and keeps and exact and installed_version(backend) is not None:
             able.append(backend)
     return able

@@ -238,6 +238,18 @@ def test_weights_by_channel() -> None:
     np.testing.assert_array_equal(across, values.T)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sums_of_7_bit_weights_fit_into_16_bits(
+    lowered: Lowered, calibrations: dict[str, Calibration], family: str
+) -> None:
+    model = quantized(lowered, calibrations[family], family, "openvino", Recipe("int8", weight_bits=7))
+    weights = [array_of(node.inputs[0]) for node in model.graph if node.op_type == "DequantizeLinear" and is_int8(node)]
+    assert weights
+    largest = max(int(np.abs(weight.astype(int)).max()) for weight in weights if weight is not None)
+    assert largest > 32 and 2 * 255 * largest < 2**15
+    assert sqnr_db(run(lowered(family)), run(model)) > LEAST_DB[family] - 3
+
+
 def test_a_bias_always_fits_into_int32() -> None:
     weight = np.full((2, 4), 1e-12, np.float32)
     bias = np.float32([3.0, 0.0])

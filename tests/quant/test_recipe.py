@@ -20,6 +20,8 @@ from mlpdeploy.quant.recipe import Recipe
         ({"precision": "fp16", "io": "bf16"}, "unknown type 'bf16'"),
         ({"precision": "int8", "rest": "int8"}, "unknown type 'int8' for the rest"),
         ({"precision": "fp16", "rest": "fp16"}, "a type for the rest in precision fp16"),
+        ({"precision": "int8", "weight_bits": 6}, "weights of 6 bits; wanted 8 or 7"),
+        ({"precision": "fp16", "weight_bits": 7}, "weights of 7 bits for precision fp16"),
         ({"precision": "int8", "images": 0}, "0 calibration images"),
     ],
 )

@@ -76,7 +76,10 @@ def test_openvino_is_chosen_by_name_only(
     manifest, options = in_int8(exported_for_all), LoadOptions(device="cpu", threads=1)
     assert ("openvino" in auto._able(manifest, options)) is not saturates
     assert "openvino" in auto._able(read_manifest(exported_for_all), options)
+    narrow = dataclasses.replace(manifest, quantization={"recipe": {"weight_bits": 7}})
+    assert "openvino" in auto._able(narrow, options)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         openvino.BackendSession(exported_for_all, manifest, options).close()
+        openvino.BackendSession(exported_for_all, narrow, options).close()
     assert ["no VNNI" in str(warning.message) for warning in told] == [True] * saturates
