@@ -206,7 +206,7 @@ OnnxModel::OnnxModel(const std::filesystem::path& file, int threads, std::option
     }
     throw Error(ErrorKind::artifact,
                 "ONNX Runtime " + version() + " cannot load " + file.string() + " (" + failure.message + ")", "",
-                "export the model again");
+                "export or quantize the model again");
   }
   for (const auto* specs : {&inputs, &outputs}) {
     for (const TensorSpec& spec : *specs) impl_->names.push_back(spec.name);
