@@ -107,9 +107,9 @@ class Manifest:
         return str((self.quantization or {}).get("recipe", {}).get("rest", "fp32"))
 
     @property
-    def weight_bits(self) -> int:
-        """Bits of an int8 artifact's weights: 8, or 7 where it was asked for."""
-        return int((self.quantization or {}).get("recipe", {}).get("weight_bits", 8))
+    def needs_wide_sums(self) -> bool:
+        """Whether it is in int8 with weights of 8 bits: the sum of two products does not fit into 16 bits then."""
+        return self.precision == "int8" and (self.quantization or {}).get("recipe", {}).get("weight_bits") != 7
 
     @property
     def models(self) -> dict[str, FileEntry]:

@@ -89,15 +89,14 @@ def _able(manifest: Manifest, options: LoadOptions) -> list[str]:
     roles = {entry.role for entry in manifest.models.values()}
     if options.device is not None and options.device != "cpu":
         return [DEFAULT_BACKEND]
-    saturates = manifest.precision == "int8" and manifest.weight_bits > 7 and sums_of_int8_saturate()
+    saturates = manifest.needs_wide_sums and sums_of_int8_saturate()
     able = []
     for backend, role in _OWN_ROLE.items():
         # Without a file of its own ONNX Runtime runs the canonical one, which is in float32 whatever the artifact is.
         has_own = role in roles or (backend == DEFAULT_BACKEND and manifest.precision == "fp32")
         has_file = backend in ROLE_BACKENDS[options.role] if options.role else has_own
         keeps = options.precision in (None, manifest.precision) or backend != DEFAULT_BACKEND
-        exact = backend != "openvino" or not saturates
-        if has_file and keeps and exact and installed_version(backend) is not None:
+        if has_file and keeps and not (saturates and backend == "openvino") and installed_version(backend) is not None:
             able.append(backend)
     return able
 

@@ -51,7 +51,7 @@ class BackendSession(Session):
                 f"{directory} has no file for openvino", fix=f"run: mlpdeploy lower {directory} --target openvino"
             )
         path = checked_file(directory, manifest, self.file)
-        if manifest.precision == "int8" and manifest.weight_bits > 7 and sums_of_int8_saturate():
+        if manifest.needs_wide_sums and sums_of_int8_saturate():
             warnings.warn(
                 "OpenVINO's INT8 is less exact on this processor, which has no VNNI: sums saturate; "
                 "use --backend onnxruntime, fp32, or quantize with --weight-bits 7",

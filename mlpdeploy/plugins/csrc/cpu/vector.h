@@ -73,7 +73,7 @@ MLPDEPLOY_INLINE void store_first(float* to, long count, Vector value) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
 }
 #elif MLPDEPLOY_VECTOR == 8
-// By halves: a masked store is slow on some processors.
+// Four, two and one at a time.
 MLPDEPLOY_INLINE Vector load_first(float const* from, long count) {
     if (count == kVector) return load(from);
     __m128 const whole = count & 4 ? _mm_loadu_ps(from) : _mm_setzero_ps();
