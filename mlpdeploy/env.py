@@ -138,15 +138,19 @@ def cpu_features() -> list[str]:
     return [name for name in wanted if name in flags]
 
 
-# An option of ONNX Runtime's sessions. Without VNNI two products of 8 bits are added in 16 bits, where those of uint8
-# and int8 saturate. With it int8 weights become uint8 on such processors only, whose products are added in 32 bits.
-EXACT_SUMS = ("session.x64quantprecision", "1")
-
-
 def sums_of_int8_saturate() -> bool:
     """Return whether this processor adds two products of uint8 and int8 in 16 bits: x86-64 with AVX2, without VNNI."""
     features = set(cpu_features())
     return "avx2" in features and not features & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+def exact_sums() -> dict[str, str]:
+    """Return the options of ONNX Runtime's sessions with which no sum of 8-bit products saturates.
+
+    Without VNNI int8 weights become uint8, whose products are added in 32 bits. With VNNI no sum saturates and there is
+    no option: it would make convolutions slower there too.
+    """
+    return {"session.x64quantprecision": "1"} if sums_of_int8_saturate() else {}
 
 
 def cpu_count() -> int:

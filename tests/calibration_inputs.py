@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mlpdeploy.env import EXACT_SUMS
+from mlpdeploy.env import exact_sums
 from mlpdeploy.manifest import TensorSpec
 
 SPEC = TensorSpec("input", ("batch", 3, 32, 32), "float32", "NCHW")
@@ -17,7 +17,8 @@ def run(model: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
     """Return the model's first output, computed by ONNX Runtime as it would be for a user."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_SUMS)
+    for option in exact_sums().items():
+        options.add_session_config_entry(*option)
     data = ir.to_proto(model).SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, {"input": images})[0]
 

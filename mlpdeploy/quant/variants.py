@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.env import EXACT_SUMS, cpu_count, require
+from mlpdeploy.env import cpu_count, exact_sums, require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.quant.calibration import Calibration
@@ -83,7 +83,8 @@ class Variants:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
-        options.add_session_config_entry(*EXACT_SUMS)
+        for option in exact_sums().items():
+            options.add_session_config_entry(*option)
         proto = ir.to_proto(model).SerializeToString()
         session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.env import EXACT_SUMS, cpu_count, require
+from mlpdeploy.env import cpu_count, exact_sums, require
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.plugins.cpu import find_cpu_library, kernels_of
@@ -229,7 +229,8 @@ def inference_session(
         options.add_session_config_entry("session.force_spinning_stop", "1")
     # Weights outside of the arena, which grows in powers of two.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    options.add_session_config_entry(*EXACT_SUMS)
+    for option in exact_sums().items():
+        options.add_session_config_entry(*option)
     options.log_severity_level = 3
     if library is not None:
         options.register_custom_ops_library(str(library))
