@@ -80,24 +80,31 @@ def _native_precisions() -> list[Finding]:
 
 def cpu_kernels() -> Finding:
     """Return whether sessions on the CPU use kernels of ours."""
-    from mlpdeploy.plugins.cpu import SWITCH_VARIABLE, find_cpu_library, kernels_of, wanted_here, wanted_kernels
+    from mlpdeploy.plugins.cpu import (
+        PRECISIONS,
+        SWITCH_VARIABLE,
+        find_cpu_library,
+        kernels_of,
+        wanted_here,
+        wanted_kernels,
+    )
 
-    name = "CPU kernels"
+    title = "CPU kernels"
     try:
         if wanted_kernels() is None:
-            return Finding(name, "ok", f"switched off by {SWITCH_VARIABLE}=0")
+            return Finding(title, "ok", f"switched off by {SWITCH_VARIABLE}=0")
         if not wanted_here():
-            return Finding(name, "ok", "not for this processor, which has no AVX2; ONNX Runtime's own are used")
+            return Finding(title, "ok", "not for this processor, which has no AVX2; ONNX Runtime's own are used")
         library = find_cpu_library()
     except MlpDeployError as error:
-        return Finding(name, "warning", f"not used ({error.got})", error.fix)
+        return Finding(title, "warning", f"not used ({error.got})", error.fix)
     build = "mlpdeploy plugin build --cpu"
     if library is None:
-        return Finding(name, "ok", "not built; models in float32 run slower without them", build)
-    kernels = [found for precision in ("fp32", "bf16") if (found := kernels_of(library, precision))]
+        return Finding(title, "ok", "not built; models in float32 run slower without them", build)
+    kernels = [f"{found} for {name}" for name in PRECISIONS if (found := kernels_of(library, name))]
     if not kernels:
-        return Finding(name, "warning", f"{library} cannot be loaded", f"{build} --force")
-    return Finding(name, "ok", f"{' and '.join(kernels)}, {library}")
+        return Finding(title, "warning", f"{library} cannot be loaded", f"{build} --force")
+    return Finding(title, "ok", f"{', '.join(kernels)}; {library}")
 
 
 def _clashes() -> list[Finding]:

@@ -75,7 +75,9 @@ fs::path newest_build() {
 std::string name_of(const fs::path& library, std::string_view precision) {
   void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) return "";
-  const char* const question = precision == "bf16" ? "mlpdeploy_cpu_bf16_kernels" : "mlpdeploy_cpu_kernels";
+  const char* const question = precision == "bf16"   ? "mlpdeploy_cpu_bf16_kernels"
+                               : precision == "int8" ? "mlpdeploy_cpu_int8_kernels"
+                                                     : "mlpdeploy_cpu_kernels";
   const auto function = reinterpret_cast<const char* (*)()>(dlsym(handle, question));
   const char* const name = function ? function() : nullptr;
   return name ? name : "";
@@ -87,7 +89,8 @@ Kernels find_kernels(const Manifest& manifest, std::string_view role) {
   if (!has_blocks(manifest, role)) return none();
   const std::string wanted = variable("MLPDEPLOY_NATIVE");
   if (wanted == "0") return none("MLPDEPLOY_NATIVE is 0");
-  const std::vector<std::string> sets = {"avx512", "avx2", "portable", "amx", "avx512bf16", "avx512round"};
+  const std::vector<std::string> sets = {"avx512",  "avx2",       "portable", "amx",      "avx512bf16", "avx512round",
+                                         "amxint8", "avx512vnni", "avxvnni",  "avx2int8"};
   if (!wanted.empty() && std::find(sets.begin(), sets.end(), wanted) == sets.end()) {
     throw Error(ErrorKind::usage, "MLPDEPLOY_NATIVE is " + repr(wanted),
                 "0 or a set of kernels: " + closest(wanted, sets));

@@ -59,18 +59,20 @@ def build(architectures: tuple[str, ...], tensorrt_include: Path | None, cpu: bo
 def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, force: bool, as_json: bool) -> None:
     """Build the CPU kernels, and print where they are."""
     from mlpdeploy.errors import UsageError
-    from mlpdeploy.plugins.cpu import build_cpu_library, kernels_of
+    from mlpdeploy.plugins.cpu import PRECISIONS, build_cpu_library, kernels_of
 
     if architectures or tensorrt_include:
         raise UsageError("--cpu with an option of the CUDA plugin", fix="leave --arch and --tensorrt-include out")
     path = build_cpu_library(steps(), force)
-    kernels = {precision: kernels_of(path, precision) for precision in ("fp32", "bf16")}
+    kernels = {precision: kernels_of(path, precision) for precision in PRECISIONS}
     if as_json:
-        print_json({"library": str(path), "kernels": kernels["fp32"], "bf16_kernels": kernels["bf16"]})
+        others = {f"{precision}_kernels": kernels[precision] for precision in PRECISIONS[1:]}
+        print_json({"library": str(path), "kernels": kernels["fp32"], **others})
     else:
         click.echo(path)
         click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX2'}")
         click.echo(f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512'}")
+        click.echo(f"  int8: {kernels['int8'] or 'none for this processor, which has no AVX2'}")
 
 
 def print_build(library: PluginLibrary) -> None:

@@ -26,6 +26,10 @@ loses nothing. The kernel is `plugins/csrc/cpu`.
 matrices W are of that type, what they are multiplied with is rounded to it (nearest, ties to even), and everything else
 is float, the sums of the products among it. X and Y are (N, H, W, C) there: a kernel works on rows of channels, and
 between two blocks nothing has to be turned.
+
+`mlpdeploy::AxialShiftBlockInt8(X, W_1, ..., b_5, S_1, S_w, S_h, S_3, S_4, S_5, K_w, K_h) -> Y`, on rows too, has
+products of 8 bits (`ops/int8.py`): the six matrices W are (out, in) int8, in steps of S (out,), scale is (C,), and the
+attributes step_K and zero_K say what they are multiplied with, K being 1, a (of both W_w and W_h), 3, 4 and 5.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec, axial_shift_ref
+from mlpdeploy.ops.int8 import Scale, int8_product, int8_product_ref, round_trip, scale_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -41,10 +46,15 @@ if TYPE_CHECKING:
 
 NAME = "AxialShiftBlock"
 BF16_NAME = "AxialShiftBlockBf16"
+INT8_NAME = "AxialShiftBlockInt8"
 WEIGHTS = ("W_1", "b_1", "scale", "bias", "W_w", "b_w", "W_h", "b_h", "W_3", "b_3", "W_4", "b_4", "W_5", "b_5")
 MATRICES = ("W_1", "W_w", "W_h", "W_3", "W_4", "W_5")
 INPUTS = ("X", *WEIGHTS, "K_w", "K_h", "sizes")
 BF16_INPUTS = INPUTS[:-1]
+STEPS = tuple(f"S_{name[2:]}" for name in MATRICES)
+INT8_INPUTS = ("X", *WEIGHTS, *STEPS, "K_w", "K_h")
+# Matrix -> the attributes' K of what it is multiplied with.
+SCALES = {"W_1": "1", "W_w": "a", "W_h": "a", "W_3": "3", "W_4": "4", "W_5": "5"}
 
 
 def axial_shift_block_function(shift: ShiftSpec, opset: int, *, bf16: bool = False) -> onnx.FunctionProto:
@@ -65,6 +75,53 @@ def axial_shift_block_function(shift: ShiftSpec, opset: int, *, bf16: bool = Fal
     <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
     {signature} {{
       {body}
+    }}""")
+
+
+def axial_shift_block_int8_function(shift: ShiftSpec, opset: int) -> onnx.FunctionProto:
+    """Return the ONNX function behind the nodes with products of 8 bits; opset 20 or newer.
+
+    It works on rows, where a product is a MatMul: of that, ONNX Runtime makes one of 8 bits.
+    """
+    from onnx import parser
+
+    def product(x: str, name: str, y: str) -> str:
+        return int8_product(x, f"W_{name}", f"S_{name}", f"b_{name}", SCALES[f"W_{name}"], y)
+
+    attributes = "shift_size: int, dilation: int, padding: string, channels: int, epsilon: float"
+    scales = scale_attributes(dict.fromkeys(SCALES.values()))
+    return parser.parse_function(f"""
+    <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
+    {INT8_NAME} <{attributes}, {scales}> ({", ".join(INT8_INPUTS)}) => (Y) {{
+      sizes = Shape (X)
+      ab_one = Constant <value_floats = [1.0]> ()
+      ab_zero = Constant <value_floats = [0.0]> ()
+      ab_flat_shape = Constant <value_ints = [0, 1, -1]> ()
+      {_norm("X", "ab_n1")}
+      {product("ab_n1", "1", "ab_c1")}
+      {_norm("ab_c1", "ab_n2")}
+      ab_scaled = Mul (ab_n2, scale)
+      ab_affine = Add (ab_scaled, bias)
+      ab_active = Gelu (ab_affine)
+      {round_trip("ab_active", "a", "ab_a8")}
+      ab_a = Transpose <perm = [0, 3, 1, 2]> (ab_a8)
+      {_shift(shift, "w")}
+      {_shift(shift, "h")}
+      ab_w_rows = Transpose <perm = [0, 2, 3, 1]> (ab_w)
+      ab_h_rows = Transpose <perm = [0, 2, 3, 1]> (ab_h)
+      {product("ab_w_rows", "w", "ab_cw")}
+      ab_gw = Gelu (ab_cw)
+      {product("ab_h_rows", "h", "ab_ch")}
+      ab_gh = Gelu (ab_ch)
+      ab_sum = Add (ab_gw, ab_gh)
+      {_norm("ab_sum", "ab_n3")}
+      {product("ab_n3", "3", "ab_c3")}
+      ab_x = Add (X, ab_c3)
+      {_norm("ab_x", "ab_n4")}
+      {product("ab_n4", "4", "ab_c4")}
+      ab_hidden = Gelu (ab_c4)
+      {product("ab_hidden", "5", "ab_c5")}
+      Y = Add (ab_x, ab_c5)
     }}""")
 
 
@@ -176,3 +233,34 @@ def axial_shift_block_ref(
     mixed = F.gelu(product(along_w, w_w, b_w)) + F.gelu(product(along_h, w_h, b_h))
     x = x + product(norm(mixed), w_3, b_3)
     return x + product(F.gelu(product(norm(x), w_4, b_4)), w_5, b_5)
+
+
+def axial_shift_block_int8_ref(
+    x: torch.Tensor,
+    weights: dict[str, torch.Tensor],
+    scales: dict[str, Scale],
+    shift: ShiftSpec,
+    epsilon: float,
+) -> torch.Tensor:
+    """Return Y of the node with products of 8 bits as the contract writes it.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        weights: {name: of `WEIGHTS` and `STEPS`}, matrices (out, in) of whole numbers.
+        scales: {K: what a product's input becomes}.
+        shift: the shift's attributes.
+        epsilon: of the norms.
+    """
+    from torch.nn import functional as F
+
+    def norm(values: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(values.permute(0, 3, 1, 2), 1, eps=epsilon).permute(0, 2, 3, 1)
+
+    def product(values: torch.Tensor, name: str) -> torch.Tensor:
+        matrix, steps, bias = (weights[f"{kind}_{name}"] for kind in ("W", "S", "b"))
+        return int8_product_ref(values, matrix, steps, bias, scales[SCALES[f"W_{name}"]])
+
+    a = F.gelu(norm(product(norm(x), "1")) * weights["scale"] + weights["bias"])
+    along_w, along_h = (moved.permute(0, 2, 3, 1) for moved in axial_shift_ref(a.permute(0, 3, 1, 2), shift))
+    x = x + product(norm(F.gelu(product(along_w, "w")) + F.gelu(product(along_h, "h"))), "3")
+    return x + product(F.gelu(product(norm(x), "4")), "5")

@@ -40,10 +40,15 @@ FLAGS = {
     "amx": (*_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
     "avx512bf16": _BF16_FLAGS,
     "avx512round": ("-mavx512f", "-DMLPDEPLOY_ROUND_OPERANDS"),
+    "amxint8": ("-mavx512f", "-mavx512bw", "-mamx-tile", "-mamx-int8"),
+    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vnni"),
+    "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
+    "avx2int8": ("-mavx2", "-mfma", "-DMLPDEPLOY_WHOLE_OPERANDS"),
 }
 FLOAT_SETS = ("avx512", "avx2", "portable")
 BF16_SETS = ("amx", "avx512bf16", "avx512round")
-INSTRUCTION_SETS = FLOAT_SETS + BF16_SETS
+INT8_SETS = ("amxint8", "avx512vnni", "avxvnni", "avx2int8")
+INSTRUCTION_SETS = FLOAT_SETS + BF16_SETS + INT8_SETS
 # Instruction set -> what the processor calls it.
 FEATURES = {
     "avx512": "avx512f",
@@ -51,10 +56,22 @@ FEATURES = {
     "amx": "amx_bf16",
     "avx512bf16": "avx512_bf16",
     "avx512round": "avx512f",
+    "amxint8": "amx_int8",
+    "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
+    "avx2int8": "avx2",
 }
 DEFAULT_FEATURE = FEATURES["avx2"]  # which processors with AVX-512 have too
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
+
+# Precision of the products -> the library's function that names its kernels for this processor.
+_QUESTIONS = {
+    "fp32": "mlpdeploy_cpu_kernels",
+    "bf16": "mlpdeploy_cpu_bf16_kernels",
+    "int8": "mlpdeploy_cpu_int8_kernels",
+}
+PRECISIONS = tuple(_QUESTIONS)
 
 Say = Callable[[str], None]
 
@@ -107,11 +124,10 @@ def kernels_of(library: Path, precision: str = "fp32") -> str | None:
     """Return the name of the kernels that a library runs on this processor; None where it has none or cannot be loaded.
 
     Args:
-        precision: of the products, `fp32` or `bf16`.
+        precision: of the products, one of `PRECISIONS`.
     """
     try:
-        loaded = ctypes.CDLL(str(library))
-        function = loaded.mlpdeploy_cpu_bf16_kernels if precision == "bf16" else loaded.mlpdeploy_cpu_kernels
+        function = getattr(ctypes.CDLL(str(library)), _QUESTIONS[precision])
     except (OSError, AttributeError):
         return None
     function.restype = ctypes.c_char_p

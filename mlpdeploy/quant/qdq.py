@@ -27,7 +27,7 @@ from mlpdeploy.quant.products import (
     residual_inputs,
 )
 from mlpdeploy.quant.recipe import Calibrator, Recipe
-from mlpdeploy.quant.scales import MOST, RESTS, as_scale, quantized_weight
+from mlpdeploy.quant.scales import MOST, RESTS, as_scale, quantized_weight, uint8_scale
 
 DEFAULT_CALIBRATOR: Calibrator = "mse"
 
@@ -78,6 +78,7 @@ class QdqReport:
         kept: {product: multiply-adds per image} of those in float32.
         reasons: {product: why it is kept}.
         bytes_before, bytes_after: of all constants.
+        names: of products that are nodes no more, which a recipe may keep all the same.
     """
 
     quantized: dict[str, int] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class QdqReport:
     reasons: dict[str, str] = field(default_factory=dict)
     bytes_before: int = 0
     bytes_after: int = 0
+    names: set[str] = field(default_factory=set)
 
     @property
     def int8_share(self) -> float:
@@ -103,7 +105,9 @@ class QdqReport:
         }
 
 
-def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe: Recipe) -> QdqReport:
+def insert_qdq(
+    model: ir.Model, form: Int8Form, calibration: Calibration, recipe: Recipe, done: QdqReport | None = None
+) -> QdqReport:
     """Quantize a lowered float32 model in place.
 
     Args:
@@ -111,6 +115,7 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
         form: of `INT8_FORMS`.
         calibration: knows at least `quantized_tensors(model)`.
         recipe: its calibrator, and the names that it keeps in float32.
+        done: of the blocks (`int8_blocks`), which are no products any more; what is added to it is returned.
 
     Raises:
         UsageError: the model is quantized already, or the recipe keeps everything or a name that is no node's.
@@ -118,8 +123,8 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph):
         raise UsageError("a model that is quantized already", "a float32 model", "quantize the original artifact")
-    recipe.check_names(str(node.name) for node in model.graph)
-    report = QdqReport(bytes_before=_constant_bytes(model))
+    report = done or QdqReport(bytes_before=constant_bytes(model))
+    recipe.check_names([*report.names, *(str(node.name) for node in model.graph)])
     macs, chosen = macs_of(model), []
     for product in products_of(model):
         reason = _why_not(product, form, recipe, macs[product.name])
@@ -128,7 +133,7 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
         else:
             report.quantized[product.name] = macs[product.name]
             chosen.append(product)
-    if not chosen:
+    if not report.quantized:
         raise UsageError("a recipe that keeps every product in float32", "at least one in int8", "keep fewer blocks")
     writer = _Writer(model, form, calibration, recipe)
     if form.plain_before_reshape:
@@ -140,7 +145,7 @@ def insert_qdq(model: ir.Model, form: Int8Form, calibration: Calibration, recipe
         if not recipe.keeps(str(node.name)):
             writer.quantize_input(node, index)
     remove_unused(model)
-    report.bytes_after = _constant_bytes(model)
+    report.bytes_after = constant_bytes(model)
     return report
 
 
@@ -155,7 +160,8 @@ def _why_not(product: Product, form: Int8Form, recipe: Recipe, macs: int) -> str
     return ""
 
 
-def _constant_bytes(model: ir.Model) -> int:
+def constant_bytes(model: ir.Model) -> int:
+    """Return the bytes of all constants."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
@@ -288,12 +294,15 @@ class _Writer:
             symmetric = self.form.activations == "int8" or origin in self.plain.values()
             dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
             low, high = self.calibration.range_of(str(origin.name), self.calibrator, symmetric=symmetric)
-            step = as_scale(np.asarray((high - low) / (254 if symmetric else 255)), self.rest)
-            zero = 0 if symmetric else int(np.clip(np.rint(-low / step), 0, 255))
+            if symmetric:
+                step, zero = float(as_scale(np.asarray((high - low) / 254), self.rest)), 0
+            else:
+                scale = uint8_scale(low, high, self.rest)
+                step, zero = scale.step, scale.zero
             self.scales[origin] = _Scale(
                 constant(self.model, f"{origin.name}/scale", np.asarray(step, np.float32)),
                 constant(self.model, f"{origin.name}/zero_point", np.asarray(zero, dtype.numpy())),
-                float(step),
+                step,
                 zero,
                 dtype,
             )

@@ -7,6 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mlpdeploy.ops.int8 import Scale
+
 # The types that an int8 model's other values may have; scales have the type of what they scale.
 RESTS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 # Bits of an int8 weight -> the largest number in it. With 7, 2 * 255 * 64 is less than 2^15.
@@ -35,6 +37,12 @@ def quantized_weight(
     steps = as_scale(steps, rest)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     return np.clip(np.rint(weight / steps.reshape(shape)), -most, most).astype(np.int8), steps
+
+
+def uint8_scale(low: float, high: float, rest: np.dtype[Any] = RESTS["fp32"]) -> Scale:
+    """Return the scale of activations from `low` to `high`, which lie around zero; the step is a number of `rest`."""
+    step = float(as_scale(np.asarray((high - low) / 255), rest))
+    return Scale(step, int(np.clip(np.rint(-low / step), 0, 255)))
 
 
 def as_scale(steps: np.ndarray, rest: np.dtype[Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 from mlpdeploy.env import cpu_features
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError
 from mlpdeploy.plugins.build import BuildOptions, build_plugin
-from mlpdeploy.plugins.cpu import BF16_SETS, FEATURES, FLOAT_SETS, SWITCH_VARIABLE, build_cpu_library
+from mlpdeploy.plugins.cpu import BF16_SETS, FEATURES, FLOAT_SETS, INT8_SETS, SWITCH_VARIABLE, build_cpu_library
 from mlpdeploy.plugins.cpu_pictures import function_of
 from mlpdeploy.plugins.find import CACHE_VARIABLE, LIBRARY_VARIABLE, PluginLibrary
 from mlpdeploy.plugins.toolchain import Toolchain, find_toolchain
@@ -63,6 +63,12 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def bf16_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same for the instructions that multiply bfloat16."""
     yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_bf16_kernels")
+
+
+@pytest.fixture(scope="module", params=INT8_SETS)
+def int8_kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for products of 8 bits."""
+    yield from library_of(request.param, tmp_path_factory, "mlpdeploy_cpu_int8_kernels")
 
 
 @pytest.fixture(scope="module", params=FLOAT_SETS)

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mlpdeploy.ops.axial_shift import DOMAIN
-from mlpdeploy.ops.patch_merging import NAME, patch_merging_function, patch_merging_ref
+from mlpdeploy.ops.patch_merging import BF16_NAME, patch_merging_bf16_function, patch_merging_bf16_ref
 
 OPSET = 21
 EPSILON = 1e-5
@@ -33,7 +33,7 @@ class Merging:
         self.bias = rng.standard_normal(out_channels).astype(np.float32)
 
     def run(self, x: np.ndarray, library: Path | None, threads: int = 1) -> np.ndarray:
-        node = helper.make_node(NAME, ["X", "W", "b"], ["Y"], domain=DOMAIN, epsilon=EPSILON)
+        node = helper.make_node(BF16_NAME, ["X", "W", "b"], ["Y"], domain=DOMAIN, epsilon=EPSILON)
         graph = helper.make_graph(
             [node],
             "merging",
@@ -43,7 +43,7 @@ class Merging:
         )
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         model = helper.make_model(
-            graph, opset_imports=imports, functions=[patch_merging_function(OPSET)], ir_version=10
+            graph, opset_imports=imports, functions=[patch_merging_bf16_function(OPSET)], ir_version=10
         )
         onnx.checker.check_model(model)
         options = ort.SessionOptions()
@@ -55,7 +55,7 @@ class Merging:
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         tensors = (torch.from_numpy(np.asarray(array, np.float64)) for array in (x, self.weight, self.bias))
-        return patch_merging_ref(*tensors, EPSILON).numpy()
+        return patch_merging_bf16_ref(*tensors, EPSILON).numpy()
 
 
 def image(*shape: int) -> np.ndarray:

@@ -36,10 +36,10 @@ def canonical_models() -> dict[str, bytes]:
 def lowered(canonical_models: dict[str, bytes]) -> Callable[..., ir.Model]:
     """Return a fresh lowered model, with Gelu as one operator."""
 
-    def make(family: str, target: str = "cpu", shift: ShiftForm | None = None) -> ir.Model:
+    def make(family: str, target: str = "cpu", shift: ShiftForm | None = None, *, blocks: bool = False) -> ir.Model:
         model = ir.from_proto(onnx.load_from_string(canonical_models[family]))
         chosen = OPENVINO if target == "openvino" else dataclasses.replace(TARGETS[target], expand_gelu=False)
-        lower(model, chosen, shift or chosen.shift)
+        lower(model, chosen, shift or chosen.shift, blocks=blocks)
         return model
 
     return make

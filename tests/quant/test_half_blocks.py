@@ -20,7 +20,7 @@ from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.models.build import Model
 from mlpdeploy.ops.axial_shift_block import BF16_NAME
-from mlpdeploy.ops.patch_merging import NAME as MERGING
+from mlpdeploy.ops.patch_merging import BF16_NAME as MERGING
 from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.half_blocks import half_blocks

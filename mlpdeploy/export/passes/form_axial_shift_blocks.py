@@ -15,10 +15,19 @@ import onnx_ir as ir
 from mlpdeploy.export.passes.fold_norm_affine import is_plain
 from mlpdeploy.export.passes.lower_axial_shift import one_hot_kernel, shift_spec_of
 from mlpdeploy.export.passes.matching import NoMatchError, expect, producer_of, user_of
-from mlpdeploy.export.passes.rewrite import PassReport, array_of, constant, like, opset_of, replace, shape_constant
+from mlpdeploy.export.passes.rewrite import (
+    PassReport,
+    array_of,
+    constant,
+    like,
+    note_factors,
+    opset_of,
+    replace,
+    shape_constant,
+)
 from mlpdeploy.ops import axial_shift, group_norm
 from mlpdeploy.ops.axial_shift import DOMAIN, ShiftSpec
-from mlpdeploy.ops.axial_shift_block import NAME, axial_shift_block_function
+from mlpdeploy.ops.axial_shift_block import MATRICES, NAME, axial_shift_block_function
 from mlpdeploy.ops.group_norm import EPSILON
 
 
@@ -110,6 +119,10 @@ def _form(model: ir.Model, shift: ir.Node, nodes: list[ir.Node], inputs: list[ir
         "epsilon": nodes[0].attributes.get_float("epsilon", EPSILON),
     }
     block = ir.node(NAME, [*inputs, *kernels, shape], attributes, domain=DOMAIN, name=f"{last.name}/block")
+    _, conv1, _, gelu, _, conv_w, _, conv_h, _, _, _, conv3, _, _, conv4, _, conv5, _ = nodes
+    products = dict(zip(MATRICES, (conv1, conv_w, conv_h, conv3, conv4, conv5), strict=True))
+    moved = dict.fromkeys(("W_w", "W_h"), gelu.outputs[0])
+    note_factors(block, {name: (node, moved.get(name, node.inputs[0])) for name, node in products.items()})
     replace(model, nodes, [*new, block], [like(block, last.outputs[0])])
 
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.lower_permute_mlp import moves_segments
+from mlpdeploy.export.passes.lower_permute_mlp import mixed_tensor, moves_segments
 from mlpdeploy.export.passes.matching import NoMatchError, expect, producer_of, user_of
-from mlpdeploy.export.passes.rewrite import PassReport, array_of, like, opset_of, replace
+from mlpdeploy.export.passes.rewrite import PassReport, array_of, like, note_factors, opset_of, replace
 from mlpdeploy.ops import permute_mlp
 from mlpdeploy.ops.axial_shift import DOMAIN
-from mlpdeploy.ops.permutator_block import NAME, permutator_block_function, width_attributes
+from mlpdeploy.ops.permutator_block import BRANCHES, NAME, permutator_block_function, width_attributes
 
 _SIZES = ("segments", "height", "width", "channels")
 _EPSILON = 1e-5  # ONNX's default
@@ -77,6 +77,10 @@ def _form(model: ir.Model, mixer: ir.Node, nodes: list[ir.Node], inputs: list[ir
     wide = moves_segments(sizes["channels"] // sizes["segments"], sizes["height"])
     attributes = {**sizes, "epsilon": epsilon, **width_attributes(wide)}
     block = ir.node(NAME, inputs, attributes, domain=DOMAIN, name=f"{last.name}/block")
+    _, mixer, proj, _, _, _, fc1, _, _, fc2, _, _ = nodes
+    factors = dict.fromkeys(BRANCHES, (mixer, mixer.inputs[0]))
+    factors |= {name: (node, node.inputs[0]) for name, node in (("W_1", fc1), ("W_2", fc2))}
+    note_factors(block, factors | {"W_p": (proj, mixed_tensor(mixer))})
     replace(model, nodes, [block], [like(block, last.outputs[0])])
 
 

@@ -37,6 +37,11 @@ from mlpdeploy.ops.permute_mlp import NAME
 _WIDE_SEGMENT = 16  # channels: from here on moving segments beats transposing single values
 
 
+def mixed_tensor(mixer: ir.Node) -> str:
+    """Return the name of the sum that becomes the operator's result: what a calibration knows it by."""
+    return f"{mixer.name}/mixed:0"
+
+
 def moves_segments(each: int, height: int) -> bool:
     """Return whether whole segments of `each` channels are moved for the width, and not single values."""
     return each >= _WIDE_SEGMENT and height % 2 == 0
@@ -74,6 +79,7 @@ class _Lowering:
         gates = self.gates(images)
         weighted = [self.add("Mul", [image, gate]) for image, gate in zip(images, gates, strict=True)]
         total = self.add("Add", [self.add("Add", weighted[:2]), weighted[2]])
+        total.name = mixed_tensor(self.node)
         self.reshape(total, (-1, self.height, self.width, self.channels))
         return self.new
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+_FACTORS = "mlpdeploy.factors"  # key in a formed block's meta
 
 
 @dataclass
@@ -29,6 +32,34 @@ class PassReport:
         for node, reason in self.refused.items():
             reasons.setdefault(reason, []).append(node)
         return {"name": self.name, "changed": len(self.changed), "refused": reasons}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a matrix of a formed block is multiplied with.
+
+    Attributes:
+        product: name of the node that the product was.
+        tensor: name of its input where it was computed, before any shift.
+    """
+
+    product: str
+    tensor: str
+
+
+def note_factors(block: ir.Node, factors: Mapping[str, tuple[ir.Node, ir.Value | str | None]]) -> None:
+    """Keep with a block, while it is in memory, what its matrices are multiplied with: {input: (product, tensor)}."""
+    block.meta[_FACTORS] = {
+        name: Factor(str(product.name), tensor if isinstance(tensor, str) else str(tensor.name))
+        for name, (product, tensor) in factors.items()
+        if tensor is not None
+    }
+
+
+def factors_of(block: ir.Node) -> dict[str, Factor]:
+    """Return what `note_factors` kept."""
+    found: dict[str, Factor] = block.meta[_FACTORS]
+    return found
 
 
 def opset_of(model: ir.Model) -> int:

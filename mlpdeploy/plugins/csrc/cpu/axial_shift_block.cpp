@@ -8,6 +8,9 @@
 namespace mlpdeploy::cpu {
 namespace {
 
+// The products, in the order of their matrices.
+enum Products { kConv1, kConv2W, kConv2H, kConv3, kFc1, kFc2 };
+
 // Rows of one task: whole chunks, few enough that there is work for many threads, and enough that weights are reused.
 long rows_of_task(long pixels, long chunk_rows) { return (pixels >= 2048 ? 4 : pixels >= 512 ? 2 : 1) * chunk_rows; }
 
@@ -46,16 +49,22 @@ AxialShiftBlock::AxialShiftBlock(Kernels const& kernels, Layout layout, long cha
       hidden_stride_(operand_stride(kernels, hidden)),
       shift_(shift),
       epsilon_(epsilon),
-      conv1_(kernels, {w.conv1, channels, 1}, w.conv1_bias, channels, channels),
-      conv2_w_(kernels, {w.conv2_w, channels, 1}, w.conv2_w_bias, channels, channels),
-      conv2_h_(kernels, {w.conv2_h, channels, 1}, w.conv2_h_bias, channels, channels),
-      conv3_(kernels, {w.conv3, channels, 1}, w.conv3_bias, channels, channels),
-      fc1_(kernels, {w.fc1, channels, 1}, w.fc1_bias, channels, hidden),
-      fc2_(kernels, {w.fc2, hidden, 1}, w.fc2_bias, hidden, channels),
+      conv1_(kernels, {w.conv1, channels, 1}, w.conv1_bias, channels, channels,
+             {w.steps[kConv1], w.scales[kConv1], {}}),
+      conv2_w_(kernels, {w.conv2_w, channels, 1}, w.conv2_w_bias, channels, channels,
+               {w.steps[kConv2W], w.scales[kConv2W], {}}),
+      conv2_h_(kernels, {w.conv2_h, channels, 1}, w.conv2_h_bias, channels, channels,
+               {w.steps[kConv2H], w.scales[kConv2H], {}}),
+      conv3_(kernels, {w.conv3, channels, 1}, w.conv3_bias, channels, channels,
+             {w.steps[kConv3], w.scales[kConv3], {}}),
+      fc1_(kernels, {w.fc1, channels, 1}, w.fc1_bias, channels, hidden,
+           {w.steps[kFc1], w.scales[kFc1], w.scales[kFc2]}),
+      fc2_(kernels, {w.fc2, hidden, 1}, w.fc2_bias, hidden, channels, {w.steps[kFc2], w.scales[kFc2], {}}),
       norm_scale_(aligned_floats(stride_)),
       norm_bias_(aligned_floats(stride_)) {
     std::copy_n(w.norm_scale, channels, norm_scale_.get());
     std::copy_n(w.norm_bias, channels, norm_bias_.get());
+    std::copy_n(w.scales, 6, scales_);
 }
 
 void AxialShiftBlock::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
@@ -158,9 +167,9 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
     auto const operands = [&](Part const& p) {
         return Scratch(group.host, operand_floats(k, p.count, operand_stride_));
     };
-    auto const normalize = [&](Part const& p, float const* values, long stride, void* to) {
-        k.normalize({values + p.row * stride, stride, p.count, width_, to, operand_stride_}, p.norm.mean,
-                    p.norm.factor);
+    auto const normalize = [&](Part const& p, float const* values, long stride, void* to, Products product) {
+        k.normalize({values + p.row * stride, stride, p.count, width_, to, operand_stride_, scales_[product]},
+                    p.norm.mean, p.norm.factor);
     };
     long const x_stride = stream.stride;
 
@@ -171,21 +180,21 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
     merge_all();
     for_parts([&](Part const& p) {
         Scratch const normal = operands(p);
-        normalize(p, stream.in, x_stride, normal.get());
+        normalize(p, stream.in, x_stride, normal.get(), kConv1);
         conv1_.multiply(Finish::kStore, normal.get(), operand_stride_, p.count, y + p.row * stride_, stride_);
         measure_part(p, y, stride_);
     });
     merge_all();
     for_parts([&](Part const& p) {
         void* const to = static_cast<char*>(a) + p.row * operand_stride_ * k.operand_bytes;
-        k.normalize_gelu({y + p.row * stride_, stride_, p.count, width_, to, operand_stride_}, p.norm.mean,
-                         p.norm.factor, norm_scale_.get(), norm_bias_.get());
+        k.normalize_gelu({y + p.row * stride_, stride_, p.count, width_, to, operand_stride_, scales_[kConv2W]},
+                         p.norm.mean, p.norm.factor, norm_scale_.get(), norm_bias_.get());
     });
     for_parts([&](Part const& p) {
         Scratch const shifted = operands(p);
         float* const out = t + p.row * stride_;
         char const* const sample = static_cast<char const*>(a) + p.sample * pixels * operand_stride_ * k.operand_bytes;
-        Image const image{sample, operand_stride_, channels_, group.height, group.width};
+        Image const image{sample, operand_stride_, channels_, group.height, group.width, scales_[kConv2W]};
         k.shift(image, shift_, true, p.first, p.count, shifted.get());
         conv2_w_.multiply(Finish::kGelu, shifted.get(), operand_stride_, p.count, out, stride_);
         k.shift(image, shift_, false, p.first, p.count, shifted.get());
@@ -195,7 +204,7 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
     merge_all();
     for_parts([&](Part const& p) {
         Scratch const normal = operands(p);
-        normalize(p, t, stride_, normal.get());
+        normalize(p, t, stride_, normal.get(), kConv3);
         conv3_.multiply(Finish::kAdd, normal.get(), operand_stride_, p.count, stream.x + p.row * x_stride, x_stride,
                         stream.in + p.row * x_stride);
         measure_part(p, stream.x, x_stride);
@@ -205,7 +214,7 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
         Scratch const normal = operands(p);
         Scratch const hidden(group.host, operand_floats(k, p.count, hidden_stride_));
         float* const rows = stream.x + p.row * x_stride;
-        normalize(p, stream.x, x_stride, normal.get());
+        normalize(p, stream.x, x_stride, normal.get(), kFc1);
         fc1_.multiply(Finish::kGeluOperand, normal.get(), operand_stride_, p.count, hidden.get(), hidden_stride_);
         fc2_.multiply(Finish::kAdd, hidden.get(), hidden_stride_, p.count, rows, x_stride, rows);
         leave(group, stream, p.sample, p.first, p.count);
@@ -245,10 +254,11 @@ void AxialShiftBlock::run_by_columns(Group& group) const {
         measure(k, from, pixels, stride, channels_, moments.data());
         return merge(k, moments.data(), pixels, channels_, epsilon_);
     };
-    auto const normalize = [&](float const* from, long stride, long row) {
+    auto const normalize = [&](float const* from, long stride, long row, Products product) {
         Statistics const norm = statistics(from + row * stride, stride);
-        k.normalize({from + row * stride, stride, pixels, width_, operand(normal, row), operand_stride_}, norm.mean,
-                    norm.factor);
+        k.normalize(
+            {from + row * stride, stride, pixels, width_, operand(normal, row), operand_stride_, scales_[product]},
+            norm.mean, norm.factor);
     };
     auto const for_panels = [&](Dense const& dense, auto const& step) {
         for_each(group.host, dense.panels(), [&](long panel) { step(Panels{panel, panel + 1}); });
@@ -256,18 +266,19 @@ void AxialShiftBlock::run_by_columns(Group& group) const {
 
     for_samples([&](long s, long row) {
         enter(group, stream, s, 0, pixels);
-        normalize(stream.in, x_stride, row);
+        normalize(stream.in, x_stride, row, kConv1);
     });
     for_panels(conv1_, [&](Panels panels) {
         conv1_.multiply(Finish::kStore, normal, operand_stride_, rows, y, stride_, nullptr, panels);
     });
     for_samples([&](long, long row) {
         Statistics const norm = statistics(y + row * stride_, stride_);
-        k.normalize_gelu({y + row * stride_, stride_, pixels, width_, operand(a, row), operand_stride_}, norm.mean,
-                         norm.factor, norm_scale_.get(), norm_bias_.get());
+        k.normalize_gelu(
+            {y + row * stride_, stride_, pixels, width_, operand(a, row), operand_stride_, scales_[kConv2W]}, norm.mean,
+            norm.factor, norm_scale_.get(), norm_bias_.get());
     });
     for_samples([&](long, long row) {
-        Image const image{operand(a, row), operand_stride_, channels_, group.height, group.width};
+        Image const image{operand(a, row), operand_stride_, channels_, group.height, group.width, scales_[kConv2W]};
         k.shift(image, shift_, true, 0, pixels, operand(along_w, row));
         k.shift(image, shift_, false, 0, pixels, operand(along_h, row));
     });
@@ -275,11 +286,11 @@ void AxialShiftBlock::run_by_columns(Group& group) const {
         conv2_w_.multiply(Finish::kGelu, along_w, operand_stride_, rows, t, stride_, nullptr, panels);
         conv2_h_.multiply(Finish::kAddGelu, along_h, operand_stride_, rows, t, stride_, nullptr, panels);
     });
-    for_samples([&](long, long row) { normalize(t, stride_, row); });
+    for_samples([&](long, long row) { normalize(t, stride_, row, kConv3); });
     for_panels(conv3_, [&](Panels panels) {
         conv3_.multiply(Finish::kAdd, normal, operand_stride_, rows, stream.x, x_stride, stream.in, panels);
     });
-    for_samples([&](long, long row) { normalize(stream.x, x_stride, row); });
+    for_samples([&](long, long row) { normalize(stream.x, x_stride, row, kFc1); });
     for_panels(fc1_, [&](Panels panels) {
         fc1_.multiply(Finish::kGeluOperand, normal, operand_stride_, rows, hidden, hidden_stride_, nullptr, panels);
     });

@@ -23,6 +23,10 @@ struct AxialShiftWeights {
     float const* fc1_bias;
     float const* fc2;
     float const* fc2_bias;
+    // Of 8-bit products: the steps of the weights, and the scales of what they are multiplied with, in the order of
+    // the matrices above; the two behind the shift have the same input.
+    float const* steps[6] = {};
+    Scale scales[6] = {};
 };
 
 // Of the tensors: (N, C, H, W), or (N, H, W, C).
@@ -64,6 +68,7 @@ private:
     Dense fc2_;
     Floats norm_scale_;
     Floats norm_bias_;
+    Scale scales_[6];
 };
 
 }  // namespace mlpdeploy::cpu

@@ -2,7 +2,7 @@
 
 #include "kernels.h"
 
-#ifdef MLPDEPLOY_WITH_AMX
+#if defined(MLPDEPLOY_WITH_AMX) || defined(MLPDEPLOY_WITH_AMXINT8)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -23,6 +23,18 @@ MLPDEPLOY_DECLARE(avx512bf16)
 #ifdef MLPDEPLOY_WITH_AVX512ROUND
 MLPDEPLOY_DECLARE(avx512round)
 #endif
+#ifdef MLPDEPLOY_WITH_AMXINT8
+MLPDEPLOY_DECLARE(amxint8)
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512VNNI
+MLPDEPLOY_DECLARE(avx512vnni)
+#endif
+#ifdef MLPDEPLOY_WITH_AVXVNNI
+MLPDEPLOY_DECLARE(avxvnni)
+#endif
+#ifdef MLPDEPLOY_WITH_AVX2INT8
+MLPDEPLOY_DECLARE(avx2int8)
+#endif
 #ifdef MLPDEPLOY_WITH_AVX512
 MLPDEPLOY_DECLARE(avx512)
 #endif
@@ -33,7 +45,7 @@ MLPDEPLOY_DECLARE(portable)
 
 namespace {
 
-#ifdef MLPDEPLOY_WITH_AMX
+#if defined(MLPDEPLOY_WITH_AMX) || defined(MLPDEPLOY_WITH_AMXINT8)
 // Linux gives a process the tiles' registers when it asks for them.
 bool may_use_tiles() {
     constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
@@ -69,6 +81,27 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512ROUND
         if (may_be(avx512round::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512round::kKernels;
+#endif
+        return nullptr;
+    }
+    if (operands == Operands::kInt8) {
+#ifdef MLPDEPLOY_WITH_AMXINT8
+        if (may_be(amxint8::kKernels) && __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512bw") &&
+            may_use_tiles()) {
+            return &amxint8::kKernels;
+        }
+#endif
+#ifdef MLPDEPLOY_WITH_AVX512VNNI
+        if (may_be(avx512vnni::kKernels) && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"))
+            return &avx512vnni::kKernels;
+#endif
+#ifdef MLPDEPLOY_WITH_AVXVNNI
+        if (may_be(avxvnni::kKernels) && __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("fma"))
+            return &avxvnni::kKernels;
+#endif
+#ifdef MLPDEPLOY_WITH_AVX2INT8
+        if (may_be(avx2int8::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            return &avx2int8::kKernels;
 #endif
         return nullptr;
     }

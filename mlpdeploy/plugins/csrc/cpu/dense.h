@@ -45,6 +45,13 @@ struct Matrix {
     long in_step;
 };
 
+// How an 8-bit product is scaled; a product of other operands is not.
+struct Scaling {
+    float const* steps = nullptr;  // (out_channels): of the weights
+    Scale in;                      // of the rows
+    Scale out;                     // of the operands that kGeluOperand writes
+};
+
 // The column panels [first, last) of a product; all of them by default.
 struct Panels {
     long first = 0;
@@ -53,8 +60,9 @@ struct Panels {
 
 class Dense {
 public:
-    // weights: of (out_channels, in_channels), bias: (out_channels), or null for none; both are copied.
-    Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels);
+    // weights: of (out_channels, in_channels), bias: (out_channels), or null for none; all are copied.
+    Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels,
+          Scaling const& scaling = {});
 
     long panels() const { return panels_; }
 
@@ -69,7 +77,9 @@ private:
     long panels_;
     long panel_bytes_;
     Bytes weights_;
+    Floats scales_;  // null but for 8 bits
     Floats bias_;
+    Scale out_scale_;
 };
 
 }  // namespace mlpdeploy::cpu

@@ -10,8 +10,8 @@ namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 // gelu(x) = max(x, 0) - E(|x|) with E(h) = h * erfc(h / sqrt(2)) / 2, which is smooth and below 4e-7 from h = 5.37 on.
 // Row k, column i: coefficient of t^(kGeluDegree - k) in E((i + t) / 2.875), |t| <= 0.5. One permutation is a table
 // look-up. Error at most 7e-8 * max(1, |x|) with degree 5.
-#ifdef MLPDEPLOY_BFLOAT16
-// Results that are rounded to bfloat16 need no more than error 6e-6 * max(1, |x|): a third of the steps less.
+#if defined(MLPDEPLOY_BFLOAT16) || defined(MLPDEPLOY_INT8)
+// Results that are rounded to bfloat16 or 8 bits need no more than error 6e-6 * max(1, |x|): a third of the steps less.
 constexpr int kGeluDegree = 3;
 alignas(64) constexpr float kGeluTerms[kGeluDegree + 1][16] = {
     {0.000927592802F, 0.00351905427F, 0.00532859378F, 0.00490361638F, 0.00305118761F, 0.00106092507F, -0.000218774279F,

@@ -15,8 +15,11 @@ template <typename Step>
 MLPDEPLOY_INLINE void write_operands(Rows const& rows, Step const& step) {
     float const* from = rows.from;
     Operand* to = static_cast<Operand*>(rows.to);
+    Steps const steps(rows.scale);
     for (long row = 0; row < rows.count; ++row, from += rows.from_stride, to += rows.to_stride) {
-        for (long c = 0; c < rows.width; c += kPanel) store_operands(to + c, step(from, c), step(from, c + kVector));
+        for (long c = 0; c < rows.width; c += kPanel) {
+            store_operands(to + c, step(from, c), step(from, c + kVector), steps);
+        }
     }
 }
 
@@ -93,13 +96,18 @@ void layer_norm(Rows const& rows, long channels, float epsilon, float const* sca
     }
 }
 
-void mean_of_rows(void const* rows, long step, long row_count, long channels, float* out) {
+void mean_of_rows(void const* rows, long step, long row_count, long channels, [[maybe_unused]] Scale const& scale,
+                  float* out) {
     Vector const factor = splat(1.0F / static_cast<float>(row_count));
     for (long c = 0; c < channels; c += kVector) {
         Operand const* at = static_cast<Operand const*>(rows) + c;
         Vector sum{};
         for (long row = 0; row < row_count; ++row) sum += load_operands(at + row * step);
+#if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
+        store(out + c, (sum * factor - splat(scale.zero)) * splat(scale.step));
+#else
         store(out + c, sum * factor);
+#endif
     }
 }
 
@@ -144,6 +152,7 @@ MLPDEPLOY_INLINE long source_of(long at, long size, Padding padding) {
 void shift(Image const& image, Shift const& shift, bool along_width, long first, long count, void* rows) {
     long const group_size = (image.channels + shift.size - 1) / shift.size;
     Operand* out = static_cast<Operand*>(rows);
+    Moved const zeros = zeros_of(image.scale);
     for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
         long const y = pixel / image.width;
         long const x = pixel % image.width;
@@ -158,9 +167,9 @@ void shift(Image const& image, Shift const& shift, bool along_width, long first,
             long const end = channel + group_size < image.channels ? channel + group_size : image.channels;
             for (long c = channel; c < end; c += kMoved) {
                 if (c + kMoved <= image.stride) {
-                    put(out + c, source == nullptr ? Moved{} : take(source + c));
+                    put(out + c, source == nullptr ? zeros : take(source + c));
                 } else {
-                    put_first(out + c, end - c, source == nullptr ? Moved{} : take_first(source + c, end - c));
+                    put_first(out + c, end - c, source == nullptr ? zeros : take_first(source + c, end - c));
                 }
             }
         }

@@ -4,8 +4,8 @@
 // apart, which is room for a whole number of panels. A product writes zeros behind the last channel, up to the end of
 // its last panel; what lies behind that is never used. All counts are of values, rows or channels, never bytes.
 //
-// What a product multiplies are operands: float, or bfloat16 in the kernels that are named after it. Sums, statistics
-// and everything that is added up stay in float.
+// What a product multiplies are operands: float, bfloat16, or 8 bits, unsigned in the rows and signed in the weights.
+// Sums of 8-bit products are exact; statistics and everything that is added up are float.
 #pragma once
 
 namespace mlpdeploy::cpu {
@@ -19,6 +19,12 @@ enum class Finish {
     kAdd,          // added to Product::added
 };
 
+// What 8-bit operands stand for: (operand - zero) * step. Other operands are what they are.
+struct Scale {
+    float step = 1;
+    float zero = 0;  // a whole number from 0 to 255
+};
+
 struct Product {
     void const* rows;  // operands: (row_count, depth), row_stride apart
     long row_stride;
@@ -26,10 +32,12 @@ struct Product {
     long depth;
     void const* panels;  // the first of the column panels, see Kernels::pack
     long panel_count;
-    float const* bias;  // (panel_count * panel)
-    void* out;          // floats or, for kGeluOperand, operands: (row_count, panel_count * panel), out_stride apart
+    float const* scales;  // (panel_count * panel): what 8-bit sums are multiplied with; others are not
+    float const* bias;    // (panel_count * panel)
+    void* out;            // floats or, for kGeluOperand, operands: (row_count, panel_count * panel), out_stride apart
     long out_stride;
     float const* added;  // what kAdd adds to: like out, or out itself
+    Scale out_scale;     // of kGeluOperand
 };
 
 struct Moments {
@@ -52,6 +60,7 @@ struct Image {
     long channels;
     long height;
     long width;
+    Scale scale;
 };
 
 // Rows of floats, and what becomes of them: operands, `width` of each row. The two may be the same memory if an operand
@@ -63,6 +72,7 @@ struct Rows {
     long width;  // a multiple of the panel's
     void* to;
     long to_stride;
+    Scale scale;  // of what is written
 };
 
 // Segments of rows of operands, to be copied: `count` of them, each `size` long, and so many from one to the next.
@@ -89,11 +99,12 @@ struct Kernels {
     long few_pixels;
     long group_pixels;  // samples of small images are computed together, up to about so many pixels
 
-    // panel <- (columns, depth) of weights, whose steps are in floats. Both are padded with zeros.
+    // panel <- (columns, depth) of weights, whose steps are in floats. Both are padded with zeros. Weights of 8 bits
+    // are whole numbers from -127 to 127.
     void (*pack)(float const* weights, long column_step, long depth_step, long columns, long depth, void* panel);
 
-    // out = finish(rows x panels + bias). An element's sum runs over the depth in an order that depends on nothing
-    // else.
+    // out = finish(rows x panels * scales + bias). An element's sum runs over the depth in an order that depends on
+    // nothing else.
     void (*multiply)(Finish finish, Product const& product);
 
     // to = (from - mean) * factor
@@ -109,7 +120,7 @@ struct Kernels {
     void (*layer_norm)(Rows const& rows, long channels, float epsilon, float const* scale, float const* offset);
 
     // out: (channels) = the mean of `row_count` rows of operands, which lie `step` apart; in order.
-    void (*mean_of_rows)(void const* rows, long step, long row_count, long channels, float* out);
+    void (*mean_of_rows)(void const* rows, long step, long row_count, long channels, Scale const& scale, float* out);
 
     // to = from * gates[2] + h * gates[0] + w * gates[1]; h and w lie like `from`; gates: (3, from_stride).
     void (*blend)(Rows const& rows, float const* h, float const* w, float const* gates);
@@ -129,12 +140,13 @@ struct Kernels {
                              long plane_stride);
 };
 
-enum class Operands { kFloat, kBfloat16 };
+enum class Operands { kFloat, kBfloat16, kInt8 };
 
-// The kernels called `only`: avx512, avx2 or portable; amx, avx512bf16 or avx512round for bfloat16. Null for `only`
-// means those that were measured to be faster than ONNX Runtime's own operators: avx512 before avx2; for bfloat16 amx
-// before avx512bf16, if that is fast here, before avx512round. Returns null if this processor has no such instructions,
-// or the compiler had none.
+// The kernels called `only`: avx512, avx2 or portable; amx, avx512bf16 or avx512round for bfloat16; amxint8,
+// avx512vnni, avxvnni or avx2int8 for 8 bits. Null for `only` means those that were measured to be faster than ONNX
+// Runtime's own operators: avx512 before avx2; for bfloat16 amx before avx512bf16, if that is fast here, before
+// avx512round; for 8 bits in the order above. Returns null if this processor has no such instructions, or the compiler
+// had none.
 Kernels const* choose_kernels(Operands operands, char const* only);
 
 }  // namespace mlpdeploy::cpu

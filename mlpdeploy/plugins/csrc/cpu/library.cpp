@@ -10,6 +10,7 @@ constexpr char const* kDomain = "mlpdeploy";
 OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
     using namespace mlpdeploy::cpu;
     static ort::CustomOp const float_ops[] = {axial_shift_op(), permutator_op()};
+    static ort::CustomOp const int8_ops[] = {axial_shift_int8_op(), patch_merging_int8_op(), permutator_int8_op()};
     static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), patch_merging_bf16_op(), permutator_bf16_op()};
     OrtCustomOpDomain* domain = nullptr;
     check(ort::CreateCustomOpDomain::call(api, kDomain, &domain));
@@ -18,6 +19,9 @@ OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
     }
     if (chosen_kernels(Operands::kBfloat16) != nullptr) {
         for (ort::CustomOp const& op : bfloat16_ops) check(ort::CustomOpDomainAdd::call(api, domain, &op));
+    }
+    if (chosen_kernels(Operands::kInt8) != nullptr) {
+        for (ort::CustomOp const& op : int8_ops) check(ort::CustomOpDomainAdd::call(api, domain, &op));
     }
     return domain;
 }
@@ -36,17 +40,23 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     ort::Table const api = base->get_api(ort::kVersion);
     if (api == nullptr) return nullptr;  // an older ONNX Runtime, which has no way to say why: it runs the functions
     return guard(api, kDomain, [&] {
-        if (chosen_kernels(Operands::kFloat) == nullptr && chosen_kernels(Operands::kBfloat16) == nullptr) return;
+        if (chosen_kernels(Operands::kFloat) == nullptr && chosen_kernels(Operands::kBfloat16) == nullptr &&
+            chosen_kernels(Operands::kInt8) == nullptr)
+            return;
         static OrtCustomOpDomain* const domain = make_domain(api);
         check(ort::AddCustomOpDomain::call(api, options, domain));
     });
 }
 
-// The names of the kernels that this processor runs, or null: in float32, and in bfloat16.
+// The names of the kernels that this processor runs, or null: in float32, in bfloat16, and in 8 bits.
 extern "C" __attribute__((visibility("default"))) const char* mlpdeploy_cpu_kernels() {
     return name_of(mlpdeploy::cpu::Operands::kFloat);
 }
 
 extern "C" __attribute__((visibility("default"))) const char* mlpdeploy_cpu_bf16_kernels() {
     return name_of(mlpdeploy::cpu::Operands::kBfloat16);
+}
+
+extern "C" __attribute__((visibility("default"))) const char* mlpdeploy_cpu_int8_kernels() {
+    return name_of(mlpdeploy::cpu::Operands::kInt8);
 }

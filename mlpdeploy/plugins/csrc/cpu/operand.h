@@ -1,17 +1,68 @@
-// What a product multiplies: floats, or bfloat16 where a file is compiled for instructions that multiply those, or
-// floats that are rounded to bfloat16 (MLPDEPLOY_ROUND_OPERANDS).
+// What a product multiplies: floats, or bfloat16 or 8 bits where a file is compiled for instructions that multiply
+// those, or floats that are rounded to bfloat16 (MLPDEPLOY_ROUND_OPERANDS) or to whole numbers of 8 bits
+// (MLPDEPLOY_WHOLE_OPERANDS).
 #pragma once
 
+#include "kernels.h"
 #include "vector.h"
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
-#ifdef MLPDEPLOY_BFLOAT16
+// How floats become operands: vectors of a scale.
+#if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
+struct Steps {
+    Vector inverse;
+    Vector zero;
+    explicit Steps(Scale const& scale) : inverse(splat(1 / scale.step)), zero(splat(scale.zero)) {}
+};
+
+// From 0 to 255, not yet rounded; from above only where a conversion does not cut it off.
+MLPDEPLOY_INLINE Vector in_steps(Vector x, Steps const& steps) {
+    return greater(x * steps.inverse + steps.zero, splat(0.0F));
+}
+#else
+struct Steps {
+    explicit Steps(Scale const&) {}
+};
+#endif
+
+#if defined(MLPDEPLOY_INT8)
+
+typedef unsigned char Operand;
+constexpr float kMostOperand = 255;
+
+// Two vectors as operands, rounded to the nearest, ties to even.
+MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Steps const& steps) {
+#if MLPDEPLOY_VECTOR == 16
+    __m128i const halves[] = {_mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(in_steps(left, steps))),
+                              _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(in_steps(right, steps)))};
+    memcpy(to, halves, sizeof halves);
+#else
+    Vector const most = splat(kMostOperand);
+    __m256i const words = _mm256_packs_epi32(_mm256_cvtps_epi32(lesser(in_steps(left, steps), most)),
+                                             _mm256_cvtps_epi32(lesser(in_steps(right, steps), most)));
+    __m256i const ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    __m128i const bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+MLPDEPLOY_INLINE Vector load_operands(Operand const* from) {
+    typedef Operand Bytes __attribute__((vector_size(MLPDEPLOY_VECTOR)));
+    Bytes bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Vector);
+}
+
+// Of a weight, which is a whole number.
+MLPDEPLOY_INLINE Operand operand_of(float x) { return static_cast<Operand>(static_cast<int>(x)); }
+
+#elif defined(MLPDEPLOY_BFLOAT16)
 
 typedef unsigned short Operand;
 
 // Two vectors as operands, rounded to the nearest, ties to even.
-MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
+MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Steps const&) {
     __m512bh const both = _mm512_cvtne2ps_pbh(right, left);
     memcpy(to, &both, sizeof both);
 }
@@ -35,22 +86,28 @@ MLPDEPLOY_INLINE Operand operand_of(float x) {
 
 typedef float Operand;
 
-#ifdef MLPDEPLOY_ROUND_OPERANDS
+#if defined(MLPDEPLOY_ROUND_OPERANDS)
 typedef unsigned VectorBits __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(float))));
 
 // To the nearest bfloat16, ties to even; what is no number stays none.
-MLPDEPLOY_INLINE Vector operands_of(Vector x) {
+MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const&) {
     VectorBits const bits = (VectorBits)x;
     VectorBits const rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U;
     return x == x ? (Vector)rounded : x;
 }
+#elif defined(MLPDEPLOY_WHOLE_OPERANDS)
+// To the nearest whole number, ties to even: adding 1.5 * 2^23 rounds.
+MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const& steps) {
+    constexpr float kRound = 12582912.0F;
+    return lesser(in_steps(x, steps), splat(255)) + splat(kRound) - splat(kRound);
+}
 #else
-MLPDEPLOY_INLINE Vector operands_of(Vector x) { return x; }
+MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const&) { return x; }
 #endif
 
-MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right) {
-    store(to, operands_of(left));
-    store(to + kVector, operands_of(right));
+MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Steps const& steps) {
+    store(to, operands_of(left, steps));
+    store(to + kVector, operands_of(right, steps));
 }
 
 MLPDEPLOY_INLINE Vector load_operands(Operand const* from) { return load(from); }
@@ -70,8 +127,52 @@ MLPDEPLOY_INLINE Moved take(Operand const* from) {
 
 MLPDEPLOY_INLINE void put(Operand* to, Moved value) { memcpy(to, &value, sizeof value); }
 
+// Operands that stand for zero, as many as are moved at once.
+MLPDEPLOY_INLINE Moved zeros_of(Scale const& scale) {
+    Moved value{};
+#if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
+    value += static_cast<Operand>(scale.zero);
+#else
+    (void)scale;
+#endif
+    return value;
+}
+
 // The first `count`, at most all of them; the others become zero, and are not read or written.
-#ifdef MLPDEPLOY_BFLOAT16
+#if defined(MLPDEPLOY_INT8) && MLPDEPLOY_VECTOR == 16
+MLPDEPLOY_INLINE __mmask64 first_lanes(long count) { return count < 64 ? (1ULL << count) - 1 : ~0ULL; }
+
+MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {
+    return (Moved)_mm512_maskz_loadu_epi8(first_lanes(count), from);
+}
+
+MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) {
+    _mm512_mask_storeu_epi8(to, first_lanes(count), (__m512i)value);
+}
+#elif defined(MLPDEPLOY_INT8)
+// In pieces of eight, four, two and one.
+MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {
+    Moved value{};
+    if (count == kMoved) return take(from);
+    char* to = reinterpret_cast<char*>(&value);
+    long at = 0;
+    for (; at + 8 <= count; at += 8) memcpy(to + at, from + at, 8);
+    if (count & 4) memcpy(to + at, from + at, 4), at += 4;
+    if (count & 2) memcpy(to + at, from + at, 2), at += 2;
+    if (count & 1) memcpy(to + at, from + at, 1);
+    return value;
+}
+
+MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) {
+    if (count == kMoved) return put(to, value);
+    char const* from = reinterpret_cast<char const*>(&value);
+    long at = 0;
+    for (; at + 8 <= count; at += 8) memcpy(to + at, from + at, 8);
+    if (count & 4) memcpy(to + at, from + at, 4), at += 4;
+    if (count & 2) memcpy(to + at, from + at, 2), at += 2;
+    if (count & 1) memcpy(to + at, from + at, 1);
+}
+#elif defined(MLPDEPLOY_BFLOAT16)
 MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {
     return (Moved)_mm512_maskz_loadu_epi16(first_lanes(count), from);
 }

@@ -57,6 +57,13 @@ std::string Node::text(char const* name) const {
     return value;
 }
 
+Scale Node::scale(char const* name) const {
+    std::string const suffix = std::string("_") + name;
+    Scale const scale{real(("step" + suffix).c_str()), static_cast<float>(integer(("zero" + suffix).c_str()))};
+    if (!(scale.step > 0) || scale.zero < 0 || scale.zero > 255) throw std::invalid_argument("impossible scale");
+    return scale;
+}
+
 void Node::read_weights(Tensor* weights, std::size_t count) const {
     for (std::size_t i = 0; i < count; ++i) {
         int is_constant = 0;
@@ -71,9 +78,13 @@ void release_weight(Tensor const& weight, std::size_t value_bytes) noexcept {
     release_file_pages(weight.data, static_cast<std::size_t>(weight.count()) * value_bytes);
 }
 
-std::vector<float> floats_of_bfloat16(Tensor const& tensor) {
-    auto const* const from = reinterpret_cast<std::uint16_t const*>(tensor.data);
+std::vector<float> floats_of(Tensor const& tensor, Operands operands) {
     std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+    if (operands == Operands::kInt8) {
+        std::copy_n(reinterpret_cast<signed char const*>(tensor.data), values.size(), values.begin());
+        return values;
+    }
+    auto const* const from = reinterpret_cast<std::uint16_t const*>(tensor.data);
     for (std::size_t i = 0; i < values.size(); ++i) {
         std::uint32_t const bits = static_cast<std::uint32_t>(from[i]) << 16;
         std::memcpy(&values[i], &bits, sizeof bits);
@@ -117,7 +128,8 @@ Kernels const* chosen_kernels(Operands operands) {
     static char const* const named = std::getenv("MLPDEPLOY_NATIVE");
     static char const* const only = named == nullptr || named[0] == '\0' ? nullptr : named;
     static Kernels const* const of[] = {choose_kernels(Operands::kFloat, only),
-                                        choose_kernels(Operands::kBfloat16, only)};
+                                        choose_kernels(Operands::kBfloat16, only),
+                                        choose_kernels(Operands::kInt8, only)};
     return of[static_cast<int>(operands)];
 }
 

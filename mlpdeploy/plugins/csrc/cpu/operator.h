@@ -88,6 +88,8 @@ public:
     long integer(char const* name) const;
     float real(char const* name) const;
     std::string text(char const* name) const;  // of at most 15 characters
+    // The attributes step_NAME and zero_NAME: what 8-bit operands stand for.
+    Scale scale(char const* name) const;
     // The constant inputs [1, 1 + count): weights come behind X.
     void read_weights(Tensor* weights, std::size_t count) const;
 
@@ -99,23 +101,32 @@ private:
 // Let go of mapped weights of so many bytes each that have been copied.
 void release_weight(Tensor const& weight, std::size_t value_bytes) noexcept;
 
-// The values of a tensor of bfloat16.
-std::vector<float> floats_of_bfloat16(Tensor const& tensor);
+// The type of a node's matrices, and the bytes of one of their values.
+constexpr int matrix_type(Operands operands) {
+    return operands == Operands::kFloat ? ort::kFloat : operands == Operands::kInt8 ? ort::kInt8 : ort::kBfloat16;
+}
+constexpr std::size_t matrix_bytes(Operands operands) {
+    return operands == Operands::kFloat ? sizeof(float) : operands == Operands::kInt8 ? 1 : sizeof(std::uint16_t);
+}
 
-// The weights of a node as floats, while its kernel copies them: those of bfloat16 are converted. Afterwards all that
-// are mapped from a file are let go of.
+// The values of a matrix of bfloat16 or 8 bits.
+std::vector<float> floats_of(Tensor const& tensor, Operands operands);
+
+// The weights of a node as floats, while its kernel copies them: matrices of another type are converted. Afterwards all
+// that are mapped from a file are let go of.
 template <std::size_t Count>
 class WeightFloats {
 public:
-    // is_bfloat16: of each weight, or null for none.
-    WeightFloats(Tensor const (&weights)[Count], bool const* is_bfloat16) : weights_(weights) {
+    // is_matrix: of each weight.
+    WeightFloats(Tensor const (&weights)[Count], bool const* is_matrix, Operands operands)
+        : weights_(weights), matrix_bytes_(matrix_bytes(operands)) {
         for (std::size_t i = 0; i < Count; ++i) {
-            if (is_bfloat16 != nullptr && is_bfloat16[i]) converted_[i] = floats_of_bfloat16(weights[i]);
+            if (operands != Operands::kFloat && is_matrix[i]) converted_[i] = floats_of(weights[i], operands);
         }
     }
     ~WeightFloats() {
         for (std::size_t i = 0; i < Count; ++i)
-            release_weight(weights_[i], converted_[i].empty() ? sizeof(float) : sizeof(std::uint16_t));
+            release_weight(weights_[i], converted_[i].empty() ? sizeof(float) : matrix_bytes_);
     }
     WeightFloats(WeightFloats const&) = delete;
     WeightFloats& operator=(WeightFloats const&) = delete;
@@ -126,6 +137,7 @@ public:
 
 private:
     Tensor const (&weights_)[Count];
+    std::size_t matrix_bytes_;
     std::vector<float> converted_[Count];
 };
 
@@ -152,8 +164,8 @@ private:
 // The kernels that this process runs, or null.
 Kernels const* chosen_kernels(Operands operands);
 
-// Those for what stays in float beside bfloat16: every processor that multiplies bfloat16 has AVX-512.
-inline Kernels const& float_kernels() { return *choose_kernels(Operands::kFloat, "avx512"); }
+// Those for what stays in float beside bfloat16 or 8 bits: every processor that has kernels for these has AVX2.
+inline Kernels const& float_kernels() { return *choose_kernels(Operands::kFloat, nullptr); }
 
 // What ONNX Runtime asks about an operator. Kernel has kName, kOperands, kInputs, input_type(index), a constructor of a
 // Node and Kernels, and compute(context), and may throw.
@@ -190,8 +202,11 @@ ort::CustomOp make_op() {
 // The operators of the library, one file each.
 ort::CustomOp axial_shift_op();
 ort::CustomOp axial_shift_bf16_op();
+ort::CustomOp axial_shift_int8_op();
 ort::CustomOp patch_merging_bf16_op();
+ort::CustomOp patch_merging_int8_op();
 ort::CustomOp permutator_op();
 ort::CustomOp permutator_bf16_op();
+ort::CustomOp permutator_int8_op();
 
 }  // namespace mlpdeploy::cpu

@@ -72,6 +72,7 @@ using KernelInfoGetAllocator = Entry<278, OrtStatus*(OrtKernelInfo const* info, 
 constexpr int kFail = 1;             // ORT_FAIL
 constexpr int kInvalidArgument = 2;  // ORT_INVALID_ARGUMENT
 constexpr int kFloat = 1;            // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+constexpr int kInt8 = 3;             // ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
 constexpr int kInt64 = 7;            // ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
 constexpr int kBfloat16 = 16;        // ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
 constexpr int kRequired = 0;         // INPUT_OUTPUT_REQUIRED

@@ -26,13 +26,14 @@ std::vector<float> by_pixel(float const* weights, long channels, long out_channe
 }  // namespace
 
 PatchMerging::PatchMerging(Kernels const& kernels, long channels, long out_channels, float epsilon,
-                           float const* weights, float const* bias)
+                           float const* weights, float const* bias, Scaling const& scaling)
     : kernels_(&kernels),
       channels_(channels),
       out_channels_(out_channels),
       epsilon_(epsilon),
+      scale_(scaling.in),
       merge_(kernels, {by_pixel(weights, channels, out_channels).data(), 4 * channels, 1}, bias, 4 * channels,
-             out_channels) {}
+             out_channels, scaling) {}
 
 void PatchMerging::run(Host& host, float const* x, float* y, long samples, long height, long width) const {
     Kernels const& k = *kernels_;
@@ -66,7 +67,7 @@ void PatchMerging::run(Host& host, float const* x, float* y, long samples, long 
             float const* const from = x + (sample * pixels + (2 * first + line) * width) * channels_;
             long const place = line / 2 * out_width * stride + line % 2 * 2 * channels_;
             k.normalize({from, 2 * channels_, out_width, 2 * channels_,
-                         reinterpret_cast<char*>(rows.get()) + place * k.operand_bytes, stride},
+                         reinterpret_cast<char*>(rows.get()) + place * k.operand_bytes, stride, scale_},
                         norm.mean, norm.factor);
         }
         float* const to = y + (sample * out_height + first) * out_width * out_channels_;

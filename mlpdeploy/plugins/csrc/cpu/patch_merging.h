@@ -16,7 +16,7 @@ public:
 
     // weights: (out_channels, channels, 2, 2), bias: (out_channels); both are copied. Throws std::bad_alloc.
     PatchMerging(Kernels const& kernels, long channels, long out_channels, float epsilon, float const* weights,
-                 float const* bias);
+                 float const* bias, Scaling const& scaling = {});
 
     // x: (samples, height, width, channels), y: (samples, height / 2, width / 2, out_channels); height and width are
     // even. Throws std::bad_alloc.
@@ -27,6 +27,7 @@ private:
     long channels_;
     long out_channels_;
     float epsilon_;
+    Scale scale_;
     Dense merge_;  // from four pixels, row by row, to one
 };
 

@@ -12,16 +12,28 @@ constexpr long kTaskRows = 64;
 // Samples of small images are computed together, up to about so many pixels.
 constexpr long kGroupPixels = 256;
 
+// The products, in the order of their matrices.
+enum Products { kMlpH, kMlpW, kMlpC, kProj, kFc1, kFc2 };
+
+// Weights (out, in), multiplied with their steps where they have any.
+std::vector<float> in_floats(float const* weights, float const* steps, long out_channels, long in_channels) {
+    std::vector<float> values(weights, weights + out_channels * in_channels);
+    for (long i = 0; steps != nullptr && i < out_channels * in_channels; ++i)
+        values[static_cast<std::size_t>(i)] *= steps[i / in_channels];
+    return values;
+}
+
 // The mean over the pixels (out / segment) of a branch's weights: row s' is the mean of the rows (pixel, s'). A mean of
 // products is a product with the mean, so the gates need no branch in full.
-std::vector<float> mean_over_pixels(float const* weights, long channels, long segment) {
+std::vector<float> mean_over_pixels(std::vector<float> const& weights, long channels, long segment) {
     std::vector<float> means(static_cast<std::size_t>(segment * channels));
     std::vector<double> sums(static_cast<std::size_t>(channels));
     for (long s = 0; s < segment; ++s) {
         std::fill(sums.begin(), sums.end(), 0.0);
         for (long out = s; out < channels; out += segment) {
             for (long in = 0; in < channels; ++in)
-                sums[static_cast<std::size_t>(in)] += static_cast<double>(weights[out * channels + in]);
+                sums[static_cast<std::size_t>(in)] +=
+                    static_cast<double>(weights[static_cast<std::size_t>(out * channels + in)]);
         }
         double const pixels = static_cast<double>(channels / segment);
         for (long in = 0; in < channels; ++in)
@@ -82,23 +94,40 @@ PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_ke
       hidden_stride_(operand_stride(kernels, sizes.hidden)),
       logits_stride_(float_stride(float_kernels, 3 * sizes.channels)),
       epsilon_(epsilon),
-      mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
-      mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
-      mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels),
-      mean_h_(float_kernels, {mean_over_pixels(w.mlp_h, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
-              sizes.channels, segment_),
-      mean_w_(float_kernels, {mean_over_pixels(w.mlp_w, sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
-              sizes.channels, segment_),
+      mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
+             {w.steps[kMlpH], w.scales[kMlpH], {}}),
+      mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
+             {w.steps[kMlpW], w.scales[kMlpW], {}}),
+      mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
+             {w.steps[kMlpC], w.scales[kMlpC], {}}),
+      mean_h_(float_kernels,
+              {mean_over_pixels(in_floats(w.mlp_h, w.steps[kMlpH], sizes.channels, sizes.channels), sizes.channels,
+                                segment_)
+                   .data(),
+               sizes.channels, 1},
+              nullptr, sizes.channels, segment_),
+      mean_w_(float_kernels,
+              {mean_over_pixels(in_floats(w.mlp_w, w.steps[kMlpW], sizes.channels, sizes.channels), sizes.channels,
+                                segment_)
+                   .data(),
+               sizes.channels, 1},
+              nullptr, sizes.channels, segment_),
       gate1_(float_kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
       gate2_(float_kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
              by_branch(w.gate2_bias, sizes.channels, 1).data(), sizes.gate_hidden, 3 * sizes.channels),
-      proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels),
-      fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden),
-      fc2_(kernels, {w.fc2, 1, sizes.channels}, w.fc2_bias, sizes.hidden, sizes.channels),
+      proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels,
+            {w.steps[kProj], w.scales[kProj], {}}),
+      fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden,
+           {w.steps[kFc1], w.scales[kFc1], w.scales[kFc2]}),
+      fc2_(kernels, {w.fc2, 1, sizes.channels}, w.fc2_bias, sizes.hidden, sizes.channels,
+           {w.steps[kFc2], w.scales[kFc2], {}}),
       norms_(aligned_floats(4 * stride_)) {
+    std::copy_n(w.scales, 6, scales_);
     if (&float_kernels != &kernels) {
-        mean_c_ = std::make_unique<Dense>(float_kernels, Matrix{w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels,
-                                          sizes.channels);
+        mean_c_ = std::make_unique<Dense>(
+            float_kernels,
+            Matrix{in_floats(w.mlp_c, w.steps[kMlpC], sizes.channels, sizes.channels).data(), sizes.channels, 1},
+            nullptr, sizes.channels, sizes.channels);
     }
     float const* const vectors[] = {w.norm1_scale, w.norm1_bias, w.norm2_scale, w.norm2_bias};
     for (long i = 0; i < 4; ++i) std::copy_n(vectors[i], sizes.channels, norms_.get() + i * stride_);
@@ -156,9 +185,10 @@ void PermutatorBlock::normalize(Group const& group, long row) const {
     Scratch const pixels(group.host, side * stride_);
     for (long i = 0; i < side; ++i)
         copy_row(group.x + (row * side + i) * sizes_.channels, sizes_.channels, pixels.get() + i * stride_, stride_);
-    kernels_->layer_norm({pixels.get(), stride_, side, width_, normal, operand_stride_}, sizes_.channels, epsilon_,
-                         norms_.get(), norms_.get() + stride_);
-    kernels_->mean_of_rows(normal, operand_stride_, side, sizes_.channels, group.row_means + row * stride_);
+    kernels_->layer_norm({pixels.get(), stride_, side, width_, normal, operand_stride_, scales_[kMlpH]},
+                         sizes_.channels, epsilon_, norms_.get(), norms_.get() + stride_);
+    kernels_->mean_of_rows(normal, operand_stride_, side, sizes_.channels, scales_[kMlpH],
+                           group.row_means + row * stride_);
 }
 
 // The gates of one sample, from the means of its rows and columns: in float, whatever the operands are.
@@ -180,8 +210,8 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
 
     for (long i = 0; i < side; ++i)
         kernels_->mean_of_rows(operand(group.normal, sample * side * side + i), side * operand_stride_, side, channels,
-                               column_means + i * stride_);
-    k.mean_of_rows(row_means, stride_, side, channels, mean);
+                               scales_[kMlpH], column_means + i * stride_);
+    k.mean_of_rows(row_means, stride_, side, channels, {}, mean);
     Dense const& mean_c = mean_c_ != nullptr ? *mean_c_ : mlp_c_;
     mean_c.multiply(Finish::kStore, mean, stride_, 1, sum, stride_);
     auto const add_mean_of_branch = [&](Dense const& branch, float const* means) {
@@ -247,15 +277,15 @@ void PermutatorBlock::finish_rows(Group const& group, long sample, long first, l
         float_kernels_->copy_segments({mixed + row * stride_, segment_, to, stride_, segment_, side});
     }
     mlp_c_.multiply(Finish::kStore, normal, operand_stride_, rows, mixed, stride_);
-    k.blend({mixed, stride_, rows, width_, operands, operand_stride_}, group.h + first_pixel * stride_, along_w,
-            group.gates + 3 * sample * stride_);
+    k.blend({mixed, stride_, rows, width_, operands, operand_stride_, scales_[kProj]}, group.h + first_pixel * stride_,
+            along_w, group.gates + 3 * sample * stride_);
     pad(operands, rows);
 
     for (long row = 0; row < rows; ++row)
         copy_row(group.x + (first_pixel + row) * channels, channels, x + row * stride_, stride_);
     proj_.multiply(Finish::kAdd, operands, operand_stride_, rows, x, stride_);
-    k.layer_norm({x, stride_, rows, width_, operands, operand_stride_}, channels, epsilon_, norms_.get() + 2 * stride_,
-                 norms_.get() + 3 * stride_);
+    k.layer_norm({x, stride_, rows, width_, operands, operand_stride_, scales_[kFc1]}, channels, epsilon_,
+                 norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
     fc1_.multiply(Finish::kGeluOperand, operands, operand_stride_, rows, hidden, hidden_stride_);
     fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_);
     for (long row = 0; row < rows; ++row)

@@ -26,6 +26,10 @@ struct PermutatorWeights {
     float const* fc1_bias;
     float const* fc2;
     float const* fc2_bias;
+    // Of 8-bit products: the steps of the weights, and the scales of what they are multiplied with, in the order of
+    // the matrices above; the three branches have the same input.
+    float const* steps[6] = {};
+    Scale scales[6] = {};
 };
 
 struct PermutatorSizes {
@@ -37,7 +41,7 @@ struct PermutatorSizes {
 
 class PermutatorBlock {
 public:
-    // Copies the weights. float_kernels, for the gates, are `kernels` themselves unless those are of bfloat16. Throws
+    // Copies the weights. float_kernels, for the gates, are `kernels` themselves if those are of float. Throws
     // std::bad_alloc.
     PermutatorBlock(Kernels const& kernels, Kernels const& float_kernels, PermutatorSizes const& sizes, float epsilon,
                     PermutatorWeights const& weights);
@@ -65,6 +69,7 @@ private:
     long hidden_stride_;   // of the hidden layer's operands
     long logits_stride_;
     float epsilon_;
+    Scale scales_[6];
     Dense mlp_h_;
     Dense mlp_w_;
     Dense mlp_c_;

@@ -10,12 +10,50 @@ namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
 constexpr bool has_gelu(Finish kind) { return kind != Finish::kStore && kind != Finish::kAdd; }
 
+// What products are summed up in, and a vector of it.
+#ifdef MLPDEPLOY_INT8
+typedef int Sum;
+#else
+typedef float Sum;
+#endif
+typedef Sum Sums __attribute__((vector_size(MLPDEPLOY_VECTOR * sizeof(Sum))));
+
+// Two vectors of columns, and what belongs to them.
+struct Columns {
+    long first;
+#if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
+    Vector scale[2];
+#endif
+    Vector bias[2];
+    Steps steps;
+
+    MLPDEPLOY_METHOD Columns(Product const& p, long column) : first(column), steps(p.out_scale) {
+        for (int i = 0; i < 2; ++i) {
+#if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
+            scale[i] = load(p.scales + column + i * kVector);
+#endif
+            bias[i] = load(p.bias + column + i * kVector);
+        }
+    }
+
+    // A sum of the first vector, or the second.
+    MLPDEPLOY_METHOD Vector value(Sums sums, int i) const {
+#if defined(MLPDEPLOY_INT8)
+        return __builtin_convertvector(sums, Vector) * scale[i] + bias[i];
+#elif defined(MLPDEPLOY_WHOLE_OPERANDS)
+        return sums * scale[i] + bias[i];
+#else
+        return sums + bias[i];
+#endif
+    }
+};
+
 // Write two vectors, a product's last values, to a row and column of the output.
 template <Finish Kind>
-MLPDEPLOY_INLINE void write(Product const& p, long row, long column, Vector left, Vector right) {
-    long const place = row * p.out_stride + column;
+MLPDEPLOY_INLINE void write(Product const& p, Columns const& columns, long row, Vector left, Vector right) {
+    long const place = row * p.out_stride + columns.first;
     if (Kind == Finish::kGeluOperand) {
-        store_operands(static_cast<Operand*>(p.out) + place, left, right);
+        store_operands(static_cast<Operand*>(p.out) + place, left, right, columns.steps);
         return;
     }
     float* const out = static_cast<float*>(p.out) + place;
@@ -28,17 +66,17 @@ MLPDEPLOY_INLINE void write(Product const& p, long row, long column, Vector left
     store(out + kVector, right);
 }
 
-// Finish rows of sums, bias among them, each of two vectors.
+// Finish rows of values, two vectors each.
 template <Finish Kind, int Count>
-MLPDEPLOY_INLINE void finish(Product const& p, long row, long column, Vector (&sums)[Count]) {
-    if (has_gelu(Kind)) gelu(sums);
+MLPDEPLOY_INLINE void finish(Product const& p, Columns const& columns, long row, Vector (&values)[Count]) {
+    if (has_gelu(Kind)) gelu(values);
 #pragma GCC unroll 16
-    for (int i = 0; i < Count; i += 2) write<Kind>(p, row + i / 2, column, sums[i], sums[i + 1]);
+    for (int i = 0; i < Count; i += 2) write<Kind>(p, columns, row + i / 2, values[i], values[i + 1]);
 }
 
 }  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(__AMX_INT8__)
 #include "product_tiles.h"
 #else
 #include "product_vectors.h"

@@ -6,15 +6,18 @@
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
-constexpr long kRowUnit = 16;    // rows of a tile
-constexpr long kDepthUnit = 32;  // operands of a tile's row: 64 bytes
-constexpr long kTile = kRowUnit * kDepthUnit;
+constexpr long kRowUnit = 16;  // rows of a tile
 constexpr long kTileRowBytes = 64;
+constexpr long kDepthUnit = kTileRowBytes / static_cast<long>(sizeof(Operand));
+constexpr long kTile = kRowUnit * kDepthUnit;
 constexpr long kBlockRows = 2 * kRowUnit;
 
-// A panel is (depth / 32, 2, 16, 16, 2): for each step of the depth two tiles, whose rows are pairs of the depth.
+// A panel is (depth / unit, 2, 16, 16, 2 or 4): for each step of the depth two tiles, in whose rows two or four
+// operands of the depth follow each other, four bytes.
 MLPDEPLOY_INLINE long packed_place(long column, long k) {
-    return (k / kDepthUnit * 2 + column / 16) * kTile + k % kDepthUnit / 2 * kDepthUnit + column % 16 * 2 + k % 2;
+    constexpr long kTogether = 4 / static_cast<long>(sizeof(Operand));
+    long const place = k % kDepthUnit / kTogether * kDepthUnit + column % 16 * kTogether + k % kTogether;
+    return (k / kDepthUnit * 2 + column / 16) * kTile + place;
 }
 
 struct alignas(64) TileShapes {
@@ -27,7 +30,7 @@ struct alignas(64) TileShapes {
 
 // Sums that wait to be finished: of `rows` rows from `first` on, at `column`.
 struct Unfinished {
-    float const* sums;
+    Sum const* sums;
     long column;
     long first;
     long rows;
@@ -36,21 +39,27 @@ struct Unfinished {
 
 template <Finish Kind>
 MLPDEPLOY_INLINE void finish_rows(Product const& p, Unfinished& block, long count) {
-    Vector const left = load(p.bias + block.column);
-    Vector const right = load(p.bias + block.column + kVector);
+    Columns const columns(p, block.column);
     long const end = block.done + count < block.rows ? block.done + count : block.rows;
     for (long r = block.done; r < end; ++r) {
-        float const* sum = block.sums + r * kPanel;
-        Vector sums[] = {load(sum) + left, load(sum + kVector) + right};
-        finish<Kind>(p, block.first + r, block.column, sums);
+        Sums row[2];
+        memcpy(row, block.sums + r * kPanel, sizeof row);
+        Vector values[] = {columns.value(row[0], 0), columns.value(row[1], 1)};
+        finish<Kind>(p, columns, block.first + r, values);
     }
     block.done = end;
 }
 
+#ifdef MLPDEPLOY_INT8
+#define MLPDEPLOY_MULTIPLY_TILES _tile_dpbusd
+#else
+#define MLPDEPLOY_MULTIPLY_TILES _tile_dpbf16ps
+#endif
+
 // The sums of up to 32 rows from `first` on times one panel. Of the last 16 rows all are read.
 template <Finish Kind, bool Both>
 MLPDEPLOY_INLINE void multiply_block(Product const& p, Operand const* panel, long first, Unfinished& before,
-                                     float* sums) {
+                                     Sum* sums) {
     long const stride = p.row_stride * static_cast<long>(sizeof(Operand));
     Operand const* upper = static_cast<Operand const*>(p.rows) + first * p.row_stride;
     Operand const* lower = upper + kRowUnit * p.row_stride;
@@ -65,16 +74,16 @@ MLPDEPLOY_INLINE void multiply_block(Product const& p, Operand const* panel, lon
         _tile_loadd(4, upper + k, stride);
         _tile_loadd(6, panel, kTileRowBytes);
         _tile_loadd(7, panel + kTile, kTileRowBytes);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
+        MLPDEPLOY_MULTIPLY_TILES(0, 4, 6);
+        MLPDEPLOY_MULTIPLY_TILES(1, 4, 7);
         if (Both) {
             _tile_loadd(5, lower + k, stride);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+            MLPDEPLOY_MULTIPLY_TILES(2, 5, 6);
+            MLPDEPLOY_MULTIPLY_TILES(3, 5, 7);
         }
         finish_rows<Kind>(p, before, share);
     }
-    constexpr long kRow = kPanel * static_cast<long>(sizeof(float));
+    constexpr long kRow = kPanel * static_cast<long>(sizeof(Sum));
     _tile_stored(0, sums, kRow);
     _tile_stored(1, sums + kVector, kRow);
     if (Both) {
@@ -87,7 +96,7 @@ template <Finish Kind>
 void multiply_as(Product const& p) {
     TileShapes const shapes;
     _tile_loadconfig(&shapes);
-    alignas(64) float sums[2][kBlockRows * kPanel];
+    alignas(64) Sum sums[2][kBlockRows * kPanel];
     Unfinished before{sums[0], 0, 0, 0, 0};
     int next = 0;
     Operand const* panel = static_cast<Operand const*>(p.panels);

@@ -3,7 +3,20 @@
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
-#ifdef MLPDEPLOY_BFLOAT16
+#if defined(MLPDEPLOY_INT8)
+// One step of the depth is four operands, as the instruction takes them.
+constexpr long kDepthUnit = 4;
+typedef Sums Factors;
+MLPDEPLOY_INLINE Sums add_product(Sums sum, char const* row, Factors weights) {
+    int four;
+    memcpy(&four, row, sizeof four);
+#if MLPDEPLOY_VECTOR == 16
+    return (Sums)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), (__m512i)weights);
+#else
+    return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_set1_epi32(four), (__m256i)weights);
+#endif
+}
+#elif defined(MLPDEPLOY_BFLOAT16)
 // One step of the depth is a pair of operands, as the instruction takes them.
 constexpr long kDepthUnit = 2;
 typedef __m512bh Factors;
@@ -49,8 +62,8 @@ struct Fetch {
 // The heart: Rows x 2 vectors of sums in registers.
 template <int Rows>
 MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, char const* panel, Fetch fetch,
-                              Vector (&sums)[Rows][2]) {
-    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Vector{};
+                              Sums (&sums)[Rows][2]) {
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Sums{};
     // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
     long stride = row_stride * static_cast<long>(sizeof(Operand));
     long stride3 = 3 * stride;
@@ -75,7 +88,7 @@ MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, 
             sums[r][0] = add_product(sums[r][0], at, left);
             sums[r][1] = add_product(sums[r][1], at, right);
         }
-        for (char const*& base : bases) base += sizeof(float);  // of one step: a float, or a pair of operands
+        for (char const*& base : bases) base += sizeof(float);  // of one step: a float, or two or four operands
         panel += kStepBytes;
     }
 }
@@ -84,29 +97,26 @@ MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, 
 constexpr int kRowsTogether = kVector == 16 ? 1 : 2;
 
 template <Finish Kind, int From, int Rows>
-MLPDEPLOY_INLINE void finish_from(Product const& p, long column, long first, Vector (&sums)[Rows][2], Vector left,
-                                  Vector right) {
+MLPDEPLOY_INLINE void finish_from(Product const& p, Columns const& columns, long first, Sums (&sums)[Rows][2]) {
     if constexpr (From < Rows) {
         constexpr int kCount = Rows - From < kRowsTogether ? Rows - From : kRowsTogether;
         Vector some[2 * kCount];
 #pragma GCC unroll 16
         for (int r = 0; r < kCount; ++r) {
-            some[2 * r] = sums[From + r][0] + left;
-            some[2 * r + 1] = sums[From + r][1] + right;
+            some[2 * r] = columns.value(sums[From + r][0], 0);
+            some[2 * r + 1] = columns.value(sums[From + r][1], 1);
         }
-        finish<Kind>(p, first + From, column, some);
-        finish_from<Kind, From + kCount>(p, column, first, sums, left, right);
+        finish<Kind>(p, columns, first + From, some);
+        finish_from<Kind, From + kCount>(p, columns, first, sums);
     }
 }
 
 template <Finish Kind, int Rows>
 __attribute__((noinline)) void tile(Product const& p, char const* panel, long column, long first, Fetch fetch) {
-    Vector sums[Rows][2];
+    Sums sums[Rows][2];
     sums_of<Rows>(static_cast<Operand const*>(p.rows) + first * p.row_stride, p.row_stride,
                   (p.depth + kDepthUnit - 1) / kDepthUnit, panel, fetch, sums);
-    Vector left = load(p.bias + column);
-    Vector right = load(p.bias + column + kVector);
-    finish_from<Kind, 0>(p, column, first, sums, left, right);
+    finish_from<Kind, 0>(p, Columns(p, column), first, sums);
 }
 
 template <Finish Kind, int Rows = kRows>

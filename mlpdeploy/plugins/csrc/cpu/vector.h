@@ -3,7 +3,22 @@
 
 #include <string.h>
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_INT8__)
+#define MLPDEPLOY_ISA amxint8
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 16
+#define MLPDEPLOY_INT8
+#elif defined(__AVX512VNNI__)
+#define MLPDEPLOY_ISA avx512vnni
+#define MLPDEPLOY_VECTOR 16
+#define MLPDEPLOY_ROWS 14
+#define MLPDEPLOY_INT8
+#elif defined(__AVXVNNI__)
+#define MLPDEPLOY_ISA avxvnni
+#define MLPDEPLOY_VECTOR 8
+#define MLPDEPLOY_ROWS 6
+#define MLPDEPLOY_INT8
+#elif defined(__AMX_BF16__)
 #define MLPDEPLOY_ISA amx
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 16
@@ -21,6 +36,10 @@
 #define MLPDEPLOY_ISA avx512
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 14
+#elif defined(__AVX2__) && defined(__FMA__) && defined(MLPDEPLOY_WHOLE_OPERANDS)
+#define MLPDEPLOY_ISA avx2int8
+#define MLPDEPLOY_VECTOR 8
+#define MLPDEPLOY_ROWS 6
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MLPDEPLOY_ISA avx2
 #define MLPDEPLOY_VECTOR 8
@@ -35,7 +54,8 @@
 #include <immintrin.h>
 #endif
 
-#define MLPDEPLOY_INLINE static inline __attribute__((always_inline))
+#define MLPDEPLOY_METHOD inline __attribute__((always_inline))
+#define MLPDEPLOY_INLINE static MLPDEPLOY_METHOD
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
@@ -43,7 +63,7 @@ constexpr long kVector = MLPDEPLOY_VECTOR;
 constexpr long kPanel = 2 * kVector;   // two vectors of columns and
 constexpr int kRows = MLPDEPLOY_ROWS;  // so many rows fill the registers with sums
 // See Kernels.
-#ifdef MLPDEPLOY_BFLOAT16
+#if defined(MLPDEPLOY_BFLOAT16) || defined(MLPDEPLOY_INT8)
 constexpr long kChunkRows = 16;
 constexpr long kFewPixels = 256;
 constexpr long kGroupPixels = 512;

@@ -1,0 +1,98 @@
+"""Nodes of ours on rows (N, H, W, C), in the place of nodes on planes (N, C, H, W).
+
+One stands behind the other, with a Transpose where the rows begin and end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from mlpdeploy.export.passes.rewrite import array_of, replace
+from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
+from mlpdeploy.ops.axial_shift import DOMAIN
+
+if TYPE_CHECKING:
+    import onnx
+
+_TO_ROWS, _TO_PLANES = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def is_block(node: ir.Node, name: str) -> bool:
+    """Return whether a node is an operator of ours."""
+    return (node.domain, node.op_type) == (DOMAIN, name)
+
+
+def has_blocks(model: ir.Model) -> bool:
+    """Return whether a model was lowered with whole blocks, and has some."""
+    return any(is_block(node, kind.NAME) for node in model.graph for kind in (axial_shift_block, permutator_block))
+
+
+def is_merging(node: ir.Node) -> bool:
+    """Return whether a node is the convolution that `merge_patches` makes, of sizes that the kernel takes."""
+    weight = array_of(node.inputs[1]) if node.op_type == "Conv" else None
+    if weight is None or weight.shape[2:] != (2, 2) or tuple(node.attributes.get_ints("strides", ())) != (2, 2):
+        return False
+    whole = weight.shape[0] % patch_merging.UNIT == 0 and 2 * weight.shape[1] % patch_merging.UNIT == 0
+    return whole and [before.op_type for before in norm_before(node)] == [
+        "Reshape",
+        "InstanceNormalization",
+        "Reshape",
+    ]
+
+
+def norm_before(node: ir.Node) -> list[ir.Node]:
+    """Return the three nodes before one, the nearest last, as far as nothing else uses what they compute."""
+    found: list[ir.Node] = []
+    while len(found) < 3:
+        value = (found[0] if found else node).inputs[0]
+        producer = None if value is None else value.producer()
+        if producer is None or len(producer.outputs[0].uses()) != 1:
+            break
+        found.insert(0, producer)
+    return found
+
+
+def add_function(model: ir.Model, proto: onnx.FunctionProto) -> None:
+    """Put the function behind some nodes into a model."""
+    function = ir.serde.deserialize_function(proto)
+    model.functions[function.identifier()] = function
+    model.graph.opset_imports.setdefault(DOMAIN, 1)
+
+
+def put_rows(model: ir.Model, old: list[ir.Node], node: ir.Node) -> None:
+    """Put a node that works on rows in the place of nodes that work on planes; it takes over their value's name."""
+    planes = old[-1].outputs[0]
+    rows = _rows_of(node.inputs[0])
+    new = [node]
+    if rows is None:
+        to_rows = ir.node("Transpose", [node.inputs[0]], {"perm": list(_TO_ROWS)}, name=f"{node.name}/to_rows")
+        new.insert(0, to_rows)
+        rows = _described(to_rows, node.inputs[0], _TO_ROWS)
+        rows.name = f"{to_rows.name}:0"
+    node.replace_input_with(0, rows)
+    _described(node, planes, _TO_ROWS)
+    to_planes = ir.node("Transpose", [node.outputs[0]], {"perm": list(_TO_PLANES)}, name=f"{node.name}/to_planes")
+    output = to_planes.outputs[0]
+    output.type, output.shape = planes.type, planes.shape
+    name, is_output = planes.name, planes.is_graph_output()
+    replace(model, old, [*new, to_planes], [output])
+    if not is_output:
+        output.name, node.outputs[0].name = f"{to_planes.name}:0", name
+
+
+def _rows_of(planes: ir.Value | None) -> ir.Value | None:
+    """Return the rows that a value was turned from, or None."""
+    producer = None if planes is None else planes.producer()
+    if producer is None or producer.op_type != "Transpose":
+        return None
+    return producer.inputs[0] if tuple(producer.attributes.get_ints("perm", ())) == _TO_PLANES else None
+
+
+def _described(node: ir.Node, source: ir.Value | None, perm: tuple[int, ...]) -> ir.Value:
+    """Return a node's output, with the type of a value and its shape turned."""
+    assert source is not None and source.shape is not None
+    output = node.outputs[0]
+    output.type, output.shape = source.type, ir.Shape([source.shape[axis] for axis in perm])
+    return output

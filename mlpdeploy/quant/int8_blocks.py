@@ -1,0 +1,161 @@
+"""Products of 8 bits inside of whole blocks, for the CPU: our kernels multiply and add them up in one pass.
+
+AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between the stages a norm and a 2x2 convolution.
+After: `mlpdeploy::AxialShiftBlockInt8` and `PatchMergingInt8` on rows (N, H, W, C). Vision Permutator's
+`PermutatorBlock`, on rows anyway, becomes `PermutatorBlockInt8`. Only what is multiplied is in 8 bits: the result of a
+product, statistics and what is added up stay float32. Other products get QuantizeLinear and DequantizeLinear (`qdq`).
+The functions behind the nodes have the same roundings, so the file means the same without the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from mlpdeploy.export.passes.lower_axial_shift import shift_spec_of
+from mlpdeploy.export.passes.rewrite import (
+    Factor,
+    array_of,
+    constant,
+    factors_of,
+    like,
+    opset_of,
+    remove_unused,
+    replace,
+)
+from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
+from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.int8 import Scale
+from mlpdeploy.quant.block_rows import add_function, is_block, is_merging, norm_before, put_rows
+from mlpdeploy.quant.calibration import Calibration
+from mlpdeploy.quant.macs import macs_of
+from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, QdqReport, constant_bytes
+from mlpdeploy.quant.recipe import Recipe
+from mlpdeploy.quant.scales import MOST, RESTS, quantized_weight, uint8_scale
+
+
+def int8_blocks(model: ir.Model, calibration: Calibration, recipe: Recipe) -> QdqReport:
+    """Give the products of blocks and patch mergings 8-bit factors, in place, but of those that the recipe keeps.
+
+    A block stays in float32 as a whole where the recipe keeps one of its products.
+
+    Args:
+        model: lowered for `cpu` with whole blocks; where it has none, nothing is changed.
+        calibration: knows what the blocks' products multiply.
+        recipe: of precision int8; its names are checked by `insert_qdq`.
+
+    Returns:
+        what was quantized and kept, for `insert_qdq` to go on with.
+
+    Raises:
+        ArtifactError: the calibration lacks a tensor.
+    """
+    macs = macs_of(model)
+    report = QdqReport(bytes_before=constant_bytes(model))
+    writer = _Writer(model, calibration, recipe)
+    found = [(node, convert) for node in model.graph if (convert := writer.conversion(node)) is not None]
+    if not any(convert != writer.convert_merging for _, convert in found):
+        return report
+    for node, convert in found:  # in this order, so that each finds the rows of the one before it
+        name = str(node.name)
+        parts = {factor.product for factor in _factors(node).values()}
+        report.names |= {name, *parts}
+        if any(recipe.keeps(part) for part in (name, *parts)):
+            report.kept[name], report.reasons[name] = macs[name], "the recipe keeps it"
+        else:
+            convert(node)
+            report.quantized[name] = macs[name]
+    remove_unused(model)
+    return report
+
+
+def _factors(node: ir.Node) -> dict[str, Factor]:
+    """Return what a node's matrices are multiplied with, by input."""
+    if is_merging(node):
+        normal = norm_before(node)[-1].outputs[0]
+        return {"W": Factor(str(node.name), str(normal.name))}
+    return factors_of(node)
+
+
+class _Writer:
+    """Puts nodes with 8-bit products in the place of others."""
+
+    def __init__(self, model: ir.Model, calibration: Calibration, recipe: Recipe) -> None:
+        self._model, self._calibration = model, calibration
+        self._calibrator = recipe.calibrator or DEFAULT_CALIBRATOR
+        self._most = MOST[recipe.weight_bits]
+
+    def conversion(self, node: ir.Node) -> Callable[[ir.Node], None] | None:
+        """Return what gives a node products of 8 bits, or None for a node that has none of ours."""
+        if is_block(node, axial_shift_block.NAME):
+            return self.convert_axial_shift
+        if is_block(node, permutator_block.NAME):
+            return self.convert_permutator
+        return self.convert_merging if is_merging(node) else None
+
+    def convert_axial_shift(self, node: ir.Node) -> None:
+        """Replace a block of AS-MLP."""
+        kind = axial_shift_block
+        values = dict(zip(kind.INPUTS, node.inputs, strict=True))
+        scale = array_of(values["scale"])
+        assert scale is not None
+        values["scale"] = constant(self._model, f"{node.name}/scale", scale.reshape(-1))
+        for name in kind.MATRICES:
+            matrix = array_of(values[name])
+            assert matrix is not None
+            self._put_matrix(node, values, name, matrix.reshape(matrix.shape[:2]), 0)
+        block = self._node(node, kind.INT8_NAME, [values[name] for name in kind.INT8_INPUTS], kind.SCALES)
+        put_rows(self._model, [node], block)
+        add_function(self._model, kind.axial_shift_block_int8_function(shift_spec_of(node), opset_of(self._model)))
+
+    def convert_permutator(self, node: ir.Node) -> None:
+        """Replace a block of Vision Permutator."""
+        kind = permutator_block
+        values = dict(zip(kind.INPUTS, node.inputs, strict=True))
+        for name in kind.MATRICES:
+            matrix = array_of(values[name])
+            assert matrix is not None
+            self._put_matrix(node, values, name, matrix, kind.OUTPUT_AXES[name])
+        block = self._node(node, kind.INT8_NAME, [values[name] for name in kind.INT8_INPUTS], kind.SCALES)
+        replace(self._model, [node], [block], [like(block, node.outputs[0])])
+        add_function(self._model, kind.permutator_block_int8_function(opset_of(self._model)))
+
+    def convert_merging(self, node: ir.Node) -> None:
+        """Replace a patch merging and the norm before it."""
+        norm = norm_before(node)
+        values = {"X": norm[0].inputs[0], "W": node.inputs[1], "b": node.inputs[2]}
+        matrix = array_of(values["W"])
+        assert matrix is not None
+        self._put_matrix(node, values, "W", matrix, 0)
+        merging = self._node(node, patch_merging.INT8_NAME, [values[name] for name in ("X", "W", "b", "S")], {"W": "x"})
+        merging.attributes["epsilon"] = ir.AttrFloat32("epsilon", norm[1].attributes.get_float("epsilon", 1e-5))
+        put_rows(self._model, [*norm, node], merging)
+        add_function(self._model, patch_merging.patch_merging_int8_function(opset_of(self._model)))
+
+    def _put_matrix(
+        self, node: ir.Node, values: dict[str, ir.Value | None], name: str, matrix: np.ndarray, axis: int
+    ) -> None:
+        """Replace a matrix W_... by its 8 bits, and add their steps as S_..."""
+        scale = self._scale(_factors(node)[name].tensor)
+        weight, steps = quantized_weight(matrix, axis, None, scale.step, RESTS["fp32"], self._most)
+        source = values[name]
+        assert source is not None
+        values[name] = constant(self._model, f"{source.name}/int8", weight)
+        values[f"S{name[1:]}"] = constant(self._model, f"{source.name}/scale", steps)
+
+    def _scale(self, tensor: str) -> Scale:
+        low, high = self._calibration.range_of(tensor, self._calibrator, symmetric=False)
+        return uint8_scale(low, high)
+
+    def _node(self, node: ir.Node, name: str, inputs: list[ir.Value | None], scales: Mapping[str, str]) -> ir.Node:
+        """Return a node like another one; `scales`: matrix -> how the attributes call what it is multiplied with."""
+        factors = _factors(node)
+        attributes = {} if is_merging(node) else dict(node.attributes)
+        block = ir.node(name, inputs, attributes, domain=DOMAIN, name=node.name)
+        for matrix, called in scales.items():
+            for key, value in self._scale(factors[matrix].tensor).attributes(called).items():
+                kind = ir.AttrFloat32 if isinstance(value, float) else ir.AttrInt64
+                block.attributes[key] = kind(key, value)  # type: ignore[arg-type]
+        return block

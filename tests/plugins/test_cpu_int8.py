@@ -1,0 +1,160 @@
+"""The CPU kernels with products of 8 bits against the torch reference in float64, and each row against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from mlpdeploy.errors import UsageError
+from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
+from mlpdeploy.ops.axial_shift_block import (
+    INT8_INPUTS,
+    INT8_NAME,
+    SCALES,
+    STEPS,
+    WEIGHTS,
+    axial_shift_block_int8_function,
+    axial_shift_block_int8_ref,
+)
+from mlpdeploy.ops.int8 import Scale
+
+OPSET = 21
+EPSILON = 1e-5
+# Relative to the largest result: a float's last bit decides which way some operands are rounded, by a whole step.
+TOLERANCE = 2e-2
+USUAL = 1e-5
+
+
+class Block:
+    """An AS-MLP block with random weights, as a model of one node on rows."""
+
+    def __init__(self, channels: int, hidden: int, spec: ShiftSpec, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.channels, self.spec = channels, spec
+        out = dict.fromkeys((*WEIGHTS, *STEPS), channels) | dict.fromkeys(("W_4", "b_4", "S_4"), hidden)
+        self.weights: dict[str, np.ndarray] = {}
+        for name, size in out.items():
+            depth = hidden if name == "W_5" else channels
+            if name.startswith("W_"):
+                self.weights[name] = rng.integers(-127, 128, (size, depth)).astype(np.int8)
+            elif name.startswith("S_"):
+                depth = hidden if name == "S_5" else channels
+                self.weights[name] = (rng.uniform(0.5, 1.5, size) / 70 / depth**0.5).astype(np.float32)
+            else:
+                self.weights[name] = rng.standard_normal(size).astype(np.float32)
+        # Some values lie outside of every range.
+        self.scales = {
+            name: Scale(float(np.float32(rng.uniform(0.015, 0.025))), int(rng.integers(100, 156)))
+            for name in dict.fromkeys(SCALES.values())
+        }
+
+    def model(self) -> bytes:
+        size, group = self.spec.shift_size, -(-self.channels // self.spec.shift_size)
+        kernel = np.zeros((self.channels, size), np.float32)
+        kernel[np.arange(self.channels), size - 1 - np.arange(self.channels) // group] = 1
+        constants = self.weights | {"K_w": kernel[:, None, None, :], "K_h": kernel[:, None, :, None]}
+        attributes = {
+            key: value for name, scale in self.scales.items() for key, value in scale.attributes(name).items()
+        }
+        node = helper.make_node(
+            INT8_NAME,
+            INT8_INPUTS,
+            ["Y"],
+            domain=DOMAIN,
+            shift_size=size,
+            dilation=self.spec.dilation,
+            padding=self.spec.padding,
+            channels=self.channels,
+            epsilon=EPSILON,
+            **attributes,
+        )
+        return model_of(node, axial_shift_block_int8_function(self.spec, OPSET), constants, self.channels)
+
+    def expected(self, x: np.ndarray) -> np.ndarray:
+        weights = {name: torch.from_numpy(array).double() for name, array in self.weights.items()}
+        y = axial_shift_block_int8_ref(torch.from_numpy(x).double(), weights, self.scales, self.spec, EPSILON)
+        return np.asarray(y)
+
+
+def model_of(node: onnx.NodeProto, function: onnx.FunctionProto, constants: dict[str, np.ndarray], out: int) -> bytes:
+    """Return a model of one node on rows of any image; `out` is the number of its output's channels."""
+    values = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", "h", "w", "c"]),
+        helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "h2", "w2", out]),
+    ]
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph([node], "block", values[:1], values[1:], initializers)
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def run(model: bytes, x: np.ndarray, library: Path | None, threads: int = 1) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"X": x})[0]
+
+
+def image(seed: int, *shape: int) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(shape) * 2 + 0.5).astype(np.float32)
+
+
+def cases(count: int) -> Iterator[tuple[Block, np.ndarray]]:
+    """Every number of channels from 1 to `count`, each with sizes and options of its own."""
+    rng = np.random.default_rng(1)
+    for channels in range(1, count + 1):
+        while True:
+            spec = ShiftSpec(int(rng.choice([1, 3, 5, 7])), int(rng.choice([1, 1, 2])), str(rng.choice(PADDINGS)))
+            height, width = (int(rng.choice([1, 2, 3, 5, 7, 9, 13, 17, 24])) for _ in range(2))
+            try:
+                spec.check_size(height, width)
+            except UsageError:
+                continue
+            break
+        block = Block(channels, int(rng.integers(1, 70)), spec, channels)
+        yield block, image(channels, int(rng.integers(1, 4)), height, width, channels)
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    """All are near, and all but the few behind an operand that float32 rounds to the other side are the same."""
+    error = np.abs(found - wanted) / np.abs(wanted).max()
+    assert error.max() < TOLERANCE
+    assert np.median(error) < USUAL
+
+
+def test_every_number_of_channels(int8_kernels: Path) -> None:
+    for block, x in cases(70):
+        assert_close(run(block.model(), x, int8_kernels), block.expected(x))
+
+
+def test_the_function_is_the_same_block() -> None:
+    for block, x in cases(20):
+        if block.spec.padding != "circular" or x.shape[1] > 1:
+            assert_close(run(block.model(), x, None), block.expected(x))
+
+
+def test_wide_rows(int8_kernels: Path) -> None:
+    """Channels whose rows get another stride, and a hidden layer that is not four times as wide."""
+    block, x = Block(512, 300, ShiftSpec()), image(2, 2, 6, 5, 512)
+    assert_close(run(block.model(), x, int8_kernels), block.expected(x))
+
+
+@pytest.mark.parametrize("size", [(5, 5), (8, 16), (12, 12), (23, 24), (46, 45)])
+def test_a_row_and_a_thread_change_no_bit(int8_kernels: Path, size: tuple[int, int]) -> None:
+    """Sizes of each way to share the work out; samples go through together in groups for the small ones."""
+    block, x = Block(21, 50, ShiftSpec()), image(3, 13 if size[0] < 12 else 3, *size, 21)
+    together = run(block.model(), x, int8_kernels)
+    assert np.array_equal(together, run(block.model(), x, int8_kernels, threads=2))
+    for row in (0, len(x) - 1):
+        assert np.array_equal(together[row], run(block.model(), x[row : row + 1], int8_kernels)[0])
