@@ -202,8 +202,13 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
-    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx")]
-    + [("axial_shift_block", "avx512bf16"), ("axial_shift_block", "avx512round"), ("patch_merging", "amx")],
+    [
+        (block, isa)
+        for block in ("axial_shift_block", "permutator_block")
+        for isa in (*cpu.FLOAT_SETS, "amx", "amxint8", "avxvnni")
+    ]
+    + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avx2int8")]
+    + [("patch_merging", isa) for isa in ("amx", "amxint8")],
 )
 def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
     """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
@@ -212,8 +217,18 @@ def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
     folder, flags = CSRC / CPU_FOLDER, cpu.FLAGS[isa]
     checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
     checks += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 headers
-    floats = "avx512" if isa in cpu.BF16_SETS else isa
-    common = ["g++", "-std=c++17", *checks, f"-DKERNELS={isa}", f"-DFLOAT_KERNELS={floats}", f"-I{folder}", "-pthread"]
+    floats = isa if isa in cpu.FLOAT_SETS else "avx512" if "avx512f" in cpu_features() else "avx2"
+    kinds = ["-DINT8"] if isa in cpu.INT8_SETS else []
+    common = [
+        "g++",
+        "-std=c++17",
+        *checks,
+        f"-DKERNELS={isa}",
+        f"-DFLOAT_KERNELS={floats}",
+        f"-I{folder}",
+        "-pthread",
+        *kinds,
+    ]
     objects = [tmp_path / f"{name}.o" for name in dict.fromkeys((isa, floats))]
     program = tmp_path / "host"
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"

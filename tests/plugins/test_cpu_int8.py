@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mlpdeploy.errors import UsageError
+from mlpdeploy.ops import permutator_block as permutator
 from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
 from mlpdeploy.ops.axial_shift_block import (
     INT8_INPUTS,
@@ -24,6 +25,8 @@ from mlpdeploy.ops.axial_shift_block import (
     axial_shift_block_int8_ref,
 )
 from mlpdeploy.ops.int8 import Scale
+from mlpdeploy.ops.patch_merging import INT8_NAME as MERGING
+from mlpdeploy.ops.patch_merging import patch_merging_int8_function, patch_merging_int8_ref
 
 OPSET = 21
 EPSILON = 1e-5
@@ -158,3 +161,122 @@ def test_a_row_and_a_thread_change_no_bit(int8_kernels: Path, size: tuple[int, i
     assert np.array_equal(together, run(block.model(), x, int8_kernels, threads=2))
     for row in (0, len(x) - 1):
         assert np.array_equal(together[row], run(block.model(), x[row : row + 1], int8_kernels)[0])
+
+
+class Merging:
+    """A patch merging with random weights."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        rng = np.random.default_rng(channels)
+        self.out, self.scale = out, Scale(float(np.float32(0.019)), 131)
+        self.weights = {
+            "W": rng.integers(-127, 128, (out, channels, 2, 2)).astype(np.int8),
+            "b": rng.standard_normal(out).astype(np.float32),
+            "S": (rng.uniform(0.5, 1.5, out) / 140 / channels**0.5).astype(np.float32),
+        }
+
+    def model(self) -> bytes:
+        attributes = self.scale.attributes("x") | {"epsilon": EPSILON}
+        node = helper.make_node(MERGING, ["X", "W", "b", "S"], ["Y"], domain=DOMAIN, **attributes)
+        return model_of(node, patch_merging_int8_function(OPSET), self.weights, self.out)
+
+    def expected(self, x: np.ndarray) -> np.ndarray:
+        weight, bias, steps = (torch.from_numpy(self.weights[name]).double() for name in ("W", "b", "S"))
+        return np.asarray(
+            patch_merging_int8_ref(torch.from_numpy(x).double(), weight, bias, steps, self.scale, EPSILON)
+        )
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "size"), [(16, 32, (2, 2)), (48, 64, (8, 12)), (96, 192, (14, 14)), (32, 96, (2, 130))]
+)
+def test_merging(int8_kernels: Path, channels: int, out: int, size: tuple[int, int]) -> None:
+    merging, x = Merging(channels, out), image(channels, 3, *size, channels)
+    found = run(merging.model(), x, int8_kernels)
+    assert_close(found, merging.expected(x))
+    assert_close(run(merging.model(), x, None), merging.expected(x))
+    assert np.array_equal(found, run(merging.model(), x, int8_kernels, threads=2))
+    assert np.array_equal(found[1], run(merging.model(), x[1:2], int8_kernels)[0])
+
+
+class Permutator:
+    """A block of Vision Permutator with random weights."""
+
+    def __init__(self, side: int, segment: int, gate: int, hidden: int, wide: bool = False) -> None:
+        rng = np.random.default_rng(side + segment)
+        self.side, self.channels, self.wide = side, side * segment, wide
+        c = self.channels
+        shapes = dict.fromkeys(permutator.WEIGHTS, (c,)) | dict.fromkeys(("W_h", "W_w", "W_c", "W_p"), (c, c))
+        shapes |= {"F_1": (gate, c), "f_1": (gate,), "F_2": (3 * c, gate), "f_2": (3 * c,)}
+        shapes |= {"W_1": (c, hidden), "b_1": (hidden,), "W_2": (hidden, c)}
+        self.weights: dict[str, np.ndarray] = {}
+        for name, shape in shapes.items():
+            if name in permutator.MATRICES:
+                depth = shape[1 - permutator.OUTPUT_AXES[name]]
+                steps = rng.uniform(0.5, 1.5, shape[permutator.OUTPUT_AXES[name]]) / 70 / depth**0.5
+                self.weights[name] = rng.integers(-127, 128, shape).astype(np.int8)
+                self.weights[f"S_{name[2:]}"] = steps.astype(np.float32)
+            else:
+                width = {"F_1": c, "F_2": gate}.get(name, 1)
+                self.weights[name] = (rng.standard_normal(shape) / width**0.5).astype(np.float32)
+        self.scales = {
+            name: Scale(float(np.float32(rng.uniform(0.015, 0.025))), int(rng.integers(100, 156)))
+            for name in dict.fromkeys(permutator.SCALES.values())
+        }
+
+    def model(self) -> bytes:
+        attributes: dict[str, object] = {
+            **dict.fromkeys(("segments", "height", "width"), self.side),
+            "channels": self.channels,
+            "epsilon": EPSILON,
+            **permutator.width_attributes(self.wide),
+        }
+        for name, scale in self.scales.items():
+            attributes |= scale.attributes(name)
+        inputs = permutator.INT8_INPUTS
+        node = helper.make_node(permutator.INT8_NAME, inputs, ["Y"], domain=DOMAIN, **attributes)
+        return model_of(node, permutator.permutator_block_int8_function(OPSET), self.weights, self.channels)
+
+    def expected(self, x: np.ndarray) -> np.ndarray:
+        weights = {name: torch.from_numpy(array).double() for name, array in self.weights.items()}
+        images = torch.from_numpy(x).double()
+        return np.asarray(permutator.permutator_block_int8_ref(images, weights, self.scales, self.side, EPSILON))
+
+    def image(self, seed: int, samples: int) -> np.ndarray:
+        return image(seed, samples, self.side, self.side, self.channels)
+
+
+def test_every_segment(int8_kernels: Path) -> None:
+    """Segments and sides around the sizes of vectors and panels, each with other widths of the gate and the MLP."""
+    rng = np.random.default_rng(1)
+    for segment in (1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 24, 33):
+        for side in rng.choice([1, 2, 3, 4, 5, 7, 9, 12], 3, replace=False):
+            block = Permutator(int(side), segment, int(rng.integers(1, 40)), int(rng.integers(1, 70)))
+            x = block.image(segment, int(rng.integers(1, 4)))
+            assert_close(run(block.model(), x, int8_kernels), block.expected(x))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_function_is_the_same_permutator(wide: bool) -> None:
+    for side, segment in ((2, 5), (4, 16), (8, 3)):
+        block = Permutator(side, segment, 6, 20, wide)
+        x = block.image(2, 3)
+        assert_close(run(block.model(), x, None), block.expected(x))
+
+
+def test_a_row_and_a_thread_change_no_bit_of_a_permutator(int8_kernels: Path) -> None:
+    for side, segment in ((12, 3), (16, 24)):
+        block = Permutator(side, segment, 9, 40)
+        x = block.image(3, 3)
+        together = run(block.model(), x, int8_kernels)
+        assert np.array_equal(together, run(block.model(), x, int8_kernels, threads=2))
+        for row in range(3):
+            assert np.array_equal(together[row], run(block.model(), x[row : row + 1], int8_kernels)[0])
+
+
+def test_impossible_scales_are_errors(int8_kernels: Path) -> None:
+    merging = Merging(16, 32)
+    for scale in (Scale(0.0, 128), Scale(0.1, 256), Scale(0.1, -1)):
+        merging.scale = scale
+        with pytest.raises(Exception, match="impossible scale"):
+            run(merging.model(), image(0, 1, 2, 2, 16), int8_kernels)

@@ -12,14 +12,15 @@ namespace {
 bool check(long channels, long hidden, long samples, long height, long width, Shift shift) {
     long const c = channels;
     long const sizes[] = {c * c, c, c, c, c * c, c, c * c, c, c * c, c, hidden * c, hidden, c * hidden, c};
-    auto const w = random_weights({std::begin(sizes), std::end(sizes)});
-    // As the operators have it: those in bfloat16 are on rows.
+    auto w = random_weights({std::begin(sizes), std::end(sizes)});
+    AxialShiftWeights weights{w[0].data(),  w[1].data(),  w[2].data(),  w[3].data(), w[4].data(),
+                              w[5].data(),  w[6].data(),  w[7].data(),  w[8].data(), w[9].data(),
+                              w[10].data(), w[11].data(), w[12].data(), w[13].data()};
+    in_8_bits(w, {0, 4, 6, 8, 10, 12}, weights);
+    // As the operators have it: those in bfloat16 or 8 bits are on rows.
     bool const is_float = std::strcmp(KERNELS::kKernels.name, FLOAT_KERNELS::kKernels.name) == 0;
     Layout const layout = is_float ? Layout::kPlanes : Layout::kRows;
-    AxialShiftBlock const block(
-        KERNELS::kKernels, layout, channels, hidden, shift, 1e-5F,
-        {w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(), w[6].data(), w[7].data(),
-         w[8].data(), w[9].data(), w[10].data(), w[11].data(), w[12].data(), w[13].data()});
+    AxialShiftBlock const block(KERNELS::kKernels, layout, channels, hidden, shift, 1e-5F, weights);
     std::vector<float> const x = random_floats(samples * channels * height * width);
     bool const same = reads_what_it_wrote(samples * channels * height * width, [&](Host& host, float* y) {
         block.run(host, x.data(), y, samples, height, width);

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,7 +27,7 @@ namespace mlpdeploy::cpu {
 
 // Linux gives a process the registers of tiles when it asks for them.
 inline void ask_for_tiles() {
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) || defined(__AMX_INT8__)
     constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
     constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
     if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) std::abort();
@@ -70,6 +71,25 @@ inline std::vector<std::vector<float>> random_weights(std::vector<long> const& s
     std::vector<std::vector<float>> weights;
     for (long size : sizes) weights.push_back(random_floats(size));
     return weights;
+}
+
+// Of kernels with products of 8 bits: make whole numbers of some of the weights, and give them steps and scales.
+[[maybe_unused]] constexpr Scale kScale{0.02F, 117};
+inline float const* whole_numbers(std::vector<float>& weights) {
+    static std::vector<float> const steps(1 << 12, 0.004F);
+    for (float& value : weights) value = std::rint(value * 254);
+    return steps.data();
+}
+template <typename Weights>
+void in_8_bits(std::vector<std::vector<float>>& w, std::vector<int> const& matrices, Weights& weights) {
+#ifdef INT8
+    for (std::size_t i = 0; i < matrices.size(); ++i) {
+        weights.steps[i] = whole_numbers(w[static_cast<std::size_t>(matrices[i])]);
+        weights.scales[i] = kScale;
+    }
+#else
+    (void)w, (void)matrices, (void)weights;
+#endif
 }
 
 // Whether run(host, y), which writes `count` floats, does not depend on what its memory held.

@@ -7,8 +7,12 @@ using namespace mlpdeploy::cpu;
 namespace {
 
 bool check(long channels, long out_channels, long samples, long height, long width) {
-    auto const w = random_weights({4 * channels * out_channels, out_channels});
-    PatchMerging const merging(KERNELS::kKernels, channels, out_channels, 1e-5F, w[0].data(), w[1].data());
+    auto w = random_weights({4 * channels * out_channels, out_channels});
+    Scaling scaling;
+#ifdef INT8
+    scaling = {whole_numbers(w[0]), kScale, {}};
+#endif
+    PatchMerging const merging(KERNELS::kKernels, channels, out_channels, 1e-5F, w[0].data(), w[1].data(), scaling);
     std::vector<float> const x = random_floats(samples * channels * height * width);
     bool const same = reads_what_it_wrote(samples * out_channels * height * width / 4, [&](Host& host, float* y) {
         merging.run(host, x.data(), y, samples, height, width);
