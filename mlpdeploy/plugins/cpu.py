@@ -124,10 +124,10 @@ def kernels_of(library: Path, precision: str = "fp32") -> str | None:
     """Return the name of the kernels that a library runs on this processor; None where it has none or cannot be loaded.
 
     Args:
-        precision: of the products, one of `PRECISIONS`.
+        precision: of an artifact; in others than bf16 and int8 the products are float32's.
     """
     try:
-        function = getattr(ctypes.CDLL(str(library)), _QUESTIONS[precision])
+        function = getattr(ctypes.CDLL(str(library)), _QUESTIONS.get(precision, _QUESTIONS["fp32"]))
     except (OSError, AttributeError):
         return None
     function.restype = ctypes.c_char_p

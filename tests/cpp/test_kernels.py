@@ -86,11 +86,24 @@ def test_bf16_has_pythons_bits(
 
 
 @pytest.mark.parametrize("name", ["asmlp", "vip"])
-def test_int8_has_pythons_bits(build: Path, artifacts: dict[str, Path], tmp_path: Path, name: str) -> None:
-    """The products too, which saturate by default on processors without VNNI."""
+@pytest.mark.parametrize("switch", ["", "0"])
+def test_int8_has_pythons_bits(
+    build: Path,
+    artifacts: dict[str, Path],
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    switch: str,
+) -> None:
+    """Without kernels too, where products saturate by default on processors without VNNI."""
+    wanted = "" if switch else cpu.kernels_of(library, "int8")
     images = tmp_path / "images.npy"
     np.save(images, np.random.default_rng(5).standard_normal((16, 3, 32, 32)).astype(np.float32))
     quantize_artifact(artifacts[name], tmp_path / "int8", Recipe("int8"), images=images, targets=("cpu",), verify=False)
+    put(library, tmp_path / "cache", cpu._sources())
+    assert kernels(build, tmp_path / "int8", tmp_path / "cache", **{cpu.SWITCH_VARIABLE: switch}) == wanted
+    monkeypatch.setenv(cpu.SWITCH_VARIABLE, switch)
     assert_pythons_bits(build, tmp_path / "int8")
 
 
