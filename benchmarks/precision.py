@@ -52,8 +52,11 @@ def backends(directory: Path, seconds: float) -> list[dict[str, Any]]:
         images = directory.with_name("images.npy")
         np.save(images, sessions[BASELINE].random_feeds(CALIBRATION_IMAGES, seed=1)["input"])
         quantize_artifact(directory, int8, Recipe("int8"), images=images, verify=False)
-        for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
-            sessions[f"{name} int8"] = stack.enter_context(load(int8, runtime, "cpu"))
+        session = stack.enter_context(load(int8, "onnxruntime", "cpu"))
+        if session.kernels:
+            sessions[f"ONNX Runtime int8 ({session.kernels})"] = session
+        sessions["ONNX Runtime int8"] = stack.enter_context(load(int8, "onnxruntime", "cpu", kernels=False))
+        sessions["OpenVINO int8"] = stack.enter_context(load(int8, "openvino", "cpu"))
         if "bf16" in backend.native_precisions():
             session = stack.enter_context(load(int8, "openvino", "cpu", precision="bf16"))
             sessions["OpenVINO int8, bf16 for the rest"] = session
