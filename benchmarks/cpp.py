@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.artifact import write_file
+from mlpdeploy.bench.measure import SETTLE_NS
 from mlpdeploy.env import git_commit, machine, tool_versions
 from mlpdeploy.runtime.session import load
 
@@ -43,7 +44,6 @@ BUILD = ROOT / "build" / "cpp-release"
 BATCHES = (1, 8)
 ORDERS = ("cppc", "pccp", "ccpp", "ppcc", "cpcp", "pcpc")  # in which the sessions are loaded: C++, Python
 PARTS = ("call_overhead", "throughput")
-SETTLE_SECONDS = 0.02  # as in mlpdeploy/bench/measure.py
 SMALL = "asmlp"  # of tests/cpp/artifacts.py: a run of some 0.1 ms
 
 
@@ -57,7 +57,7 @@ def run(*command: object) -> str:
 
 def one_turn(call: Callable[[], object]) -> float:
     """Return the milliseconds of one run, after others that are not timed: the other session's threads rest by then."""
-    settled = time.perf_counter() + SETTLE_SECONDS
+    settled = time.perf_counter() + SETTLE_NS / 1e9
     while True:
         call()
         if time.perf_counter() >= settled:

@@ -1,9 +1,10 @@
 """Measure several ways of computing the same thing, side by side: interleaved runs, percentiles, paired ratios.
 
 One round gives every candidate one turn, and the order rotates from round to round, so that a slow second of the
-machine hits all of them alike. A turn is one run that is timed, after at least one, and at least 20 ms, that are not:
-the threads of the previous candidate still spin for a while, and its weights fill the caches. Timed at once, everything
-was 25 to 45 % slower than alone on two processors; timed like this, as fast as alone.
+machine hits all of them alike. A turn is one run that is timed, after at least one, and at least 60 ms, that are not:
+the threads of the previous candidate still spin for a while, ONNX Runtime's for 40 ms and more, and its weights fill
+the caches. Timed at once, everything was 25 to 45 % slower than alone on two processors; timed like this, as fast as
+alone. With 20 ms, models of 10 ms a run still were up to half as fast as alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Progress = Callable[[str], None]
 WARMUP = 2
 MIN_RUNS = 10
 SECONDS = 20.0
-_SETTLE_NS = 20_000_000
+SETTLE_NS = 60_000_000  # of a turn, before a run is timed
 _PROGRESS_INTERVAL_NS = 5_000_000_000
 
 
@@ -139,7 +140,7 @@ def _run_rounds(
         for candidate in (*candidates[first:], *candidates[:first]):
             entered = clock()
             candidate.run(feed)
-            while clock() - entered < _SETTLE_NS:
+            while clock() - entered < SETTLE_NS:
                 candidate.run(feed)
             start = clock()
             candidate.run(feed)

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlpdeploy.bench import measure
 from mlpdeploy.bench.measure import Candidate, measure_interleaved, median_ratio, percentile
 from mlpdeploy.errors import InternalError, UsageError
 
 MS = 1_000_000
 FEED = np.zeros((4, 3, 2, 2), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def settled_after_20_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short, so that the runs of a test can be counted."""
+    monkeypatch.setattr(measure, "SETTLE_NS", 20 * MS)
 
 
 class Clock:
