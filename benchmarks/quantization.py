@@ -57,7 +57,7 @@ def save(model: ir.Model, path: Path) -> Path:
 
 
 def ours(directory: Path, data: CalibrationData, path: Path) -> dict[str, Any]:
-    """Calibrate and quantize with this project's code; return what it took."""
+    """Calibrate and quantize with this project's code, in operators as the other quantizer; return what it took."""
     manifest, model = read_manifest(directory), lowered(directory)
     start = time.monotonic()
     calibration = calibrate(model, quantized_tensors(model), data, model_identity(manifest))
