@@ -61,7 +61,7 @@ class Address:
     model: str
     http_port: int
     grpc: str
-    pids: dict[str, int]
+    pids: dict[str, list[int]]
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def server(name: str, directory: Path) -> Iterator[Address]:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        pids = {"front": process.pid, "worker": int(workers[0])}
+        pids = {"front": [process.pid], "workers": [int(pid) for pid in workers]}
         yield Address(name, int(ready["http"].rpartition(":")[2]), ready["grpc"], pids)
     finally:
         process.send_signal(signal.SIGTERM)

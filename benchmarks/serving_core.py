@@ -87,7 +87,7 @@ async def measure(directory: Path, options: ServeOptions, clients: int, rounds: 
     manifest = read_manifest(directory)
     model = await ServedModel.start("model", "1", directory, manifest, options)
     try:
-        with load(directory, options.backend, options.device, threads=options.threads_per_instance) as session:
+        with load(directory, options.backend, options.device) as session:
             feeds = {batch: session.random_feeds(batch) for batch in {*BATCHES, model.max_batch}}
             single, rates, batch_seconds, loops = [], [], [], []
             for _ in range(rounds):

@@ -163,14 +163,18 @@ def processor_seconds(pid: int) -> float:
 
 
 def closed_loop(
-    kind: str, address: str, payload: bytes, count: int, seconds: float, watched: dict[str, int]
+    kind: str, address: str, payload: bytes, count: int, seconds: float, watched: dict[str, list[int]]
 ) -> tuple[list[list[float]], dict[str, float]]:
-    """Return (for each client when its answers came, {process: processors that it took}); `watched`: {name: pid}."""
+    """Return (for each client when its answers came, {processes: processors they took}); `watched`: {name: pids}."""
     with _process(_clients, kind, address, payload, count, seconds) as (pid, pipe):
-        pids = {"clients": pid, **watched}
+        groups = {"clients": [pid], **watched}
+
+        def spent() -> dict[str, float]:
+            return {name: sum(map(processor_seconds, pids)) for name, pids in groups.items()}
+
         pipe.recv()
-        before, began = {name: processor_seconds(pid) for name, pid in pids.items()}, time.perf_counter()
+        before, began = spent(), time.perf_counter()
         pipe.send("go")
         ends = pipe.recv()
-        took = time.perf_counter() - began
-        return ends, {name: (processor_seconds(pid) - before[name]) / took for name, pid in pids.items()}
+        took, after = time.perf_counter() - began, spent()
+        return ends, {name: (after[name] - before[name]) / took for name in groups}

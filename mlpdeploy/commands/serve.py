@@ -33,7 +33,7 @@ ENGINES = ("local", "ray")
 @click.option("--grpc-port", default=8001, show_default=True, help="For gRPC; 0 takes a free one.")
 @click.option("--max-batch", type=int, help="Rows computed at once.  [default: the model's, or 32]")
 @click.option("--max-delay-ms", default=2.0, show_default=True, help="How long a batch may wait for more rows.")
-@click.option("--instances", type=int, help="Processes for each model.  [default: 1]")
+@click.option("--instances", type=int, help="Processes for each model.  [default: 1; more for small ones on a CPU]")
 @click.option("--queue-limit", default=256, show_default=True, help="Rows that may wait; more are refused (429).")
 @click.option("--timeout-ms", default=10_000.0, show_default=True, help="Until a request is given up (504).")
 @click.option("--drain-seconds", default=30.0, show_default=True, help="For open requests when told to stop.")
@@ -112,7 +112,7 @@ def serve(
         grpc_port=grpc_port,
         max_batch=max_batch,
         max_delay_ms=max_delay_ms,
-        instances=1 if instances is None else instances,
+        instances=instances,
         threads=threads,
         queue_limit=queue_limit,
         timeout_ms=timeout_ms,

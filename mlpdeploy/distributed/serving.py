@@ -164,7 +164,7 @@ class RayModel:
     def __init__(self, order: Order, options: ServeOptions, spread: RayServeOptions) -> None:
         """Prepare; see `start`."""
         self.name, self.version, self.manifest = order.name, order.version, order.manifest
-        self.options = dataclasses.replace(options, instances=spread.min_replicas)
+        self.options, self.instances = options, spread.min_replicas
         fixed = order.manifest.inputs[0].shape[0]
         self.max_batch = fixed if isinstance(fixed, int) else options.max_batch or DEFAULT_MAX_BATCH
         self.asked = 0

@@ -20,6 +20,7 @@ class Served(Protocol):
         manifest: the artifact's.
         options: it is served with.
         max_batch: rows that are computed at once.
+        instances: that compute at the same time, at least.
         asked: calls of `infer` so far.
     """
 
@@ -28,6 +29,7 @@ class Served(Protocol):
     manifest: Manifest
     options: ServeOptions
     max_batch: int
+    instances: int
     asked: int
 
     @property

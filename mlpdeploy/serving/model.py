@@ -45,6 +45,7 @@ class ServedModel:
         name, version: under which it is asked for.
         manifest: the artifact's.
         max_batch: rows that a worker computes at once.
+        instances: workers.
         asked: calls of `infer` so far.
     """
 
@@ -68,12 +69,13 @@ class ServedModel:
         self._inputs = manifest.inputs
         self._dtypes = [spec.dtype for spec in manifest.inputs]
         self._batch_bytes = self.max_batch * _native_row_bytes(manifest)
+        self.instances, threads = options.workers_for(manifest.model.get("macs"))
         order = {
             "directory": str(directory.absolute()),
             "manifest": fingerprint(manifest),
             "backend": options.backend,
             "device": options.device,
-            "threads": options.threads_per_instance,
+            "threads": threads,
             "max_batch": self.max_batch,
             "precision": options.precision,
             "share_processors": True,
@@ -82,7 +84,7 @@ class ServedModel:
             self,
             order,
             manifest.outputs,
-            options.instances,
+            self.instances,
             workers,
         )
         self._wake: asyncio.TimerHandle | None = None

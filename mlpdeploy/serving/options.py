@@ -9,6 +9,9 @@ from pathlib import Path
 from mlpdeploy.env import cpu_count
 from mlpdeploy.errors import UsageError
 
+SMALL_MACS = 50_000_000  # of a row of a model that gets several workers
+MOST_WORKERS = 8  # which one server process can keep busy
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -19,7 +22,7 @@ class ServeOptions:
         http_port, grpc_port: 0 takes a free one.
         max_batch: rows that a worker computes at once; None takes the model's where it is fixed, or 32.
         max_delay_ms: how long a batch may wait for rows that are expected, although a worker is idle.
-        instances: worker processes per model.
+        instances: worker processes per model; None takes several for a small model on a CPU, else one.
         threads: of one instance; None shares the processors out to a model's instances.
         queue_limit: rows of a model that may wait; a request above it is refused at once.
         timeout_ms: of a request that brings no deadline.
@@ -34,7 +37,7 @@ class ServeOptions:
     grpc_port: int = 8001
     max_batch: int | None = None
     max_delay_ms: float = 2.0
-    instances: int = 1
+    instances: int | None = None
     threads: int | None = None
     queue_limit: int = 256
     timeout_ms: float = 10_000.0
@@ -64,7 +67,16 @@ class ServeOptions:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("only one of tls_cert and tls_key", "both or none")
 
-    @property
-    def threads_per_instance(self) -> int:
-        """Threads that one worker computes with."""
-        return self.threads or max(1, cpu_count() // self.instances)
+    def workers_for(self, macs: int | None) -> tuple[int, int]:
+        """Return how many workers a model gets, and how many threads each of them computes with.
+
+        A small model's row takes a thread no longer than all threads of one worker that wait for each other, and while
+        the server looks after the answers of one batch another worker computes the next.
+
+        Args:
+            macs: multiply-adds of a row, or None where they are not known.
+        """
+        on_cpu = self.device in (None, "cpu") and not (self.backend or "").endswith("tensorrt")
+        small = macs is not None and macs <= SMALL_MACS and on_cpu and self.threads is None
+        instances = self.instances or (min(cpu_count(), MOST_WORKERS) if small else 1)
+        return instances, self.threads or max(1, cpu_count() // instances)

@@ -11,7 +11,8 @@ import pytest
 
 from mlpdeploy.env import cpu_count
 from mlpdeploy.errors import UsageError
-from mlpdeploy.serving.options import ServeOptions
+from mlpdeploy.serving import options
+from mlpdeploy.serving.options import SMALL_MACS, ServeOptions
 
 
 @pytest.mark.parametrize(
@@ -36,10 +37,23 @@ def test_values_that_make_no_sense_are_refused(values: dict[str, Any], text: str
 
 
 def test_instances_share_the_processors() -> None:
-    assert ServeOptions().threads_per_instance == cpu_count()
-    assert ServeOptions(instances=cpu_count()).threads_per_instance == 1
-    assert ServeOptions(instances=10 * cpu_count()).threads_per_instance == 1
-    assert ServeOptions(instances=2, threads=3).threads_per_instance == 3
+    for macs in (None, 10 * SMALL_MACS):
+        assert ServeOptions().workers_for(macs) == (1, cpu_count())
+        assert ServeOptions(instances=cpu_count()).workers_for(macs) == (cpu_count(), 1)
+        assert ServeOptions(instances=10 * cpu_count()).workers_for(macs) == (10 * cpu_count(), 1)
+        assert ServeOptions(instances=2, threads=3).workers_for(macs) == (2, 3)
+
+
+@pytest.mark.parametrize(("processors", "wanted"), [(1, (1, 1)), (2, (2, 1)), (6, (6, 1)), (64, (8, 8))])
+def test_small_models_get_several_workers(
+    processors: int, wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "cpu_count", lambda: processors)
+    assert ServeOptions().workers_for(SMALL_MACS) == wanted
+    assert ServeOptions(instances=1).workers_for(SMALL_MACS) == (1, processors)
+    assert ServeOptions(threads=3).workers_for(SMALL_MACS) == (1, 3)
+    assert ServeOptions(device="cuda").workers_for(SMALL_MACS)[0] == 1
+    assert ServeOptions(backend="onnxruntime-tensorrt").workers_for(SMALL_MACS)[0] == 1
 
 
 def test_the_process_that_takes_requests_loads_no_runtime() -> None:

@@ -149,7 +149,7 @@ def configuration(model: Served) -> dict[str, Any]:
         "input": [tensor(spec) for spec in model.manifest.inputs],
         "output": [tensor(spec) for spec in model.manifest.outputs],
         "dynamic_batching": {"max_queue_delay_microseconds": round(1000 * model.options.max_delay_ms)},
-        "instance_group": [{"name": model.name, "count": model.options.instances}],
+        "instance_group": [{"name": model.name, "count": model.instances}],
     }
 
 
