@@ -28,7 +28,7 @@ from mlpdeploy.export.passes.rewrite import (
 from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.int8 import Scale
-from mlpdeploy.quant.block_rows import add_function, is_block, is_merging, norm_before, put_rows
+from mlpdeploy.quant.block_rows import add_function, has_blocks, is_block, is_merging, norm_before, put_rows
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, QdqReport, constant_bytes
@@ -52,13 +52,15 @@ def int8_blocks(model: ir.Model, calibration: Calibration, recipe: Recipe) -> Qd
     Raises:
         ArtifactError: the calibration lacks a tensor.
     """
-    macs = macs_of(model)
     report = QdqReport(bytes_before=constant_bytes(model))
-    writer = _Writer(model, calibration, recipe)
-    found = [(node, convert) for node in model.graph if (convert := writer.conversion(node)) is not None]
-    if not any(convert != writer.convert_merging for _, convert in found):
+    if not has_blocks(model):
         return report
-    for node, convert in found:  # in this order, so that each finds the rows of the one before it
+    macs = macs_of(model)
+    writer = _Writer(model, calibration, recipe)
+    for node in list(model.graph):  # in this order, so that each finds the rows of the one before it
+        convert = writer.conversion(node)
+        if convert is None:
+            continue
         name = str(node.name)
         parts = {factor.product for factor in _factors(node).values()}
         report.names |= {name, *parts}

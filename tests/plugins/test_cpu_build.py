@@ -202,11 +202,7 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
-    [
-        (block, isa)
-        for block in ("axial_shift_block", "permutator_block")
-        for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")
-    ]
+    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")]
     + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")]
     + [("patch_merging", isa) for isa in ("amx", "amxint8")],
 )

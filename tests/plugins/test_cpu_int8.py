@@ -280,3 +280,9 @@ def test_impossible_scales_are_errors(int8_kernels: Path) -> None:
         merging.scale = scale
         with pytest.raises(Exception, match="impossible scale"):
             run(merging.model(), image(0, 1, 2, 2, 16), int8_kernels)
+
+
+def test_sums_that_could_overflow_are_an_error(int8_kernels: Path) -> None:
+    block = Block(1, 66_001, ShiftSpec(1))
+    with pytest.raises(Exception, match="too many channels"):
+        run(block.model(), image(0, 1, 2, 2, 1), int8_kernels)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
 
 namespace mlpdeploy::cpu {
 
@@ -16,6 +17,9 @@ Bytes aligned_bytes(long count) {
     std::fill_n(memory, size, 0);
     return Bytes(memory);
 }
+
+// Products of a byte and a signed one whose sum fits into 32 bits.
+constexpr long kMostTerms = 66'000;
 
 Dense::Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels,
              Scaling const& scaling)
@@ -33,6 +37,7 @@ Dense::Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_
     }
     if (bias != nullptr) std::copy_n(bias, out_channels, bias_.get());
     if (scaling.steps == nullptr) return;
+    if (in_channels > kMostTerms) throw std::invalid_argument("too many channels for sums of 32 bits");
     // step * weight_step * sum((operand - zero) * weight), without what the zero adds, which is constant.
     scales_ = aligned_floats(panels_ * kernels.panel);
     for (long out = 0; out < out_channels; ++out) {

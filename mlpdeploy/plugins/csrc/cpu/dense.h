@@ -60,7 +60,8 @@ struct Panels {
 
 class Dense {
 public:
-    // weights: of (out_channels, in_channels), bias: (out_channels), or null for none; all are copied.
+    // weights: of (out_channels, in_channels), bias: (out_channels), or null for none; all are copied. Throws
+    // std::invalid_argument if sums of 8-bit products could overflow.
     Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_channels, long out_channels,
           Scaling const& scaling = {});
 

@@ -1,6 +1,6 @@
 // What a product multiplies: floats, or bfloat16 or 8 bits where a file is compiled for instructions that multiply
 // those, or floats that are rounded to bfloat16 (MLPDEPLOY_ROUND_OPERANDS) or to whole numbers of 8 bits
-// (MLPDEPLOY_WHOLE_OPERANDS).
+// (MLPDEPLOY_WHOLE_OPERANDS), whose sums are exact up to 2^24.
 #pragma once
 
 #include "kernels.h"
