@@ -60,8 +60,12 @@
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
 constexpr long kVector = MLPDEPLOY_VECTOR;
-constexpr long kPanel = 2 * kVector;   // two vectors of columns and
-constexpr int kRows = MLPDEPLOY_ROWS;  // so many rows fill the registers with sums
+#ifndef MLPDEPLOY_MOST_ROWS
+#define MLPDEPLOY_MOST_ROWS MLPDEPLOY_ROWS  // fewer compile faster
+#endif
+// Two vectors of columns, and so many rows, fill the registers with sums.
+constexpr long kPanel = 2 * kVector;
+constexpr int kRows = MLPDEPLOY_MOST_ROWS;
 // See Kernels.
 #if defined(MLPDEPLOY_BFLOAT16) || defined(MLPDEPLOY_INT8)
 constexpr long kChunkRows = 16;
