@@ -2,6 +2,10 @@
 
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #if defined(MLPDEPLOY_WITH_AMX) || defined(MLPDEPLOY_WITH_AMXINT8)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -45,6 +49,23 @@ MLPDEPLOY_DECLARE(portable)
 
 namespace {
 
+#if defined(__x86_64__)
+// Features that compilers which have their instructions may have no name for: leaf 7 of cpuid, subleaf, register, bit.
+struct Feature {
+    unsigned subleaf;
+    int place;  // eax, ebx, ecx, edx
+    int bit;
+};
+[[maybe_unused]] constexpr Feature kAmxBf16{0, 3, 22}, kAmxInt8{0, 3, 25}, kAvxVnni{1, 0, 4};
+
+[[maybe_unused]] bool has_feature(Feature feature) {
+    unsigned of[4] = {};
+    if (!__get_cpuid_count(7, 0, &of[0], &of[1], &of[2], &of[3]) || of[0] < feature.subleaf) return false;
+    return __get_cpuid_count(7, feature.subleaf, &of[0], &of[1], &of[2], &of[3]) &&
+           (of[feature.place] >> feature.bit & 1U) != 0;
+}
+#endif
+
 #if defined(MLPDEPLOY_WITH_AMX) || defined(MLPDEPLOY_WITH_AMXINT8)
 // Linux gives a process the tiles' registers when it asks for them.
 bool may_use_tiles() {
@@ -70,8 +91,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     // The compiler's runtime also asks whether the system saves the wide registers.
     if (operands == Operands::kBfloat16) {
 #ifdef MLPDEPLOY_WITH_AMX
-        if (may_be(amx::kKernels) && __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
-            may_use_tiles()) {
+        if (may_be(amx::kKernels) && has_feature(kAmxBf16) && __builtin_cpu_supports("avx512bf16") && may_use_tiles()) {
             return &amx::kKernels;
         }
 #endif
@@ -86,7 +106,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     }
     if (operands == Operands::kInt8) {
 #ifdef MLPDEPLOY_WITH_AMXINT8
-        if (may_be(amxint8::kKernels) && __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512bw") &&
+        if (may_be(amxint8::kKernels) && has_feature(kAmxInt8) && __builtin_cpu_supports("avx512bw") &&
             may_use_tiles()) {
             return &amxint8::kKernels;
         }
@@ -96,7 +116,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
             return &avx512vnni::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVXVNNI
-        if (may_be(avxvnni::kKernels) && __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("fma"))
+        if (may_be(avxvnni::kKernels) && has_feature(kAvxVnni) && __builtin_cpu_supports("fma"))
             return &avxvnni::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVX2INT8

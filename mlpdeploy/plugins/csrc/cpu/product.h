@@ -76,7 +76,7 @@ MLPDEPLOY_INLINE void finish(Product const& p, Columns const& columns, long row,
 
 }  // namespace mlpdeploy::cpu::MLPDEPLOY_ISA
 
-#if defined(__AMX_BF16__) || defined(__AMX_INT8__)
+#ifdef MLPDEPLOY_TILES
 #include "product_tiles.h"
 #else
 #include "product_vectors.h"

@@ -3,8 +3,10 @@
 
 #include <string.h>
 
-#if defined(__AMX_INT8__)
+// Clang 14 spells two of the compilers' names in another way.
+#if defined(__AMX_INT8__) || defined(__AMXINT8__)
 #define MLPDEPLOY_ISA amxint8
+#define MLPDEPLOY_TILES
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 16
 #define MLPDEPLOY_INT8
@@ -18,8 +20,9 @@
 #define MLPDEPLOY_VECTOR 8
 #define MLPDEPLOY_ROWS 6
 #define MLPDEPLOY_INT8
-#elif defined(__AMX_BF16__)
+#elif defined(__AMX_BF16__) || defined(__AMXBF16__)
 #define MLPDEPLOY_ISA amx
+#define MLPDEPLOY_TILES
 #define MLPDEPLOY_VECTOR 16
 #define MLPDEPLOY_ROWS 16
 #define MLPDEPLOY_BFLOAT16
