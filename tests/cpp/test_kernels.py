@@ -97,7 +97,7 @@ def test_int8_has_pythons_bits(
     switch: str,
 ) -> None:
     """Without kernels too, where products saturate by default on processors without VNNI."""
-    wanted = "" if switch else cpu.kernels_of(library, "int8")
+    wanted = "" if switch else cpu.kernels_of(library, "int8") or ""
     images = tmp_path / "images.npy"
     np.save(images, np.random.default_rng(5).standard_normal((16, 3, 32, 32)).astype(np.float32))
     quantize_artifact(artifacts[name], tmp_path / "int8", Recipe("int8"), images=images, targets=("cpu",), verify=False)

@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from shift_cases import shift_cases
 
-from mlpdeploy.errors import UsageError
 from mlpdeploy.ops import permutator_block as permutator
-from mlpdeploy.ops.axial_shift import DOMAIN, PADDINGS, ShiftSpec
+from mlpdeploy.ops.axial_shift import DOMAIN, ShiftSpec
 from mlpdeploy.ops.axial_shift_block import (
     INT8_INPUTS,
     INT8_NAME,
@@ -115,18 +115,8 @@ def image(seed: int, *shape: int) -> np.ndarray:
 
 def cases(count: int) -> Iterator[tuple[Block, np.ndarray]]:
     """Every number of channels from 1 to `count`, each with sizes and options of its own."""
-    rng = np.random.default_rng(1)
-    for channels in range(1, count + 1):
-        while True:
-            spec = ShiftSpec(int(rng.choice([1, 3, 5, 7])), int(rng.choice([1, 1, 2])), str(rng.choice(PADDINGS)))
-            height, width = (int(rng.choice([1, 2, 3, 5, 7, 9, 13, 17, 24])) for _ in range(2))
-            try:
-                spec.check_size(height, width)
-            except UsageError:
-                continue
-            break
-        block = Block(channels, int(rng.integers(1, 70)), spec, channels)
-        yield block, image(channels, int(rng.integers(1, 4)), height, width, channels)
+    for channels, hidden, spec, sizes in shift_cases(count):
+        yield Block(channels, hidden, spec, channels), image(channels, *sizes, channels)
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
