@@ -119,8 +119,8 @@ def permutator_block_int8_function(opset: int) -> onnx.FunctionProto:
     of 8 bits. Rows of rank 4 keep it from joining a product and its bias before.
     """
 
-    def product(x: str, name: str, factor: str, y: str) -> str:
-        return int8_product(x, f"W_{name}", f"S_{name}", f"b_{name}", factor, y, turned=True)
+    def product(x: str, name: str, y: str) -> str:
+        return int8_product(x, f"W_{name}", f"S_{name}", f"b_{name}", SCALES[f"W_{name}"], y, turned=True)
 
     return _parsed(
         opset,
@@ -136,21 +136,20 @@ def permutator_block_int8_function(opset: int) -> onnx.FunctionProto:
       {_WIDTH}
       {_int8_branch("w", "")}
       {_WIDTH_BACK}
-      pb_c_rows = Identity (pb_n1)
       pb_c_weight = Transpose <perm = [1, 0]> (W_c)
-      pb_c_floats = DequantizeLinear (pb_c_rows, pb_n1_step, pb_n1_zero)
+      pb_c_floats = DequantizeLinear (pb_n1, pb_n1_step, pb_n1_zero)
       pb_c_matrix = DequantizeLinear <axis = 1> (pb_c_weight, S_c)
       pb_c_mixed = MatMul (pb_c_floats, pb_c_matrix)
       pb_c_branch = Reshape (pb_c_mixed, pb_image)
       {_GATES}
       {_BLEND}
       pb_rows = Reshape (pb_sum, pb_grid)
-      {product("pb_rows", "p", "p", "pb_p")}
+      {product("pb_rows", "p", "pb_p")}
       pb_x2 = Add (X, pb_p)
       pb_n2 = LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x2, scale_2, bias_2)
-      {product("pb_n2", "1", "1", "pb_1")}
+      {product("pb_n2", "1", "pb_1")}
       pb_hidden = Gelu (pb_1)
-      {product("pb_hidden", "2", "2", "pb_2")}
+      {product("pb_hidden", "2", "pb_2")}
       Y = Add (pb_x2, pb_2)""",
         f", {scale_attributes(dict.fromkeys(SCALES.values()))}",
     )

@@ -31,9 +31,19 @@ from mlpdeploy.ops.int8 import Scale
 from mlpdeploy.quant.block_rows import add_function, has_blocks, is_block, is_merging, norm_before, put_rows
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.macs import macs_of
-from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, QdqReport, constant_bytes
+from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, INT8_FORMS, QdqReport, constant_bytes, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.scales import MOST, RESTS, quantized_weight, uint8_scale
+
+
+def quantize_int8(model: ir.Model, target: str, calibration: Calibration, recipe: Recipe) -> QdqReport:
+    """Quantize a model that was lowered for a target, in place: its blocks, then its other products (`insert_qdq`).
+
+    Raises:
+        UsageError, ArtifactError: see `insert_qdq`.
+    """
+    done = int8_blocks(model, calibration, recipe)
+    return insert_qdq(model, INT8_FORMS[target], calibration, recipe, done)
 
 
 def int8_blocks(model: ir.Model, calibration: Calibration, recipe: Recipe) -> QdqReport:

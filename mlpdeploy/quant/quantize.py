@@ -18,13 +18,12 @@ from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, 
 from mlpdeploy.quant.data import CalibrationData, calibration_images
 from mlpdeploy.quant.half import HALF_FORMS, HalfForm, half_types, unexpected_float32
 from mlpdeploy.quant.half_blocks import half_blocks
-from mlpdeploy.quant.int8_blocks import int8_blocks
+from mlpdeploy.quant.int8_blocks import quantize_int8
 from mlpdeploy.quant.products import quantized_tensors
-from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
+from mlpdeploy.quant.qdq import INT8_FORMS
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.source import Source, open_source
 
-INT8_BLOCK_TARGETS = ("cpu",)  # whose runtime has kernels for 8 bits in whole blocks
 CALIBRATION_FILE = "calibration.json"
 BY_HINT = {"by": "the session asks the runtime for it; the file's floats are float32"}
 
@@ -89,7 +88,7 @@ def quantize_artifact(
         for target, shift in source.shifts.items():
             say(f"writing {recipe.precision} for {target}")
             int8 = recipe.precision == "int8"
-            by_blocks = target in INT8_BLOCK_TARGETS if int8 else HALF_FORMS[target][recipe.precision] == "blocks"
+            by_blocks = int8 or HALF_FORMS[target][recipe.precision] == "blocks"
             model, passes = source.lowered(target, expand_gelu=False if int8 else None, blocks=by_blocks)
             applied[target] = apply(model, recipe, target, calibration)
             files |= write_lowered(model, staging, target, shift if manifest.files[name].shift else "")
@@ -144,8 +143,7 @@ def apply(model: ir.Model, recipe: Recipe, target: str, calibration: Calibration
     """Give a lowered model the recipe's precision, in place, and return what was done as JSON data."""
     if recipe.precision == "int8":
         assert calibration is not None
-        done = int8_blocks(model, calibration, recipe) if target in INT8_BLOCK_TARGETS else None
-        report = insert_qdq(model, INT8_FORMS[target], calibration, recipe, done).to_dict()
+        report = quantize_int8(model, target, calibration, recipe).to_dict()
         if recipe.rest == "fp32":
             return report
         if _rest_form(recipe, target) == "hint":

@@ -13,8 +13,7 @@ from mlpdeploy.env import cpu_count, exact_sums, require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.quant.calibration import Calibration
-from mlpdeploy.quant.int8_blocks import int8_blocks
-from mlpdeploy.quant.qdq import INT8_FORMS, QdqReport, insert_qdq
+from mlpdeploy.quant.int8_blocks import quantize_int8
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.search import Cost, Keep
 from mlpdeploy.quant.source import Source
@@ -55,7 +54,7 @@ class Variants:
         self._threads = threads or cpu_count()
         self._model, _ = source.lowered(TARGET, expand_gelu=False, blocks=True)
         ir.external_data.load_to_model(self._model)
-        macs = self._quantize(self._model.clone(), recipe).quantized
+        macs = quantize_int8(self._model.clone(), TARGET, calibration, recipe).quantized
         self.macs: dict[str, int] = {}
         for node, block in blocks_of(macs).items():
             self.macs[block] = self.macs.get(block, 0) + macs[node]
@@ -65,15 +64,11 @@ class Variants:
         """Return the cost of quantizing every block but those in `keep`."""
         recipe = dataclasses.replace(self._recipe, keep=(*self._recipe.keep, *sorted(keep)))
         model = self._model.clone()
-        self._quantize(model, recipe)
+        quantize_int8(model, TARGET, self._calibration, recipe)
         logits = self._run(model)
         noise = float(np.mean((logits - self._exact) ** 2))
         signal = float(np.mean(self._exact**2))
         return Cost(-10 * math.log10(max(noise / signal, _NO_NOISE)), self._drop(logits))
-
-    def _quantize(self, model: ir.Model, recipe: Recipe) -> QdqReport:
-        done = int8_blocks(model, self._calibration, recipe)
-        return insert_qdq(model, INT8_FORMS[TARGET], self._calibration, recipe, done)
 
     def _drop(self, logits: np.ndarray) -> float:
         """Return the points of top-1 lost, or the percent of images that changed their class."""
