@@ -72,7 +72,7 @@ def build_cpu(architectures: tuple[str, ...], tensorrt_include: Path | None, for
         click.echo(path)
         click.echo(f"  float32: {kernels['fp32'] or 'not used on this processor, which has no AVX2'}")
         click.echo(f"  bfloat16: {kernels['bf16'] or 'none for this processor, which has neither AMX nor AVX-512'}")
-        click.echo(f"  int8: {kernels['int8'] or 'none for this processor, which has no AVX2'}")
+        click.echo(f"  int8: {kernels['int8'] or 'none for this processor, which has neither AMX nor VNNI'}")
 
 
 def print_build(library: PluginLibrary) -> None:

@@ -31,7 +31,7 @@ SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is 
 LIBRARY_VARIABLE = "MLPDEPLOY_CPU_LIBRARY"
 LIBRARY_NAME = "libmlpdeploy_cpu.so"
 # Instruction set -> what it needs of the compiler. Of float32's all but `portable` were measured to be faster than ONNX
-# Runtime's own.
+# Runtime's own. That and `avx2int8` run by name only.
 _BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
 FLAGS = {
     "avx512": ("-mavx512f",),

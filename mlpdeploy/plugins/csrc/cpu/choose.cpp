@@ -120,7 +120,7 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
             return &avxvnni::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVX2INT8
-        if (may_be(avx2int8::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        if (is_named(avx2int8::kKernels) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
             return &avx2int8::kKernels;
 #endif
         return nullptr;

@@ -145,8 +145,8 @@ enum class Operands { kFloat, kBfloat16, kInt8 };
 // The kernels called `only`: avx512, avx2 or portable; amx, avx512bf16 or avx512round for bfloat16; amxint8,
 // avx512vnni, avxvnni or avx2int8 for 8 bits. Null for `only` means those that were measured to be faster than ONNX
 // Runtime's own operators: avx512 before avx2; for bfloat16 amx before avx512bf16, if that is fast here, before
-// avx512round; for 8 bits in the order above. Returns null if this processor has no such instructions, or the compiler
-// had none.
+// avx512round; for 8 bits amxint8 before avx512vnni before avxvnni. Returns null if this processor has no such
+// instructions, or the compiler had none.
 Kernels const* choose_kernels(Operands operands, char const* only);
 
 }  // namespace mlpdeploy::cpu

@@ -29,7 +29,6 @@ struct Steps {
 #if defined(MLPDEPLOY_INT8)
 
 typedef unsigned char Operand;
-constexpr float kMostOperand = 255;
 
 // Two vectors as operands, rounded to the nearest, ties to even.
 MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Steps const& steps) {
@@ -38,7 +37,7 @@ MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Ste
                               _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(in_steps(right, steps)))};
     memcpy(to, halves, sizeof halves);
 #else
-    Vector const most = splat(kMostOperand);
+    Vector const most = splat(255.0F);
     __m256i const words = _mm256_packs_epi32(_mm256_cvtps_epi32(lesser(in_steps(left, steps), most)),
                                              _mm256_cvtps_epi32(lesser(in_steps(right, steps), most)));
     __m256i const ordered = _mm256_permute4x64_epi64(words, 0xd8);
@@ -99,7 +98,7 @@ MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const&) {
 // To the nearest whole number, ties to even: adding 1.5 * 2^23 rounds.
 MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const& steps) {
     constexpr float kRound = 12582912.0F;
-    return lesser(in_steps(x, steps), splat(255)) + splat(kRound) - splat(kRound);
+    return lesser(in_steps(x, steps), splat(255.0F)) + splat(kRound) - splat(kRound);
 }
 #else
 MLPDEPLOY_INLINE Vector operands_of(Vector x, Steps const&) { return x; }
@@ -151,26 +150,28 @@ MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) {
 }
 #elif defined(MLPDEPLOY_INT8)
 // In pieces of eight, four, two and one.
+MLPDEPLOY_INLINE void copy_first(void* to, void const* from, long count) {
+    char* target = static_cast<char*>(to);
+    char const* source = static_cast<char const*>(from);
+    for (; count >= 8; count -= 8, target += 8, source += 8) memcpy(target, source, 8);
+    for (long size = 4; size > 0; size /= 2) {
+        if ((count & size) == 0) continue;
+        memcpy(target, source, static_cast<size_t>(size));
+        target += size;
+        source += size;
+    }
+}
+
 MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {
-    Moved value{};
     if (count == kMoved) return take(from);
-    char* to = reinterpret_cast<char*>(&value);
-    long at = 0;
-    for (; at + 8 <= count; at += 8) memcpy(to + at, from + at, 8);
-    if (count & 4) memcpy(to + at, from + at, 4), at += 4;
-    if (count & 2) memcpy(to + at, from + at, 2), at += 2;
-    if (count & 1) memcpy(to + at, from + at, 1);
+    Moved value{};
+    copy_first(&value, from, count);
     return value;
 }
 
 MLPDEPLOY_INLINE void put_first(Operand* to, long count, Moved value) {
     if (count == kMoved) return put(to, value);
-    char const* from = reinterpret_cast<char const*>(&value);
-    long at = 0;
-    for (; at + 8 <= count; at += 8) memcpy(to + at, from + at, 8);
-    if (count & 4) memcpy(to + at, from + at, 4), at += 4;
-    if (count & 2) memcpy(to + at, from + at, 2), at += 2;
-    if (count & 1) memcpy(to + at, from + at, 1);
+    copy_first(to, &value, count);
 }
 #elif defined(MLPDEPLOY_BFLOAT16)
 MLPDEPLOY_INLINE Moved take_first(Operand const* from, long count) {

@@ -23,9 +23,10 @@ std::vector<float> in_floats(float const* weights, float const* steps, long out_
     return values;
 }
 
-// The mean over the pixels (out / segment) of a branch's weights: row s' is the mean of the rows (pixel, s'). A mean of
-// products is a product with the mean, so the gates need no branch in full.
-std::vector<float> mean_over_pixels(std::vector<float> const& weights, long channels, long segment) {
+// The mean over the pixels (out / segment) of a branch's weights, in floats: row s' is the mean of the rows (pixel,
+// s'). A mean of products is a product with the mean, so the gates need no branch in full.
+std::vector<float> mean_over_pixels(float const* given, float const* steps, long channels, long segment) {
+    std::vector<float> const weights = in_floats(given, steps, channels, channels);
     std::vector<float> means(static_cast<std::size_t>(segment * channels));
     std::vector<double> sums(static_cast<std::size_t>(channels));
     for (long s = 0; s < segment; ++s) {
@@ -101,17 +102,11 @@ PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_ke
       mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
              {w.steps[kMlpC], w.scales[kMlpC], {}}),
       mean_h_(float_kernels,
-              {mean_over_pixels(in_floats(w.mlp_h, w.steps[kMlpH], sizes.channels, sizes.channels), sizes.channels,
-                                segment_)
-                   .data(),
-               sizes.channels, 1},
-              nullptr, sizes.channels, segment_),
+              {mean_over_pixels(w.mlp_h, w.steps[kMlpH], sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+              sizes.channels, segment_),
       mean_w_(float_kernels,
-              {mean_over_pixels(in_floats(w.mlp_w, w.steps[kMlpW], sizes.channels, sizes.channels), sizes.channels,
-                                segment_)
-                   .data(),
-               sizes.channels, 1},
-              nullptr, sizes.channels, segment_),
+              {mean_over_pixels(w.mlp_w, w.steps[kMlpW], sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
+              sizes.channels, segment_),
       gate1_(float_kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
       gate2_(float_kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
              by_branch(w.gate2_bias, sizes.channels, 1).data(), sizes.gate_hidden, 3 * sizes.channels),
