@@ -32,7 +32,8 @@ LIBRARY_VARIABLE = "MLPDEPLOY_CPU_LIBRARY"
 LIBRARY_NAME = "libmlpdeploy_cpu.so"
 # Instruction set -> what it needs of the compiler. Of float32's all but `portable` were measured to be faster than ONNX
 # Runtime's own. That and `avx2int8` run by name only.
-_BF16_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512bf16")
+_AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq")
+_BF16_FLAGS = (*_AVX512_FLAGS, "-mavx512bf16")
 FLAGS = {
     "avx512": ("-mavx512f",),
     "avx2": ("-mavx2", "-mfma"),
@@ -40,8 +41,8 @@ FLAGS = {
     "amx": (*_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
     "avx512bf16": _BF16_FLAGS,
     "avx512round": ("-mavx512f", "-DMLPDEPLOY_ROUND_OPERANDS"),
-    "amxint8": ("-mavx512f", "-mavx512bw", "-mamx-tile", "-mamx-int8"),
-    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vnni"),
+    "amxint8": (*_AVX512_FLAGS, "-mamx-tile", "-mamx-int8"),
+    "avx512vnni": (*_AVX512_FLAGS, "-mavx512vnni"),
     "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
     "avx2int8": ("-mavx2", "-mfma", "-DMLPDEPLOY_WHOLE_OPERANDS"),
 }

@@ -241,6 +241,20 @@ def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("isa", cpu.INSTRUCTION_SETS)
+def test_gelu(tmp_path: Path, isa: str) -> None:
+    """Of every magnitude, also far outside of what the tables and polynomials were fitted on."""
+    if isa in cpu.FEATURES and cpu.FEATURES[isa] not in cpu_features():
+        pytest.skip(f"this processor has no {isa}")
+    program, source = tmp_path / "gelu", Path(__file__).parent / "native" / "gelu.cpp"
+    command = ["g++", "-std=c++17", "-O1", "-ffp-contract=fast", f"-I{CSRC / CPU_FOLDER}", *cpu.FLAGS[isa], source]
+    done = subprocess.run([*map(str, command), "-o", str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    error = float(subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout)
+    assert error < (9e-6 if isa in ("amx", "avx512bf16", "amxint8", "avx512vnni") else 1.6e-7)
+
+
+@needs_compiler
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_what_a_thread_keeps_is_its_own(tmp_path: Path, sanitizers: str) -> None:
     folder, program = CSRC / CPU_FOLDER, tmp_path / "spares"

@@ -32,7 +32,7 @@ OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: a float's last bit decides which way some operands are rounded, by a whole step.
 TOLERANCE = 2e-2
-USUAL = 1e-5
+USUAL = 3e-5  # the kernels' GELU is good to 9e-6
 
 
 class Block:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sanitizer/asan_interface.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,16 +49,28 @@ public:
     }
     void* allocate(std::size_t bytes) noexcept override {
         // On a cache line already: the room that the caller asks for to get there must stay untouched.
-        std::size_t const size = (bytes + kLine - 1) / kLine * kLine;
-        void* memory = std::aligned_alloc(kLine, size);
+        // Behind it is a page that cannot be read: the sanitizer does not see what is loaded to tiles.
+        std::size_t const size = (bytes + kLine - 1) / kLine * kLine - kLine;
+        std::size_t const pages = (size + kPage - 1) / kPage * kPage;
+        void* const mapped = mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) std::abort();
+        char* const end = static_cast<char*>(mapped) + pages;
+        if (mprotect(end, kPage, PROT_NONE) != 0) std::abort();
+        char* const memory = end - size;
         std::memset(memory, fill_, size);
-        ASAN_POISON_MEMORY_REGION(static_cast<char*>(memory) + bytes - kLine, size - bytes + kLine);
+        ASAN_POISON_MEMORY_REGION(memory + bytes - kLine, size - (bytes - kLine));
         return memory;
     }
-    void release(void* memory, std::size_t) noexcept override { std::free(memory); }
+    void release(void* memory, std::size_t bytes) noexcept override {
+        std::size_t const size = (bytes + kLine - 1) / kLine * kLine - kLine;
+        std::size_t const pages = (size + kPage - 1) / kPage * kPage;
+        char* const mapped = static_cast<char*>(memory) + size - pages;
+        ASAN_UNPOISON_MEMORY_REGION(mapped, pages);
+        munmap(mapped, pages + kPage);
+    }
 
 private:
-    static constexpr std::size_t kLine = 64;
+    static constexpr std::size_t kLine = 64, kPage = 4096;
     int fill_;
 };
 

@@ -30,6 +30,8 @@ int main() {
     for (long segment = 1; segment <= 35; ++segment)
         good &= check(segment % 5 + 1, segment, 7 * segment % 40 + 1, 3 * segment % 50 + 1, segment % 3 + 1);
     good &= check(3, 5, 4, 8, 60);
+    good &= check(7, 8, 8, 32, 4);  // a sample begins within a tile's rows
+    good &= check(5, 16, 8, 32, 10);
     good &= check(16, 8, 32, 40, 2);
     good &= check(70, 1, 5, 9, 1);
     if (good) std::puts("ok");

@@ -76,6 +76,13 @@ bool may_use_tiles() {
 }
 #endif
 
+#if defined(__x86_64__)
+// What files for 16 floats and smaller operands are compiled with.
+[[maybe_unused]] bool has_small_operands() {
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
 // Whether the instruction that multiplies pairs of bfloat16 is worth it. On an Intel Xeon without AMX it was slower
 // than float32's products (benchmarks/results/earlier/precision_avx512bf16.json); other makers' processors were not
 // timed.
@@ -91,13 +98,14 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     // The compiler's runtime also asks whether the system saves the wide registers.
     if (operands == Operands::kBfloat16) {
 #ifdef MLPDEPLOY_WITH_AMX
-        if (may_be(amx::kKernels) && has_feature(kAmxBf16) && __builtin_cpu_supports("avx512bf16") && may_use_tiles()) {
+        if (may_be(amx::kKernels) && has_feature(kAmxBf16) && __builtin_cpu_supports("avx512bf16") &&
+            has_small_operands() && may_use_tiles()) {
             return &amx::kKernels;
         }
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512BF16
         bool const may_be_pairs = only == nullptr ? may_multiply_pairs() : is_named(avx512bf16::kKernels);
-        if (may_be_pairs && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kKernels;
+        if (may_be_pairs && __builtin_cpu_supports("avx512bf16") && has_small_operands()) return &avx512bf16::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512ROUND
         if (may_be(avx512round::kKernels) && __builtin_cpu_supports("avx512f")) return &avx512round::kKernels;
@@ -106,13 +114,12 @@ Kernels const* choose_kernels(Operands operands, char const* only) {
     }
     if (operands == Operands::kInt8) {
 #ifdef MLPDEPLOY_WITH_AMXINT8
-        if (may_be(amxint8::kKernels) && has_feature(kAmxInt8) && __builtin_cpu_supports("avx512bw") &&
-            may_use_tiles()) {
+        if (may_be(amxint8::kKernels) && has_feature(kAmxInt8) && has_small_operands() && may_use_tiles()) {
             return &amxint8::kKernels;
         }
 #endif
 #ifdef MLPDEPLOY_WITH_AVX512VNNI
-        if (may_be(avx512vnni::kKernels) && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"))
+        if (may_be(avx512vnni::kKernels) && __builtin_cpu_supports("avx512vnni") && has_small_operands())
             return &avx512vnni::kKernels;
 #endif
 #ifdef MLPDEPLOY_WITH_AVXVNNI

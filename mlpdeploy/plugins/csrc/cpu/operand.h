@@ -30,12 +30,23 @@ struct Steps {
 
 typedef unsigned char Operand;
 
+#if MLPDEPLOY_VECTOR == 16
+// To the nearest whole number, ties to even, of at most 255; what is no number becomes the least.
+MLPDEPLOY_INLINE __m512i rounded_of(Vector x, Steps const& steps) {
+    return _mm512_cvtps_epi32(_mm512_min_ps(splat(255.0F), x * steps.inverse + steps.zero));
+}
+#endif
+
 // Two vectors as operands, rounded to the nearest, ties to even.
 MLPDEPLOY_INLINE void store_operands(Operand* to, Vector left, Vector right, Steps const& steps) {
 #if MLPDEPLOY_VECTOR == 16
-    __m128i const halves[] = {_mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(in_steps(left, steps))),
-                              _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(in_steps(right, steps)))};
-    memcpy(to, halves, sizeof halves);
+    // Packing cuts off what is below 0 or above 255. In each quarter of `bytes` are four of the left and four of the
+    // right.
+    __m512i const words = _mm512_packs_epi32(rounded_of(left, steps), rounded_of(right, steps));
+    __m512i const bytes = _mm512_packus_epi16(words, words);
+    __m512i const order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    __m256i const both = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, bytes));
+    memcpy(to, &both, sizeof both);
 #else
     Vector const most = splat(255.0F);
     __m256i const words = _mm256_packs_epi32(_mm256_cvtps_epi32(lesser(in_steps(left, steps), most)),

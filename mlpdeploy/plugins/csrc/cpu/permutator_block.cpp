@@ -135,8 +135,10 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
     long const lines = std::max(1L, kTaskRows / side);  // of an image, or columns of it, that a task takes
     long const tasks = (side + lines - 1) / lines;
     long const size = together * pixels * stride_;
-    Scratch memory(
-        host, operand_floats(*kernels_, together * pixels, operand_stride_) + size + together * (side + 3) * stride_);
+    // A task's rows begin anywhere, and a product reads whole units from there on.
+    long const most_rows = together * pixels + kernels_->row_unit - 1;
+    Scratch memory(host,
+                   operand_floats(*kernels_, most_rows, operand_stride_) + size + together * (side + 3) * stride_);
     float* const h = memory.get();
     float* const row_means = h + size;
     float* const gates = row_means + together * side * stride_;
