@@ -19,6 +19,8 @@ import numpy as np
 from mlpdeploy.env import closest, require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest
+from mlpdeploy.ops import axial_shift_block, patch_merging
+from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.runtime.onnxruntime import inference_session
 
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 BACKENDS = ("onnxruntime", "tensorrt")
 DEFAULT_SIZE = 224
 IMAGES = 4
+# Whose values are channels-last, under the names that they have as planes in the canonical model.
+ON_ROWS = (
+    axial_shift_block.BF16_NAME,
+    axial_shift_block.INT8_NAME,
+    patch_merging.BF16_NAME,
+    patch_merging.INT8_NAME,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def debug_artifact(
         file=name,
         backend=backend,
         images=len(feed),
-        blocks=_errors(marks, wanted, found),
+        blocks=_errors(marks, wanted, _laid_out(found, wanted, model)),
     )
 
 
@@ -195,6 +204,15 @@ def _run(model: onnx.ModelProto, marks: dict[str, str], feed: np.ndarray, path: 
     step = given.shape[0] if isinstance(given.shape[0], int) else 1
     parts = [session.run(names, {given.name: images[i : i + step]}) for i in range(0, len(images), step)]
     return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
+
+
+def _laid_out(
+    found: dict[str, np.ndarray], wanted: dict[str, np.ndarray], model: onnx.ModelProto
+) -> dict[str, np.ndarray]:
+    """Return the values of `model` laid out as the reference has them: its blocks' may be channels-last."""
+    rows = {node.output[0] for node in model.graph.node if node.domain == DOMAIN and node.op_type in ON_ROWS}
+    planes = {name: value.transpose(0, 3, 1, 2) if name in rows else value for name, value in found.items()}
+    return {name: value.reshape(wanted[name].shape) for name, value in planes.items()}
 
 
 def _errors(

@@ -12,12 +12,16 @@ import pytest
 from click.testing import CliRunner
 from fakes.machine import Machine
 from onnx import numpy_helper
+from tiny import tiny_asmlp, tiny_vip
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.cli import main
 from mlpdeploy.debug import debug_artifact
 from mlpdeploy.errors import UsageError
+from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest, sha256_of
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 
 
 def spoil(artifact: Path, block: str) -> None:
@@ -53,6 +57,20 @@ def test_the_spoilt_block_is_named(artifact: Path, block: str) -> None:
     assert report.ranked()[0].block == block and report.ranked()[0].added > 0.01
     sound = report.blocks[: [found.block for found in report.blocks].index(block)]
     assert all(found.error < 1e-5 for found in sound)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("family", ["asmlp", "vip"])
+def test_blocks_that_compute_on_rows(tmp_path: Path, family: str, precision: str) -> None:
+    """Their values are compared with the planes of the canonical model, pixel by pixel."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32))
+    model = tiny_asmlp(embed_dim=32) if family == "asmlp" else tiny_vip()
+    export_model(model, tmp_path / "float32", verify=False)
+    given = images if precision == "int8" else None
+    quantize_artifact(tmp_path / "float32", tmp_path / "out", Recipe(precision), images=given, targets=("cpu",))
+    report = debug_artifact(tmp_path / "out")
+    assert 1e-4 < max(block.error for block in report.blocks) < 0.3
 
 
 def test_an_engine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
