@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import logging
 import warnings
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -67,7 +69,7 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
     with canonical_tracing(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            model,
+            _with_distinct_weights(model),
             (torch.zeros(batch, config.in_chans, height, width),),
             dynamo=True,
             opset_version=opset,
@@ -79,6 +81,7 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
     assert program is not None
     exported = program.model
     _rename(exported)
+    _put_weights(exported, model)
     _strip_metadata(exported)
     _attach_functions(exported, config, opset)
     exported.producer_name, exported.producer_version = "mlpdeploy", package_version()
@@ -114,6 +117,27 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(level)
+
+
+def _with_distinct_weights(model: Model) -> Model:
+    """Return a copy to trace: the exporter makes one of weights that are equal, as those of a new model are."""
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in copied.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    return copied
+
+
+def _put_weights(exported: ir.Model, model: Model) -> None:
+    """Give every weight its value, under its own name or, transposed, under that of a linear layer's constant."""
+    initializers = exported.graph.initializers
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().numpy()
+        value = initializers.get(name)
+        if value is None:
+            value, values = initializers[name + TRANSPOSED], np.ascontiguousarray(values.T)
+        value.const_value = ir.tensor(values, name=value.name)
 
 
 def _rename(model: ir.Model) -> None:

@@ -16,6 +16,7 @@ import mlpdeploy
 from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
+from mlpdeploy.runtime.torch import canonical_weights
 
 VARIANTS = {
     "defaults": ({}, {}),
@@ -165,6 +166,20 @@ def test_a_vision_permutator_has_no_shift(tmp_path: Path) -> None:
 def test_dynamic_sizes_exclude_padding(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dynamic image size together with padding"):
         export_model(tiny_asmlp(pad_odd_sizes=True), tmp_path / "out", image_size="dynamic")
+
+
+@pytest.mark.parametrize("family", ["asmlp", "vip"])
+def test_weights_that_are_equal_stay_apart(tmp_path: Path, family: str) -> None:
+    """As in a model that was not trained yet: the exporter would make one of them."""
+    model = tiny_asmlp() if family == "asmlp" else tiny_vip()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.ndim < 2 or name == "head.weight":
+                tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    manifest = export_model(model, tmp_path / "out")
+    assert manifest.verification["passed"]
+    weights = canonical_weights(tmp_path / "out" / "model.onnx")
+    assert all(torch.equal(torch.from_numpy(weights[name]), tensor) for name, tensor in model.state_dict().items())
 
 
 def test_nan_weights_are_refused(tmp_path: Path) -> None:
