@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,10 +219,14 @@ def _from_body(body: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def largest_error(verification: dict[str, Any]) -> float:
-    """Return the largest error of a manifest's verification, relative to the spread of the outputs; NaN for none."""
+def largest_error(verification: dict[str, Any]) -> float | None:
+    """Return the largest error of a manifest's verification, relative to the spread of the outputs.
+
+    None where nothing was compared, because none of the files could be run where it was made; infinity where the values
+    were no numbers, or not as many as wanted.
+    """
     checks = [check for file in verification["files"].values() for check in file["checks"]]
-    return max((c["relative_error"] for c in checks if c["check"].startswith("values")), default=float("nan"))
+    return max((c.get("relative_error", math.inf) for c in checks if c["check"].startswith("values")), default=None)
 
 
 def file_entry(path: Path, role: str, shift: str = "", weights: str = "") -> FileEntry:

@@ -138,8 +138,8 @@ def print_export(directory: Path, manifest: Manifest) -> None:
             continue
         left = f", {refused} left as they are (mlpdeploy inspect says why)" if refused else ""
         click.echo(f"  {report['name']}: {report['changed']} changed{left}")
-    if manifest.verification:
-        error = largest_error(manifest.verification)
+    error = largest_error(manifest.verification) if manifest.verification else None
+    if error is not None:
         click.echo(f"  equal to PyTorch: largest error {error:.1e} of the outputs' spread (float64 reference)")
     else:
         click.echo("  not verified: run mlpdeploy verify")

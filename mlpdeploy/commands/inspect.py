@@ -18,18 +18,21 @@ from mlpdeploy.manifest import largest_error
 @JSON
 def inspect(directory: Path, html: Path | None, as_json: bool) -> None:
     """Show what an artifact holds: files, operators, passes, verification, engines; and how NVIDIA's tools take it."""
+    from mlpdeploy.artifact import check_files, write_file
     from mlpdeploy.inspection import inspect_artifact
 
+    check_files(html)
     data = inspect_artifact(directory)
-    if html is not None:
-        from mlpdeploy.artifact import write_file
-        from mlpdeploy.inspection_page import inspection_page
+    try:
+        if as_json:
+            print_json(data)
+        else:
+            print_inspection(directory, data)
+    finally:  # neither a closed pipe nor a full disk costs both
+        if html is not None:
+            from mlpdeploy.inspection_page import inspection_page
 
-        write_file(html, inspection_page(directory.absolute(), data).encode("utf-8", "backslashreplace"))
-    if as_json:
-        print_json(data)
-        return
-    print_inspection(directory, data)
+            write_file(html, inspection_page(directory.absolute(), data).encode("utf-8", "backslashreplace"))
 
 
 def print_inspection(directory: Path, data: dict[str, Any]) -> None:
@@ -57,9 +60,12 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
         for reason, nodes in report["refused"].items():
             click.echo(f"  left {len(nodes)}: {reason} ({nodes[0]}{', ...' if len(nodes) > 1 else ''})")
     verification = data["verification"]
-    if verification:
+    error = largest_error(verification) if verification else None
+    if error is not None:
         state = "passed" if verification["passed"] else "FAILED"
-        click.echo(f"verification {state}: largest error {largest_error(verification):.1e} of the outputs' spread")
+        click.echo(f"verification {state}: largest error {error:.1e} of the outputs' spread")
+    elif verification:
+        click.echo("verification: nothing could be run where it was made")
     else:
         click.echo("verification: never run")
     for engine in data["engines"]:

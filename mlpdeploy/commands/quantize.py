@@ -136,9 +136,11 @@ def print_quantized(source: Path, directory: Path, manifest: Manifest, speeds: d
     if found:
         cost = found["cost"]
         click.echo(f"  found by {found['tried']} trials: {cost['sqnr_db']:.1f} dB, {cost['drop']:.2f} points lost")
-    if manifest.verification:
-        error = largest_error(manifest.verification)
+    error = largest_error(manifest.verification) if manifest.verification else None
+    if error is not None:
         click.echo(f"  largest error {error:.1e} of the outputs' spread; its accuracy: mlpdeploy eval")
+    elif manifest.verification:
+        click.echo("  not verified: none of its files can be run here; on the machine that can: mlpdeploy verify")
     else:
         click.echo("  not verified: run mlpdeploy verify")
     if model["random_weights"]:

@@ -54,4 +54,5 @@ def print_verify(report: VerifyReport) -> None:
         if file["divergence"]:
             click.echo(f"  {file['divergence']}")
     real = f"{report.photographs} photographs among the images" if report.photographs else "random images only"
-    click.echo(f"{'passed' if report.passed else 'FAILED'}: against {report.reference}; {real}")
+    state = "passed" if report.passed else "FAILED" if report.compared else "not verified"
+    click.echo(f"{state}: against {report.reference}; {real}")

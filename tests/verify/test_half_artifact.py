@@ -11,17 +11,20 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 from half_models import lowered
 from onnx import numpy_helper
 from tiny import tiny_asmlp
 
 from mlpdeploy import load
 from mlpdeploy.artifact import write_manifest
+from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import file_entry, read_manifest
 from mlpdeploy.quant.half import HALF_FORMS, half_types
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
+from mlpdeploy.verify.verify import verify_or_raise
 
 CPU = "model.cpu.onnx"
 
@@ -72,8 +75,15 @@ def test_openvino_is_within_the_tolerance(exported: Path, tmp_path: Path, precis
 
 
 def test_a_typed_bf16_model_for_tensorrt_is_skipped_with_the_reason(exported: Path, tmp_path: Path) -> None:
-    report = verify_artifact(make_half(exported, tmp_path / "half", Recipe("bf16"), "tensorrt"))
+    directory = make_half(exported, tmp_path / "half", Recipe("bf16"), "tensorrt")
+    report = verify_artifact(directory)
     assert report.files["model.tensorrt.onnx"]["skipped"] == "only TensorRT computes its bfloat16 operators"
+    assert not report.passed and not report.compared
+    verify_or_raise(directory, fix="")  # what could not be looked at is no failure, and is not said to have passed
+    done = CliRunner().invoke(main, ["verify", str(directory)])
+    assert done.exit_code == 1 and "not verified: against PyTorch" in done.output
+    assert "nothing was compared: none of the artifact's files can be run here" in done.output
+    assert "nothing could be run where it was made" in CliRunner().invoke(main, ["inspect", str(directory)]).output
 
 
 @pytest.mark.parametrize("io", ["fp32", "fp16"])
