@@ -67,16 +67,18 @@ class ServeOptions:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("only one of tls_cert and tls_key", "both or none")
 
-    def workers_for(self, macs: int | None) -> tuple[int, int]:
-        """Return how many workers a model gets, and how many threads each of them computes with.
+    def workers_for(self, macs: int | None) -> tuple[int, int | None]:
+        """Return how many workers a model gets, and how many threads each computes with; None leaves that to `load`.
 
         A small model's row takes a thread no longer than all threads of one worker that wait for each other, and while
-        the server looks after the answers of one batch another worker computes the next.
+        the server looks after the answers of one batch another worker computes the next. On a GPU there are no threads
+        to share out, and `auto` may find one.
 
         Args:
             macs: multiply-adds of a row, or None where they are not known.
         """
         on_cpu = self.device in (None, "cpu") and not (self.backend or "").endswith("tensorrt")
-        small = macs is not None and macs <= SMALL_MACS and on_cpu and self.threads is None
+        small = macs is not None and macs <= SMALL_MACS and on_cpu and self.backend != "auto" and self.threads is None
         instances = self.instances or (min(cpu_count(), MOST_WORKERS) if small else 1)
-        return instances, self.threads or max(1, cpu_count() // instances)
+        shared = max(1, cpu_count() // instances) if on_cpu and instances > 1 else None
+        return instances, self.threads or shared

@@ -38,22 +38,28 @@ def test_values_that_make_no_sense_are_refused(values: dict[str, Any], text: str
 
 def test_instances_share_the_processors() -> None:
     for macs in (None, 10 * SMALL_MACS):
-        assert ServeOptions().workers_for(macs) == (1, cpu_count())
+        assert ServeOptions().workers_for(macs) == (1, None)
         assert ServeOptions(instances=cpu_count()).workers_for(macs) == (cpu_count(), 1)
         assert ServeOptions(instances=10 * cpu_count()).workers_for(macs) == (10 * cpu_count(), 1)
         assert ServeOptions(instances=2, threads=3).workers_for(macs) == (2, 3)
 
 
-@pytest.mark.parametrize(("processors", "wanted"), [(1, (1, 1)), (2, (2, 1)), (6, (6, 1)), (64, (8, 8))])
+@pytest.mark.parametrize(("processors", "wanted"), [(1, (1, None)), (2, (2, 1)), (6, (6, 1)), (64, (8, 8))])
 def test_small_models_get_several_workers(
     processors: int, wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(options, "cpu_count", lambda: processors)
     assert ServeOptions().workers_for(SMALL_MACS) == wanted
-    assert ServeOptions(instances=1).workers_for(SMALL_MACS) == (1, processors)
+    assert ServeOptions(instances=1).workers_for(SMALL_MACS) == (1, None)
     assert ServeOptions(threads=3).workers_for(SMALL_MACS) == (1, 3)
-    assert ServeOptions(device="cuda").workers_for(SMALL_MACS)[0] == 1
-    assert ServeOptions(backend="onnxruntime-tensorrt").workers_for(SMALL_MACS)[0] == 1
+    assert ServeOptions(backend="auto").workers_for(SMALL_MACS) == (1, None)  # it may find an engine
+
+
+def test_on_a_gpu_no_threads_are_shared_out() -> None:
+    """A backend that has none refuses a number of them."""
+    for options_ in (ServeOptions(device="cuda"), ServeOptions(backend="onnxruntime-tensorrt")):
+        assert options_.workers_for(SMALL_MACS) == (1, None)
+    assert ServeOptions(backend="tensorrt", instances=3).workers_for(SMALL_MACS) == (3, None)
 
 
 def test_the_process_that_takes_requests_loads_no_runtime() -> None:
