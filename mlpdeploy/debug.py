@@ -22,6 +22,7 @@ from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest
 from mlpdeploy.ops import axial_shift_block, patch_merging
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.quant.blocks import blocks_of
+from mlpdeploy.quant.data import FEWEST, calibration_images
 from mlpdeploy.runtime.onnxruntime import inference_session
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ class BlockError:
 
 @dataclass(frozen=True)
 class DebugReport:
-    """What was compared, and what came of it; `blocks` are in the model's order."""
+    """What was compared, on how many images of what, and what came of it; `blocks` are in the model's order."""
 
     model: str
     precision: str
     file: str
     backend: str
     images: int
+    data: str
     blocks: tuple[BlockError, ...]
 
     def ranked(self) -> list[BlockError]:
@@ -83,7 +85,7 @@ def debug_artifact(
     role: str | None = None,
     backend: str = "onnxruntime",
     against: str = CANONICAL,
-    images: np.ndarray | None = None,
+    data: str | Path | None = None,
 ) -> DebugReport:
     """Return what each block of a model adds to the error.
 
@@ -93,17 +95,18 @@ def debug_artifact(
             `mlpdeploy build` takes.
         backend: `onnxruntime`, or `tensorrt`, which builds an engine for this.
         against: the role of the reference, which runs in ONNX Runtime.
-        images: (N, C, H, W) float32; None is standard normal noise.
+        data: images as `quantize` takes them for calibration, of which a few are used; None is standard normal noise.
 
     Raises:
-        UsageError: an unknown role or backend, or two files without a common value.
+        UsageError: an unknown role or backend, two files without a common value, or unusable images.
+        ImageError: pictures that cannot be read, by name.
     """
     onnx = require("onnx")
     directory = Path(directory)
     manifest = read_manifest(directory)
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}", fix=closest(backend, BACKENDS))
-    feed = _images(manifest) if images is None else images
+    feed = _noise(manifest) if data is None else _images(manifest, data)
     reference = onnx.load(checked_file(directory, manifest, _file(manifest, against)))
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -123,11 +126,19 @@ def debug_artifact(
         file=name,
         backend=backend,
         images=len(feed),
+        data="noise" if data is None else str(data),
         blocks=_errors(marks, wanted, _laid_out(found, wanted, model)),
     )
 
 
-def _images(manifest: Manifest) -> np.ndarray:
+def _images(manifest: Manifest, data: str | Path) -> np.ndarray:
+    """Return a few of the user's images, as many as a fixed batch takes."""
+    chosen = calibration_images(data, manifest.preprocessing, manifest.inputs[0], FEWEST)
+    rows = manifest.inputs[0].shape[0]
+    return next(chosen.batches(rows if isinstance(rows, int) else chosen.count))
+
+
+def _noise(manifest: Manifest) -> np.ndarray:
     """Return standard normal images of the model's size, as many as a fixed batch takes."""
     rows, *sizes = manifest.inputs[0].shape
     shape = [size if isinstance(size, int) else DEFAULT_SIZE for size in sizes]

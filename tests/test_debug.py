@@ -69,8 +69,9 @@ def test_blocks_that_compute_on_rows(tmp_path: Path, family: str, precision: str
     export_model(model, tmp_path / "float32", verify=False)
     given = images if precision == "int8" else None
     quantize_artifact(tmp_path / "float32", tmp_path / "out", Recipe(precision), images=given, targets=("cpu",))
-    report = debug_artifact(tmp_path / "out")
+    report = debug_artifact(tmp_path / "out", data=images)
     assert 1e-4 < max(block.error for block in report.blocks) < 0.3
+    assert (report.images, report.data) == (8, str(images))
 
 
 def test_an_engine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,27 @@ if TYPE_CHECKING:
     from mlpdeploy.debug import DebugReport
 
 
-@click.command(epilog="Examples: mlpdeploy debug asmlp_s_int8; mlpdeploy debug asmlp_s_fp16 --backend tensorrt")
+@click.command(
+    epilog="Examples: mlpdeploy debug asmlp_s_int8 --data photographs; mlpdeploy debug asmlp_s_fp16 --backend tensorrt"
+)
 @click.argument("directory", type=ARTIFACT)
 @click.option("--role", metavar="NAME", help="Which model: cpu, openvino, tensorrt.  [default: the first there is]")
 @click.option("--backend", default="onnxruntime", show_default=True, help="onnxruntime or tensorrt, which builds.")
 @click.option("--against", default="canonical", show_default=True, metavar="NAME", help="Role of the reference.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    help="Images, as quantize takes them for calibration; a few are used.  [default: noise]",
+)
 @click.option("--top", default=10, show_default=True, help="Blocks to show.")
 @JSON
-def debug(directory: Path, role: str | None, backend: str, against: str, top: int, as_json: bool) -> None:
+def debug(
+    directory: Path, role: str | None, backend: str, against: str, data: Path | None, top: int, as_json: bool
+) -> None:
     """Tell which blocks of a model its error comes from."""
     from mlpdeploy.debug import debug_artifact
 
-    report = debug_artifact(directory, role, backend, against)
+    report = debug_artifact(directory, role, backend, against, data)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -41,4 +50,6 @@ def print_debug(report: DebugReport, against: str, top: int) -> None:
             block.block, f"{block.added:+.1e}", f"{block.error:.1e}", f"{block.worst:.1e}", block.value
         )  # fmt: skip
     show(table)
-    click.echo(f"parts of each value's spread, over {report.images} images of noise; the last block is the output")
+    click.echo(
+        f"parts of each value's spread, over {report.images} images ({report.data}); the last block is the output"
+    )
