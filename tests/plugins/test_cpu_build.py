@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,18 @@ def test_other_sources_are_not_found(compiler: list[str], monkeypatch: pytest.Mo
     assert find_cpu_library() is None
 
 
+def test_a_library_for_another_architecture_is_not_found(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines may share the home folder."""
+    build_cpu_library()
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert find_cpu_library() is None
+
+
+def test_a_compiler_that_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"no library.*CXX"):
+        cpu._compile(tmp_path, "true", tmp_path / "log")
+
+
 def test_a_failed_build_is_one_line(compiler: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Path:
         raise PluginError("the CPU kernels could not be compiled (error: no)")
@@ -96,6 +110,33 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     said: list[str] = []
     assert ensure_cpu_library(said.append) is None
     assert len(said) == 1 and said[0].startswith("without the CPU kernels")
+
+
+def test_a_cache_in_proc_and_no_folder_for_temporary_files_are_one_line(
+    compiler: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: object) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryDirectory", fails)
+        assert ensure_cpu_library(said.append) is None
+    monkeypatch.setenv(CACHE_VARIABLE, "/proc/nope")
+    assert ensure_cpu_library(said.append) is None
+    assert [line.partition(":")[0] for line in said[1:]] == ["without the CPU kernels, which are faster"] * 2
+
+
+def test_a_cache_of_another_user_says_which_variable_names_one(
+    compiler: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    done = CliRunner().invoke(main, ["plugin", "build", "--cpu"])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("(Permission denied); name a folder that you own in MLPDEPLOY_CACHE\n")
 
 
 def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, compiler: list[str]) -> None:
@@ -199,6 +240,32 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+SANITIZED = ["g++", "-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall",
+             "-Wextra", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # of GCC 12's AVX-512 headers
+             f"-I{CSRC / CPU_FOLDER}", "-pthread"]  # fmt: skip
+
+
+def compiled(*command: object) -> None:
+    done = subprocess.run([*SANITIZED, *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return kernels.cpp for an instruction set, compiled once for all blocks."""
+    folder = tmp_path_factory.mktemp("sanitized")
+
+    def object_of(isa: str) -> Path:
+        at = folder / f"{isa}.o"
+        if not at.exists():
+            # avx512 has the others, in the same lines
+            few_rows = ["-DMLPDEPLOY_MOST_ROWS=6"] if isa in ("avx512bf16", "avx512round", "avx512vnni") else []
+            compiled(*few_rows, *cpu.FLAGS[isa], "-c", CSRC / CPU_FOLDER / "kernels.cpp", "-o", at)
+        return at
+
+    return object_of
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
@@ -206,35 +273,18 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
     + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")]
     + [("patch_merging", isa) for isa in ("amx", "amxint8")],
 )
-def test_sanitizers_find_nothing(tmp_path: Path, isa: str, block: str) -> None:
+def test_sanitizers_find_nothing(
+    tmp_path: Path, isa: str, block: str, sanitized_kernels: Callable[[str], Path]
+) -> None:
     """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
     if isa in cpu.FEATURES and cpu.FEATURES[isa] not in cpu_features():
         pytest.skip(f"this processor has no {isa}")
-    folder, flags = CSRC / CPU_FOLDER, cpu.FLAGS[isa]
-    checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
-    checks += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 headers
     floats = isa if isa in cpu.FLOAT_SETS else "avx512" if "avx512f" in cpu_features() else "avx2"
-    kinds = ["-DINT8"] if isa in cpu.INT8_SETS else []
-    if isa in ("avx512bf16", "avx512round", "avx512vnni"):  # avx512 has the others, in the same lines
-        kinds.append("-DMLPDEPLOY_MOST_ROWS=6")
-    common = [
-        "g++",
-        "-std=c++17",
-        *checks,
-        f"-DKERNELS={isa}",
-        f"-DFLOAT_KERNELS={floats}",
-        f"-I{folder}",
-        "-pthread",
-        *kinds,
-    ]
-    objects = [tmp_path / f"{name}.o" for name in dict.fromkeys((isa, floats))]
-    program = tmp_path / "host"
+    kinds = [f"-DKERNELS={isa}", f"-DFLOAT_KERNELS={floats}", *(["-DINT8"] if isa in cpu.INT8_SETS else [])]
+    objects = [sanitized_kernels(name) for name in dict.fromkeys((isa, floats))]
+    program, folder = tmp_path / "host", CSRC / CPU_FOLDER
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    commands = [[*common, *cpu.FLAGS[at.stem], "-c", folder / "kernels.cpp", "-o", at] for at in objects]
-    commands.append([*common, *flags, folder / f"{block}.cpp", folder / "dense.cpp", host, *objects, "-o", program])
-    for command in commands:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    compiled(*kinds, *cpu.FLAGS[isa], folder / f"{block}.cpp", folder / "dense.cpp", host, *objects, "-o", program)
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "ok"
