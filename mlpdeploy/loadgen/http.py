@@ -62,7 +62,9 @@ class Connection(asyncio.Protocol):
         Raises:
             RequestError: the connection ended, the answer is no HTTP, or it took too long.
         """
-        assert self._transport is not None and self._waiting is None
+        assert self._waiting is None
+        if self._transport is None:  # some servers reset what they have just accepted
+            raise RequestError("connection closed")
         loop = asyncio.get_running_loop()
         waiting = self._waiting = loop.create_future()
         timer = loop.call_later(timeout_s, self._fail, "timeout")

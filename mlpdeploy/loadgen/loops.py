@@ -83,23 +83,29 @@ async def open_loop(target: Target, options: LoadOptions, rate: float) -> Step:
 
     async def serve(slot: int, due: float) -> None:
         """Send what is due, then what has waited for a connection."""
-        while True:
-            try:
-                if now() - due > options.timeout_s:
-                    raise RequestError(NEVER_SENT)
-                await target.send(slot, target.requests[next(turn) % len(target.requests)])
-            except RequestError as error:
-                if due >= begin:
-                    recorder.errors[str(error)] += 1
-            else:
-                done = now()
-                recorder.completed += begin <= done < end
-                if due >= begin:
-                    recorder.latencies.append(done - due)
-            if not backlog:
-                free.append(slot)
-                return
-            due = backlog.popleft()
+        try:
+            while True:
+                try:
+                    if now() - due > options.timeout_s:
+                        raise RequestError(NEVER_SENT)
+                    await target.send(slot, target.requests[next(turn) % len(target.requests)])
+                except RequestError as error:
+                    if due >= begin:
+                        recorder.errors[str(error)] += 1
+                else:
+                    done = now()
+                    recorder.completed += begin <= done < end
+                    if due >= begin:
+                        recorder.latencies.append(done - due)
+                if not backlog:
+                    return
+                due = backlog.popleft()
+        finally:
+            free.append(slot)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            tasks.discard(task)  # one that failed is kept: the error is ours, and raised at the end
 
     watch = asyncio.ensure_future(_busy_between(begin, end))
     for offset in arrival_times(rate, options.arrivals, options.warmup_s + options.duration_s, options.seed):
@@ -110,7 +116,7 @@ async def open_loop(target: Target, options: LoadOptions, rate: float) -> Step:
                 recorder.lateness.append(max(0.0, now() - due))
             task = asyncio.ensure_future(serve(free.pop(), due))
             tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            task.add_done_callback(ended)
         else:
             recorder.without_connection += due >= begin
             backlog.append(due)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ class Stub:
     rows: int = -1
     chunked: bool = False
     close_after: bool = False
+    reset_after: int | None = None  # requests, from which on connections are accepted and reset at once
     api_key: str = ""
     http_port: int = 0
     grpc_port: int = 0
@@ -65,6 +68,10 @@ class Stub:
 async def _http(stub: Stub, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
+            if stub.reset_after is not None and stub.requests >= stub.reset_after:
+                linger = struct.pack("ii", 1, 0)  # closing becomes a reset
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                break
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.strip().split("\r\n")
             headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}

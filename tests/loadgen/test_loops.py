@@ -101,6 +101,17 @@ def test_timeouts(stub: Stub) -> None:
         assert step.failed >= 4
 
 
+@pytest.mark.parametrize("load", [{"clients": 16}, {"rate": 300.0, "arrivals": "constant"}])
+def test_connections_that_are_reset_at_once_are_failures(stub: Stub, load: dict[str, object]) -> None:
+    stub.reset_after = 30
+    step = loaded(stub, duration_s=0.4, warmup_s=0.0, **load).step
+    assert step is not None
+    assert step.failed > 20
+    assert "rate" not in load or step.sent == 119
+    assert step.answered + step.failed == step.sent
+    assert set(step.errors) <= {"connection closed", "connection reset by peer"}
+
+
 @pytest.mark.parametrize("change", [{"chunked": True}, {"close_after": True}])
 def test_other_ways_to_answer(stub: Stub, change: dict[str, bool]) -> None:
     vars(stub).update(change)

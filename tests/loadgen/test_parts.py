@@ -13,10 +13,12 @@ from tritonclient.grpc import service_pb2
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.loadgen.arrivals import arrival_times, run_precisely
+from mlpdeploy.loadgen.http import Connection
+from mlpdeploy.loadgen.loops import open_loop
 from mlpdeploy.loadgen.options import Address, LoadOptions, parse_address
 from mlpdeploy.loadgen.ramp import too_much
 from mlpdeploy.loadgen.step import Recorder, Step, step_from
-from mlpdeploy.loadgen.target import random_inputs, request_shape
+from mlpdeploy.loadgen.target import RequestError, random_inputs, request_shape
 from mlpdeploy.loadgen.wire import (
     ModelMetadata,
     TensorMetadata,
@@ -26,6 +28,31 @@ from mlpdeploy.loadgen.wire import (
     grpc_shapes,
     rest_metadata,
 )
+
+
+def test_a_connection_that_is_lost_before_it_is_used() -> None:
+    connection = Connection()
+    connection.connection_made(asyncio.Transport())
+    connection.connection_lost(None)
+    with pytest.raises(RequestError, match="connection closed"):
+        asyncio.run(connection.ask(b"", 1.0))
+
+
+def test_an_error_of_ours_ends_an_open_loop() -> None:
+    class Broken:
+        requests = (b"",)
+        sent = 0
+
+        async def connect(self, slots: int) -> None:
+            pass
+
+        async def send(self, slot: int, request: bytes) -> None:
+            self.sent += 1
+            if self.sent == 1:
+                raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        asyncio.run(open_loop(Broken(), LoadOptions(duration_s=0.1, warmup_s=0.0), 100.0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
