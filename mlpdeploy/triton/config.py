@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.classification import LOGITS
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
-from mlpdeploy.triton.options import TritonOptions
+from mlpdeploy.triton.options import (
+    DEFAULT_MAX_DELAY_MS,
+    DEFAULT_QUEUE_LIMIT,
+    DEFAULT_TIMEOUT_MS,
+    TritonOptions,
+)
 from mlpdeploy.triton.source import Source
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 LABELS_NAME = "labels.txt"
 IMAGE = "image"  # the ensemble's input: encoded pictures
 _TYPES = {"bool": "TYPE_BOOL", "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64"}
-_WARMUP_PIXELS = 224  # where the model leaves the image size open
+_WARMUP_PIXELS = 224  # where model and engine leave the image size open
 
 
 def definitions() -> Any:
@@ -52,7 +57,7 @@ def model_config(name: str, manifest: Manifest, source: Source, options: TritonO
     for spec in manifest.inputs:
         config.input.add(name=spec.name, data_type=_type(pb, spec), dims=_dims(spec, source.max_batch))
     _add_outputs(pb, config, manifest, source.max_batch)
-    if source.max_batch > 1:
+    if source.max_batch:
         _set_batching(config, source, options)
     on_gpu = options.backend == "tensorrt" or options.device == "cuda"
     group = config.instance_group.add(kind=_kind(pb, on_gpu), count=options.instances)
@@ -62,7 +67,7 @@ def model_config(name: str, manifest: Manifest, source: Source, options: TritonO
         config.parameters["intra_op_thread_count"].string_value = str(options.threads)
     if options.warmup:
         for rows in sorted({1, source.max_batch}) if source.max_batch else (0,):
-            _add_warmup(pb, config, manifest.inputs, rows)
+            _add_warmup(pb, config, manifest.inputs, rows, source.fastest)
     return config
 
 
@@ -140,20 +145,25 @@ def _set_batching(config: ModelConfig, source: Source, options: TritonOptions) -
         raise UsageError(f"--preferred {max(options.preferred)}", f"at most the largest batch, {source.max_batch}")
     batching = config.dynamic_batching
     batching.preferred_batch_size.extend(sorted(set(options.preferred)) or source.preferred)
-    batching.max_queue_delay_microseconds = round(1e3 * options.max_delay_ms)
+    delay_ms = DEFAULT_MAX_DELAY_MS if options.max_delay_ms is None else options.max_delay_ms
+    timeout_ms = DEFAULT_TIMEOUT_MS if options.timeout_ms is None else options.timeout_ms
+    batching.max_queue_delay_microseconds = round(1e3 * delay_ms)
     policy = batching.default_queue_policy
-    policy.max_queue_size = options.queue_limit
-    policy.default_timeout_microseconds = round(1e3 * options.timeout_ms)
+    policy.max_queue_size = DEFAULT_QUEUE_LIMIT if options.queue_limit is None else options.queue_limit
+    policy.default_timeout_microseconds = round(1e3 * timeout_ms)
     policy.allow_timeout_override = True
     policy.timeout_action = policy.REJECT
 
 
-def _add_warmup(pb: Any, config: ModelConfig, inputs: Sequence[TensorSpec], rows: int) -> None:
+def _add_warmup(
+    pb: Any, config: ModelConfig, inputs: Sequence[TensorSpec], rows: int, fastest: Mapping[str, Sequence[int]]
+) -> None:
     """Let Triton run random rows before the model is ready; 0 rows where the shape holds the batch."""
     sample = config.model_warmup.add(name=f"{rows or 'fixed'} rows", batch_size=rows)
     for spec in inputs:
-        sizes = spec.shape[1:] if rows else spec.shape
-        dims = [size if isinstance(size, int) else _WARMUP_PIXELS for size in sizes]
+        opened = fastest.get(spec.name, (_WARMUP_PIXELS,) * len(spec.shape))
+        sizes = [size if isinstance(size, int) else other for size, other in zip(spec.shape, opened, strict=True)]
+        dims = sizes[1:] if rows else sizes
         sample.inputs[spec.name].data_type = _type(pb, spec)
         sample.inputs[spec.name].dims.extend(dims)
         sample.inputs[spec.name].random_data = True

@@ -11,6 +11,9 @@ from mlpdeploy.errors import UsageError
 TritonBackend = Literal["onnxruntime", "tensorrt"]
 TritonDevice = Literal["cpu", "cuda"]
 DEFAULT_MAX_BATCH = 8
+DEFAULT_MAX_DELAY_MS = 2.0
+DEFAULT_QUEUE_LIMIT = 128
+DEFAULT_TIMEOUT_MS = 0.0
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class TritonOptions:
         engine: the fingerprint of one of the artifact's engines, or its beginning; empty for the only one.
         max_batch: rows that Triton puts together; None takes the engine's largest, or DEFAULT_MAX_BATCH.
         preferred: batch sizes that are sent on at once; empty takes those an engine was made fastest for.
-        max_delay_ms: that a request waits for others.
-        queue_limit: requests that wait before further ones are refused; 0 means no limit.
-        timeout_ms: that a request waits before it is refused; 0 means for ever.
+        max_delay_ms: that a request waits for others; None means DEFAULT_MAX_DELAY_MS.
+        queue_limit: requests that wait before further ones are refused; 0 means no limit, None DEFAULT_QUEUE_LIMIT.
+        timeout_ms: that a request waits before it is refused; 0 means for ever, None DEFAULT_TIMEOUT_MS.
         instances: of the model, on the CPU or on each GPU.
         threads: of one run in the onnxruntime backend; None leaves it to ONNX Runtime.
         version: the number of the folder that the model stands in.
@@ -39,9 +42,9 @@ class TritonOptions:
     engine: str = ""
     max_batch: int | None = None
     preferred: tuple[int, ...] = ()
-    max_delay_ms: float = 2.0
-    queue_limit: int = 128
-    timeout_ms: float = 0.0
+    max_delay_ms: float | None = None
+    queue_limit: int | None = None
+    timeout_ms: float | None = None
     instances: int = 1
     threads: int | None = None
     version: int = 1
@@ -67,7 +70,7 @@ class TritonOptions:
                 raise UsageError(f"{name} {value}", "at least 1")
         waits = (("--max-delay-ms", self.max_delay_ms), ("--timeout-ms", self.timeout_ms))
         for name, amount in (*waits, ("--queue-limit", self.queue_limit)):
-            if not 0 <= amount < 1 << 31:
+            if amount is not None and not 0 <= amount < 1 << 31:
                 raise UsageError(f"{name} {amount}", "0 or more")
         if self.backend == "tensorrt" and self.threads is not None:
             raise UsageError("--threads for the tensorrt backend, which computes on the GPU", fix="leave it out")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlpdeploy.engines.sidecar import FOLDER, Sidecar, engines_of
@@ -25,6 +26,7 @@ class Source:
         preferred: batch sizes that it was made fastest for.
         profiles: how many optimization profiles an engine has; 0 for an ONNX file.
         plugin: the library that Triton must load first; None without one.
+        fastest: {input name: shape that an engine was made fastest for}; empty for an ONNX file.
     """
 
     files: dict[str, Path]
@@ -33,14 +35,15 @@ class Source:
     preferred: tuple[int, ...] = ()
     profiles: int = 0
     plugin: Path | None = None
+    fastest: dict[str, Sequence[int]] = field(default_factory=dict)
 
 
 def find_source(directory: Path, manifest: Manifest, options: TritonOptions) -> Source:
     """Return what Triton is given of an artifact, after comparing checksums.
 
     Raises:
-        UsageError: a batch size for a model that fixes its batch, or above the engine's; several engines, none named; a
-            precision that ONNX Runtime's CUDA provider does not run.
+        UsageError: an option of batching for a model that fixes its batch; a batch size above the engine's; several
+            engines, none named; a precision that ONNX Runtime's CUDA provider does not run.
         ArtifactError: a file is missing or damaged, or there is no engine for TensorRT.
         PluginError: the engine needs the plugin library it was built with, and it is not there.
     """
@@ -62,9 +65,17 @@ def _fixed_batch(spec: TensorSpec) -> bool:
 
 
 def _refuse_batching(manifest: Manifest, options: TritonOptions) -> None:
-    if options.max_batch is not None or options.preferred:
+    asked = {
+        "--max-batch": options.max_batch,
+        "--preferred": options.preferred or None,
+        "--max-delay-ms": options.max_delay_ms,
+        "--queue-limit": options.queue_limit,
+        "--timeout-ms": options.timeout_ms,
+    }
+    given = [name for name, value in asked.items() if value is not None]
+    if given:
         raise UsageError(
-            f"a batch size for a model with a fixed batch of {manifest.inputs[0].shape[0]}",
+            f"{' and '.join(given)} for a model with a fixed batch of {manifest.inputs[0].shape[0]}",
             fix="leave it out, or export with --batch dynamic",
         )
 
@@ -77,9 +88,11 @@ def _engine_source(directory: Path, manifest: Manifest, options: TritonOptions) 
     mark = sidecar.fingerprint
     plugin = _plugin(mark.version, mark.plugin_sha256) if mark.plugin_sha256 else None
     files = {PLAN_NAME: path}
+    # Open sizes of pictures are the same in all profiles.
+    fastest = {name: shapes[1] for name, shapes in mark.profiles[0].items()} if mark.profiles else {}
     if _fixed_batch(manifest.inputs[0]):
         _refuse_batching(manifest, options)
-        return Source(files, PLAN_NAME, 0, profiles=len(mark.profiles), plugin=plugin)
+        return Source(files, PLAN_NAME, 0, profiles=len(mark.profiles), plugin=plugin, fastest=fastest)
     batches = [[shape[0] for shape in profile[manifest.inputs[0].name]] for profile in mark.profiles]
     largest = max(high for _, _, high in batches)
     if options.max_batch is not None and options.max_batch > largest:
@@ -96,7 +109,7 @@ def _engine_source(directory: Path, manifest: Manifest, options: TritonOptions) 
         )
     max_batch = options.max_batch or largest
     preferred = tuple(sorted({middle for _, middle, _ in batches if 1 < middle <= max_batch}))
-    return Source(files, PLAN_NAME, max_batch, preferred, len(mark.profiles), plugin)
+    return Source(files, PLAN_NAME, max_batch, preferred, len(mark.profiles), plugin, fastest)
 
 
 def _choose_engine(directory: Path, wanted: str) -> Sidecar:

@@ -99,10 +99,22 @@ def test_a_fixed_batch_is_part_of_the_shape(exported: Path, tmp_path: Path) -> N
     assert list(config.output[0].dims) == [4, 7]
     assert not config.HasField("dynamic_batching")
     assert [(w.batch_size, list(w.inputs["input"].dims)) for w in config.model_warmup] == [(0, [4, 3, 32, 32])]
-    with pytest.raises(UsageError, match="fixed batch of 4"):
-        written(artifact, tmp_path / "r", max_batch=8)
+    asked = {"max_batch": 8, "preferred": (2,), "max_delay_ms": 2.0, "queue_limit": 0, "timeout_ms": 0.0}
+    for option, value in asked.items():
+        with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} for a model with a fixed batch of 4"):
+            written(artifact, tmp_path / "r", **{option: value})
     with pytest.raises(UsageError, match="fixes its batch"):
         written(artifact, tmp_path / "s", ensemble=True)
+
+
+def test_single_rows_wait_in_the_same_queue(exported: Path, tmp_path: Path) -> None:
+    written(exported, tmp_path, max_batch=1, queue_limit=3, timeout_ms=5)
+    batching = config_of(tmp_path).dynamic_batching
+    policy = batching.default_queue_policy
+    assert list(batching.preferred_batch_size) == []
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (3, 5000)
+    with pytest.raises(UsageError, match="--preferred 4; wanted at most the largest batch, 1"):
+        written(exported, tmp_path, True, max_batch=1, preferred=(4,))
 
 
 def test_open_sizes(exported: Path, tmp_path: Path) -> None:
@@ -138,9 +150,16 @@ def test_half_precision_on_cuda(exported: Path, tmp_path: Path) -> None:
 
 
 def add_engine(
-    artifact: Path, *profiles: tuple[int, int, int], plugin_sha256: str = "", target: str = "tensorrt", gpu: str = "L4"
+    artifact: Path,
+    *profiles: tuple[int, int, int],
+    plugin_sha256: str = "",
+    target: str = "tensorrt",
+    gpu: str = "L4",
+    pixels: tuple[int, int, int] = (32, 32, 32),
 ) -> str:
-    shapes = tuple({"input": [[n, 3, 32, 32] for n in batches]} for batches in profiles)
+    shapes = tuple(
+        {"input": [[n, 3, side, side] for n, side in zip(batches, pixels, strict=True)]} for batches in profiles
+    )
     mark = Fingerprint(target, "10.16.1", gpu, ("8.9",), "fp32", "plugin", shapes, {}, plugin_sha256, "0", "1")
     folder = artifact / FOLDER
     folder.mkdir(exist_ok=True)
@@ -181,6 +200,14 @@ def test_tensorrt(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     library.write_bytes(b"another library")
     with pytest.raises(PluginError, match="another plugin library"):
         written(artifact, tmp_path / "r", force=True, backend="tensorrt")
+
+
+def test_an_engine_of_open_sizes_is_warmed_at_its_own(exported: Path, tmp_path: Path) -> None:
+    artifact = with_shape(exported, tmp_path, ("batch", 3, "32*height", "32*width"))
+    add_engine(artifact, (1, 8, 64), pixels=(384, 512, 1024))
+    written(artifact, tmp_path / "r", backend="tensorrt")
+    warmup = config_of(tmp_path / "r").model_warmup
+    assert [(w.batch_size, list(w.inputs["input"].dims)) for w in warmup] == [(1, [3, 512, 512]), (64, [3, 512, 512])]
 
 
 def test_which_engine(artifact: Path, tmp_path: Path) -> None:
