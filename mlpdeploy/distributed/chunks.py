@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +117,20 @@ def _row_groups(table: Path, column: str) -> list[int]:
 
 
 def work_sha256(chunks: Sequence[Chunk], what: dict[str, Any]) -> str:
-    """Return a checksum over the work: which pictures, in which chunks, and what is done with them."""
+    """Return a checksum over the work: which pictures, in which chunks, and what is done with them.
+
+    Files count with their size and time: another one may have taken the name meanwhile.
+    """
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for chunk in chunks:
-        digest.update(repr(chunk).encode())
+        files = chunk.paths or (chunk.table,)
+        digest.update(repr((chunk, *map(_size_and_time, files))).encode())
     return digest.hexdigest()
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # told when it is read
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -19,6 +19,16 @@ def default_threads() -> int:
     return min(DEFAULT_THREADS, cpu_count())
 
 
+def on_gpu(backend: str | None, device: str | None) -> bool:
+    """Return whether a process needs a GPU; Ray shows one only to those for whom one is set aside."""
+    return (device or "").startswith("cuda") or (backend or "").endswith("tensorrt")
+
+
+def threads_for(backend: str | None, device: str | None, threads: int | None) -> int | None:
+    """Return the threads of a process; None leaves them to `load`, as TensorRT wants it."""
+    return threads if threads or on_gpu(backend, device) else default_threads()
+
+
 def ray_module() -> Any:
     """Return the module `ray`, which reports no usage and starts no cluster of its own accord.
 

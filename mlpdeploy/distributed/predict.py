@@ -10,7 +10,7 @@ from typing import Any
 import mlpdeploy.errors
 from mlpdeploy.classification import classifier_preprocessing
 from mlpdeploy.distributed.chunks import DEFAULT_COLUMN, Chunk, find_chunks, work_sha256
-from mlpdeploy.distributed.cluster import cluster, default_threads, ray_module
+from mlpdeploy.distributed.cluster import cluster, on_gpu, ray_module, threads_for
 from mlpdeploy.distributed.results import open_run, part_path
 from mlpdeploy.distributed.worker import Done, Worker, WorkerOptions
 from mlpdeploy.errors import MlpDeployError, UsageError
@@ -100,6 +100,7 @@ def predict_on_ray(
         "manifest_sha256": sha256_of(directory / FILE_NAME),
         "top": top,
         "backend": backend,
+        "device": device,
         "precision": precision,
         "skip_bad": skip_bad,
     }
@@ -110,9 +111,8 @@ def predict_on_ray(
     rows_before = total - sum(chunk.rows for chunk in missing)
     if not missing:
         return Summary(str(output), total, rows_before, 0, 0)
-    worker = WorkerOptions(
-        str(directory), str(output), top, batch, skip_bad, backend, device, threads or default_threads(), precision
-    )
+    threads = threads_for(backend, device, threads)
+    worker = WorkerOptions(str(directory), str(output), top, batch, skip_bad, backend, device, threads, precision)
     bad, done_rows = 0, rows_before
     with cluster(options.address, _OBJECT_STORE_BYTES) as ray:
         actors = _start_workers(ray, worker, options.workers, len(missing))
@@ -132,8 +132,8 @@ def predict_on_ray(
 
 def _start_workers(ray: Any, options: WorkerOptions, wanted: int | None, chunks: int) -> list[Any]:
     """Return the actors, each on a core group or a GPU of its own."""
-    on_gpu = options.device is not None and options.device.startswith("cuda")
-    kind, share = ("GPU", 1) if on_gpu else ("CPU", options.threads)
+    gpu = on_gpu(options.backend, options.device)
+    kind, share = ("GPU", 1) if gpu else ("CPU", options.threads or 1)
     there = int(ray.cluster_resources().get(kind, 0))
     room = there // share
     if room < 1 or (wanted or 0) > room:
@@ -142,7 +142,7 @@ def _start_workers(ray: Any, options: WorkerOptions, wanted: int | None, chunks:
             f"at most {room} workers",
             "lower --workers or --threads",
         )
-    resources = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": share}
+    resources = {"num_gpus": 1, "num_cpus": 1} if gpu else {"num_cpus": share}
     # A worker that dies comes back, and its chunk is done again: a file appears whole or not at all.
     remote = ray.remote(max_restarts=-1, max_task_retries=MOST_RETRIES, **resources)(Worker)
     return [remote.remote(options) for _ in range(min(wanted or room, chunks))]

@@ -14,7 +14,8 @@ from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.prediction import Prediction
 
-RUN_NAME = "run.json"
+RUN_NAME = "_run.json"  # pyarrow passes over names that begin so when it reads the folder
+OLD_RUN_NAME = "run.json"
 FORMAT = "mlpdeploy-predictions"
 VERSION = 1
 
@@ -71,10 +72,10 @@ def open_run(output: Path, sha256: str, what: dict[str, Any]) -> None:
     Raises:
         UsageError: the folder holds something else: results of other pictures, another model or other options.
     """
-    record = output / RUN_NAME
-    if record.is_file():
+    record, old = output / RUN_NAME, output / OLD_RUN_NAME
+    if record.is_file() or old.is_file():
         try:
-            known = json.loads(record.read_text())["work_sha256"]
+            known = json.loads((record if record.is_file() else old).read_text())["work_sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             known = None
         if known != sha256:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.distributed.cluster import cluster, default_threads, ray_module
+from mlpdeploy.distributed.cluster import cluster, on_gpu, ray_module, threads_for
 from mlpdeploy.distributed.replica import Order, Replica, Reply, error_in, error_of
 from mlpdeploy.env import require
 from mlpdeploy.errors import InternalError, MlpDeployError, UsageError
@@ -144,18 +144,14 @@ class RayModels:
 
 def _replica_options(options: ServeOptions) -> ServeOptions:
     """Return what a replica is told: one worker, and no more threads than it has processors."""
-    threads = options.threads or (1 if _on_gpu(options) else default_threads())
+    threads = threads_for(options.backend, options.device, options.threads)
     return dataclasses.replace(options, instances=1, threads=threads, api_key_file=None, tls_cert=None, tls_key=None)
-
-
-def _on_gpu(options: ServeOptions) -> bool:
-    return options.device is not None and options.device.startswith("cuda")
 
 
 def _resources(options: ServeOptions, spread: RayServeOptions) -> dict[str, float]:
     """Return what Ray sets aside for a replica."""
     found: dict[str, float] = {"num_cpus": options.threads or 1}
-    return {**found, "num_gpus": spread.gpus} if _on_gpu(options) else found
+    return {**found, "num_gpus": spread.gpus} if on_gpu(options.backend, options.device) else found
 
 
 class RayModel:

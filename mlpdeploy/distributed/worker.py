@@ -25,7 +25,7 @@ class WorkerOptions:
     skip_bad: bool
     backend: str | None
     device: str | None
-    threads: int
+    threads: int | None
     precision: str | None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +21,17 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mlpdeploy.cli import main
-from mlpdeploy.distributed.chunks import find_chunks
-from mlpdeploy.distributed.cluster import cluster
+from mlpdeploy.distributed.chunks import find_chunks, work_sha256
+from mlpdeploy.distributed.cluster import cluster, default_threads
 from mlpdeploy.distributed.predict import RayOptions, Summary, predict_on_ray
-from mlpdeploy.distributed.results import open_run, part_path
+from mlpdeploy.distributed.results import open_run
 from mlpdeploy.distributed.worker import Worker, WorkerOptions
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.prediction import Prediction, predict
+
+
+class Stopped(BaseException):
+    """Ends a run from outside, as Ctrl-C does."""
 
 
 def paint(folder: Path, count: int) -> list[Path]:
@@ -147,6 +154,93 @@ def test_a_folder_keeps_one_run(tmp_path: Path) -> None:
         open_run(tmp_path / "mine", "a", {})
 
 
+def test_the_folder_is_read_at_once(exported: Path, tmp_path: Path) -> None:
+    """As docs/how-to/many-machines.md says, by pyarrow as by pandas."""
+    paint(tmp_path / "pictures", 3)
+    output = tmp_path / "classes"
+    open_run(output, "a", {})
+    one = worker(exported, output)
+    for chunk in find_chunks([tmp_path / "pictures"], 2, "image"):
+        assert one.run(chunk).rows
+    assert parquet.read_table(output).num_rows == 3
+    assert parquet.read_table(output).to_pylist() == rows_in(output)
+    pandas = pytest.importorskip("pandas")
+    assert list(pandas.read_parquet(output)["path"]) == [row["path"] for row in rows_in(output)]
+
+
+def test_a_folder_of_an_older_version_is_known(tmp_path: Path) -> None:
+    open_run(tmp_path / "out", "a", {})
+    (record,) = (tmp_path / "out").iterdir()
+    record.rename(tmp_path / "out" / "run.json")
+    open_run(tmp_path / "out", "a", {})
+    with pytest.raises(UsageError, match="results of another run"):
+        open_run(tmp_path / "out", "b", {})
+
+
+@pytest.mark.parametrize("kind", ["pictures", "tables"])
+def test_replaced_pictures_are_other_work(tmp_path: Path, kind: str) -> None:
+    paths = paint(tmp_path / "pictures", 2)
+    (tmp_path / "tables").mkdir()
+    table = table_of(tmp_path / "tables" / "t.parquet", [b"x", b"y"])
+    path = table if kind == "tables" else paths[0]
+
+    def work() -> str:
+        return work_sha256(find_chunks([tmp_path / kind], 1, "image"), {})
+
+    before, written = work(), path.stat().st_mtime_ns
+    assert work() == before
+    os.utime(path, ns=(0, written + 1))
+    assert work() != before
+    table_of(table, [b"x", b"longer"])
+    paths[0].write_bytes(b"longer")
+    os.utime(path, ns=(0, written))
+    assert work() != before
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "given", "wanted", "there"),
+    [
+        (None, None, None, default_threads(), "CPU"),
+        ("auto", "cpu", 2, 2, "CPU"),
+        (None, "cuda", None, None, "GPU"),
+        (None, "cuda", 2, 2, "GPU"),
+        ("tensorrt", None, None, None, "GPU"),
+        ("onnxruntime-tensorrt", "cuda:0", None, None, "GPU"),
+    ],
+)
+def test_backends_on_a_gpu_get_no_number_of_threads(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    backend: str | None, device: str | None, given: int | None, wanted: int | None, there: str,
+) -> None:  # fmt: skip
+    """`load` refuses one for TensorRT; Ray shows a worker a GPU only if it asked for one."""
+    pytest.importorskip("ray")
+    paint(tmp_path / "pictures", 1)
+    asked: dict[str, Any] = {}
+
+    def remote(**resources: Any) -> Any:
+        asked.update(resources)
+
+        def start(options: WorkerOptions) -> None:
+            asked["threads"] = options.threads
+            raise Stopped
+
+        return lambda kind: SimpleNamespace(remote=start)
+
+    ray = SimpleNamespace(cluster_resources=lambda: {there: 8}, remote=remote)
+    monkeypatch.setattr("mlpdeploy.distributed.predict.cluster", lambda *arguments: contextlib.nullcontext(ray))
+    with pytest.raises(Stopped):
+        predict_on_ray(
+            exported,
+            [tmp_path / "pictures"],
+            tmp_path / "out",
+            RayOptions(),
+            backend=backend,
+            device=device,
+            threads=given,
+        )
+    assert (asked["threads"], "num_gpus" in asked) == (wanted, there == "GPU")
+
+
 def test_what_is_asked_for(exported: Path, tmp_path: Path) -> None:
     paint(tmp_path / "pictures", 1)
     arguments = ["predict", str(exported), str(tmp_path / "pictures")]
@@ -180,10 +274,6 @@ def workers_with(mark: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-class Stopped(BaseException):
-    """Ends a run from outside, as Ctrl-C does."""
 
 
 @pytest.mark.slow
@@ -220,8 +310,10 @@ def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeyp
         assert {path: path.stat().st_mtime_ns for path in first} == first
         same(rows_in(output), predict(exported, paths, top=3, threads=1))
         assert run() == Summary(str(output), 40, 40, 0, 0)
-        # The worker's error is this process's error.
+        # Another picture under the same name is another run; the worker's error is this process's error.
         paths[0].write_bytes(b"no picture")
-        part_path(output, find_chunks([tmp_path / "pictures"], 4, "image")[0]).unlink()
+        with pytest.raises(UsageError, match="another run"):
+            run()
+        shutil.rmtree(output)
         with pytest.raises(ImageError, match=r"000\.png"):
             run()

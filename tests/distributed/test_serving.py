@@ -24,8 +24,9 @@ from served import DIE, HANG, RAISE, answers, bad_row, rows, workers, write_mode
 from mlpdeploy import load
 from mlpdeploy.cli import main
 from mlpdeploy.distributed import cluster, replica
+from mlpdeploy.distributed.cluster import default_threads
 from mlpdeploy.distributed.replica import error_in, error_of, told
-from mlpdeploy.distributed.serving import RayModel, RayModels, RayServeOptions
+from mlpdeploy.distributed.serving import RayModel, RayModels, RayServeOptions, _replica_options, _resources
 from mlpdeploy.errors import ArtifactError, InternalError, UsageError
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.serving import repository
@@ -58,6 +59,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # pydan
 def test_options_that_make_no_sense_end_at_once(exported: Path, arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(main, ["serve", str(exported), *arguments])
     assert (result.exit_code, words in result.output, "Traceback" in result.output) == (2, True, False), result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "resources"),
+    [
+        ({}, default_threads(), {"num_cpus": default_threads()}),
+        ({"threads": 2}, 2, {"num_cpus": 2}),
+        ({"device": "cuda"}, None, {"num_cpus": 1, "num_gpus": 0.5}),
+        ({"backend": "tensorrt"}, None, {"num_cpus": 1, "num_gpus": 0.5}),
+        ({"backend": "onnxruntime-tensorrt", "device": "cuda"}, None, {"num_cpus": 1, "num_gpus": 0.5}),
+        ({"device": "cuda", "threads": 3}, 3, {"num_cpus": 3, "num_gpus": 0.5}),
+    ],
+)
+def test_replicas_on_a_gpu_get_no_number_of_threads(
+    options: dict[str, Any], threads: int | None, resources: dict[str, float]
+) -> None:
+    """`load` refuses one for TensorRT."""
+    told = _replica_options(ServeOptions(**options))
+    assert told.workers_for(None) == (1, threads)
+    assert _resources(told, RayServeOptions(gpus=0.5)) == resources
 
 
 def test_serving_here_needs_no_ray() -> None:
