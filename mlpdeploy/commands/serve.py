@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -128,9 +128,10 @@ def serve(
         log = None if no_access_log else sys.stderr
         if access_log is not None:
             try:
-                log = stack.enter_context(access_log.open("a", encoding="utf-8"))
+                log = access_log.open("a", encoding="utf-8")
             except OSError as error:
                 raise UsageError(f"{access_log} cannot be written ({error.strerror})", "a file") from error
+            stack.callback(close_log, log)
 
         def make() -> Server:
             server = Server(directories, options, log, watch_seconds, models)
@@ -143,6 +144,12 @@ def serve(
             lambda addresses: print_ready(addresses, as_json),
             lambda results: print_reloaded(results, as_json),
         )
+
+
+def close_log(log: TextIO) -> None:
+    """Close the access log; that it cannot be written has been said."""
+    with contextlib.suppress(OSError):
+        log.close()
 
 
 def models_of(engine: str, spread: dict[str, Any], instances: int | None, device: str | None) -> RayModels | None:

@@ -21,7 +21,7 @@ class Metrics:
     """Counters of one server, in a registry of its own."""
 
     def __init__(self, repository: ModelRepository) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
         self._registry = CollectorRegistry()
@@ -43,7 +43,6 @@ class Metrics:
             registry=self._registry,
         )
         self.reloads = Counter("mlpdeploy_reloads", "Reloads by result", ("result",), registry=self._registry)
-        self.open_requests = Gauge("mlpdeploy_open_requests", "HTTP requests being answered", registry=self._registry)
         self._registry.register(ModelCollector(repository))
         self._children: dict[tuple[str, str, str], tuple[Any, Any]] = {}
         self.recent = Recent()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import tracemalloc
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import read_manifest
+from mlpdeploy.serving.failures import DeadlineError
+from mlpdeploy.serving.options import ServeOptions
+from mlpdeploy.serving.protocol import classify as classifying
 from mlpdeploy.serving.protocol import http, limits, tensors
 from mlpdeploy.serving.protocol.grpc_codec import parse_infer, parse_message
+from mlpdeploy.serving.protocol.inference import Answer
+from mlpdeploy.serving.protocol.keys import read_keys
 from mlpdeploy.serving.protocol.limits import Budget, RefusedError
 from mlpdeploy.serving.protocol.messages import message_classes
-from mlpdeploy.serving.protocol.rest import parse_json, parse_request
+from mlpdeploy.serving.protocol.rest import parse_json, parse_request, write_answer
 
 service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
 
@@ -58,6 +68,7 @@ def test_bytes_are_viewed_and_not_copied() -> None:
         ("FP32", "1", [1.0]),
         ("FP32", [1] * 17, [1.0]),
         ("FP32", [2**62, 2**62], [1.0]),
+        ("FP32", [2**62, 2**62, 0], []),
         ("FP33", [1], [1.0]),
         (None, [1], [1.0]),
         (["FP32"], [1], [1.0]),
@@ -69,8 +80,28 @@ def test_what_is_no_tensor_is_refused(datatype: object, shape: object, values: o
         tensors.array_from_values("x", datatype, shape, values)
 
 
+@pytest.mark.parametrize("values", [["x" * 1000, *[0] * 100_000], [[0] * 100_000, ["x" * 1000] * 100_000]])
+def test_strings_among_the_numbers_cost_no_memory(values: list[object]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError):
+            tensors.array_from_values("x", "FP32", [len(values)], values)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # numpy would take 4000 bytes for each
+    finally:
+        tracemalloc.stop()
+
+
+def test_too_little_memory_for_the_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asarray(values: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "asarray", asarray)
+    with pytest.raises(UsageError, match="cannot be read"):
+        tensors.array_from_values("x", "FP32", [1], [1.0])
+
+
 def test_more_or_fewer_bytes_than_the_shape_needs_are_refused() -> None:
-    for shape, size in (([2], 4), ([2], 12), ([2**62, 4], 16), ([0], 4)):
+    for shape, size in (([2], 4), ([2], 12), ([2**62, 4], 16), ([2**62, 2**62, 0], 0), ([0], 4)):
         with pytest.raises(UsageError, match="bytes"):
             tensors.array_from_bytes("x", "FP32", shape, bytes(size))
 
@@ -101,6 +132,75 @@ def test_binary_data_must_fill_the_body() -> None:
         with pytest.raises(UsageError):
             parse_request(request(size) + tail, str(len(request(size))))
     assert parse_request(request(4) + bytes(4), str(len(request(4)))).feeds["x"].tolist() == [0]
+
+
+@pytest.mark.parametrize("whole", [True, False, None])
+def test_the_request_says_what_is_binary_unless_an_output_does(whole: bool | None) -> None:
+    outputs = [{"name": str(own), "parameters": {} if own is None else {"binary_data": own}} for own in (True, False)]
+    parameters = {} if whole is None else {"binary_data_output": whole}
+    body = {"inputs": [], "outputs": [*outputs, {"name": "none"}], "parameters": parameters}
+    wanted = parse_request(json.dumps(body).encode(), None).outputs
+    assert wanted is not None
+    assert {output.name: output.binary for output in wanted} == {"True": True, "False": False, "none": bool(whole)}
+
+
+def test_json_without_finite_numbers_names_the_output() -> None:
+    words = Answer("words", "BYTES", (1, 1), False, ["0.5:3"])
+    logits = Answer("logits", "FP32", (1, 1), False, np.array([[np.nan]], np.float32))
+    with pytest.raises(UsageError, match="'logits' has numbers that are not finite"):
+        write_answer(SimpleNamespace(name="m", version="1"), "", [words, logits])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("disposition", ['form-data; name="f"; filename="a.png"', "form-data; name=f; FileName=a.png"])
+def test_the_file_of_a_form_has_a_file_name(disposition: str) -> None:
+    parts = ['Content-Disposition: form-data; name="filename"\r\n\r\ntext',
+             'X-filename: a\r\nContent-Disposition: form-data; name="b"\r\n\r\ntext',
+             f"Content-Type: image/png\r\ncontent-disposition: {disposition}\r\n\r\npicture"]  # fmt: skip
+    form = "".join(f"--x\r\n{part}\r\n" for part in parts) + "--x--\r\n"
+    assert classifying.picture_in(form.encode(), "multipart/form-data; boundary=x") == b"picture"
+
+
+@pytest.mark.parametrize("seconds", [0.2, 30.0])
+def test_one_deadline_holds_for_decoding_and_inference(
+    seconds: float, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that takes too long to decode is given up, and inference gets what is left."""
+    left, ended = [], threading.Event()
+    model = SimpleNamespace(
+        name="m", version="1", manifest=read_manifest(exported), options=ServeOptions(timeout_ms=1000 * seconds)
+    )
+
+    async def infer(feeds: object, timeout: float | None = None) -> dict[str, np.ndarray]:
+        left.append(timeout)
+        return {"logits": np.zeros((1, 7), np.float32)}
+
+    def decode(*arguments: object) -> np.ndarray:
+        ended.wait(10 if seconds < 1 else 0.5)
+        return np.zeros((3, 32, 32), np.float32)
+
+    async def main() -> None:
+        decoder = classifying.Decoder(4)
+        try:
+            await classifying.classify(model, decoder, b"", 1)  # type: ignore[arg-type]
+        finally:
+            ended.set()
+            decoder.close()
+
+    monkeypatch.setattr(model, "infer", infer, raising=False)
+    monkeypatch.setattr(classifying, "_tensor", decode)
+    if seconds < 1:
+        with pytest.raises(DeadlineError, match=r"within 0\.2 s"):
+            asyncio.run(main())
+        assert not left
+    else:
+        asyncio.run(main())
+        assert 25 < left[0] < 29.6
+
+
+def test_keys_that_no_header_can_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a-good-key\nschlüssel-1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="ASCII"):
+        read_keys(tmp_path / "keys")
 
 
 def test_a_compressed_body_is_never_unpacked_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

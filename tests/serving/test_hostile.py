@@ -354,3 +354,35 @@ def test_grpc_messages_that_never_come_hold_nobody_up(exported: Path, tmp_path: 
         with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError, match="no message"):
             channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20)
         assert "Traceback" not in server.stderr.read_text()
+
+
+def test_callers_without_a_key_hold_nobody_up(exported: Path, tmp_path: Path) -> None:
+    """They are refused before anything is read; and health, which they may ask for, never waits to be read."""
+    script, keys = tmp_path / "few.py", tmp_path / "keys"
+    script.write_text(LIMITED.format(changes="limits.MAX_READS = 2; limits.READ_SECONDS = 60"))
+    keys.write_text("a-good-key\n")
+    ended = threading.Event()
+    metadata = (("x-api-key", "a-good-key"),)
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    with (
+        running(tmp_path, f"tiny={exported}", "--api-key-file", keys, program=[script]) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        calls = {name: channel.stream_unary(f"/{SERVICE}/{name}") for name in ("ModelMetadata", "ServerLive")}
+        try:
+            refused = [calls["ModelMetadata"].future(nothing(), timeout=20) for _ in range(8)]
+            assert {call.code() for call in refused} == {grpc.StatusCode.UNAUTHENTICATED}
+            reading = [calls["ModelMetadata"].future(nothing(), timeout=20, metadata=metadata) for _ in range(2)]
+            time.sleep(0.3)
+            live = message_classes()["ServerLiveResponse"](live=True)
+            assert calls["ServerLive"](iter((b"",)), timeout=5) == live.SerializeToString()
+            assert not any(call.done() for call in reading)
+        finally:
+            ended.set()
+        assert {call.code() for call in reading} == {grpc.StatusCode.INVALID_ARGUMENT}  # no message
+        count = 'mlpdeploy_requests_total{method="ModelMetadata",protocol="grpc",status="UNAUTHENTICATED"} 8.0'
+        assert count in server.ask("GET", "/metrics", X_API_Key="a-good-key")[2].decode()

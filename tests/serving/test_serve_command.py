@@ -165,6 +165,21 @@ def test_the_access_log_is_json_and_takes_no_line_from_a_client(exported: Path, 
     assert "status%22" not in metrics and "mlpdeploy_process_resident_memory_bytes" in metrics
 
 
+def test_an_access_log_that_cannot_be_written_stops_nothing(exported: Path, tmp_path: Path) -> None:
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    request = message_classes()["ModelInferRequest"](model_name="tiny", raw_input_contents=[x.tobytes()])
+    request.inputs.add(name="input", datatype="FP32", shape=x.shape)
+    with running(tmp_path, f"tiny={exported}", "--access-log", "/dev/full") as server:
+        assert server.ask("GET", "/v2/models/tiny")[0] == 200
+        with grpc.insecure_channel(server.grpc) as channel:
+            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+            replies = list(stream(iter([request.SerializeToString()] * 3), timeout=20))
+        parsed = map(message_classes()["ModelStreamInferResponse"].FromString, replies)
+        assert [reply.error_message for reply in parsed] == ["", "", ""]
+    said = server.stderr.read_text()  # the exit code is looked at by `running`
+    assert said == "mlpdeploy: the access log cannot be written (No space left on device); lines are lost\n"
+
+
 def test_an_error_of_ours_shows_nothing_of_the_inside(exported: Path, tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text(

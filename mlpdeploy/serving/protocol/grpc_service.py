@@ -26,13 +26,12 @@ from mlpdeploy.serving.protocol.inference import (
     statistics,
 )
 from mlpdeploy.serving.protocol.intake import Intake
-from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_RPCS, RefusedError
+from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_RPCS
 from mlpdeploy.serving.protocol.messages import SERVICE, message_classes
 from mlpdeploy.serving.protocol.state import ServerState
 from mlpdeploy.serving.protocol.status import failure_of
 
 Handler = Callable[["GrpcService", Any, Any], Awaitable[Any]]
-OPEN = ("ServerLive", "ServerReady")  # answered without a key
 FINAL_WANTED = "triton_enable_empty_final_response"
 # Calls of Triton that change a server, or map memory: a request never does either here.
 REFUSED = {
@@ -134,14 +133,13 @@ class GrpcService:
         return self.state.model(named.name, named.version)
 
     async def unary(self, name: str, handler: Handler, data: bytes, context: Any) -> bytes:
-        """Run one call: key, answer or status, log."""
+        """Run one call: answer or status, log."""
         import grpc
 
         started = time.perf_counter()
         request_id = self.state.next_id()
         code, text, reply = "OK", "", b""
         try:
-            self._check_key(name, context)
             reply = (await handler(self, data, context)).SerializeToString()
         except asyncio.CancelledError:
             self._log(context, name, "CANCELLED", time.perf_counter() - started, len(data))
@@ -158,19 +156,8 @@ class GrpcService:
 
     async def streaming(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Run one stream."""
-        import grpc
-
-        try:
-            self._check_key("ModelStreamInfer", context)
-        except RefusedError as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         async for reply in self.stream(requests, context):
             yield reply.SerializeToString()
-
-    def _check_key(self, name: str, context: Any) -> None:
-        if name not in OPEN:
-            metadata = context.invocation_metadata() or ()
-            self.state.keys.check_if_needed({key: value for key, value in metadata if isinstance(value, str)})
 
     def _log(self, context: Any, name: str, code: str, seconds: float, sent: int, answered: int = 0) -> None:
         self.state.metrics.answered("grpc", name, code, seconds)

@@ -2,7 +2,8 @@
 
 gRPC says nothing about a message before it is complete, and holds what has come of it. So only so many are read at
 once, and what has been read counts as REST's bodies do, until its call is answered. A call is read as a stream of one
-message, which is the same on the wire: a message that is not asked for yet costs no more than a window of HTTP/2.
+message, which is the same on the wire: a message that is not asked for yet costs no more than a window of HTTP/2. So
+the key is checked first, and the calls that need none are answered without their message.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mlpdeploy.serving.protocol.state import ServerState
 from mlpdeploy.serving.protocol.status import failure_of
 
 Messages = AsyncIterator[bytes]
+OPEN = ("ServerLive", "ServerReady")  # answered without a key; their messages are empty
 
 
 class Intake:
@@ -40,7 +42,10 @@ class Intake:
         """Return the handler of a call with one message."""
 
         async def handler(messages: Messages, context: Any) -> bytes:
+            if name in OPEN:
+                return await call(b"", context)
             try:
+                self._check_key(context)
                 data = await self._read(aiter(messages))
             except (MlpDeployError, StopAsyncIteration) as error:
                 await self._refuse(name, context, error)
@@ -68,8 +73,12 @@ class Intake:
                     self._state.budget.give(len(data))
 
         async def handler(messages: Messages, context: Any) -> Messages:
-            if self._streams >= MAX_STREAMS:
-                await self._refuse(name, context, QueueFullError(f"{MAX_STREAMS} streams are open", fix="try again"))
+            try:
+                self._check_key(context)
+                if self._streams >= MAX_STREAMS:
+                    raise QueueFullError(f"{MAX_STREAMS} streams are open", fix="try again")
+            except MlpDeployError as error:
+                await self._refuse(name, context, error)
             self._streams += 1
             try:
                 async for reply in call(counted(aiter(messages)), context):
@@ -80,6 +89,11 @@ class Intake:
                 self._streams -= 1
 
         return handler
+
+    def _check_key(self, context: Any) -> None:
+        """Raise RefusedError unless the call shows a key, where one is needed."""
+        metadata = context.invocation_metadata() or ()
+        self._state.keys.check_if_needed({key: value for key, value in metadata if isinstance(value, str)})
 
     def _take(self, data: bytes) -> None:
         if not self._state.budget.take(len(data)):

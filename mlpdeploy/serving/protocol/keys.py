@@ -37,7 +37,7 @@ def read_keys(path: Path | None) -> Keys:
     """Return the keys in a file, one a line; empty lines and those that begin with # are passed over.
 
     Raises:
-        UsageError: the file cannot be read, holds no key, or one that is too short.
+        UsageError: the file cannot be read, holds no key, or one that is too short or not ASCII.
     """
     if path is None:
         return Keys()
@@ -52,4 +52,6 @@ def read_keys(path: Path | None) -> Keys:
             f"keys of at least {MIN_CHARACTERS} characters, one a line",
             f"make one: openssl rand -hex 32 > {path}",
         )
+    if not all(map(str.isascii, keys)):
+        raise UsageError(f"{path} has a key with characters that no header holds", "keys of ASCII characters")
     return Keys(tuple(key.encode() for key in keys))

@@ -19,7 +19,7 @@ from mlpdeploy.serving.protocol.inference import (
     whole_number,
 )
 from mlpdeploy.serving.protocol.limits import MAX_JSON_BYTES, too_large
-from mlpdeploy.serving.protocol.tensors import array_from_bytes, array_from_values, bytes_of, strings_bytes
+from mlpdeploy.serving.protocol.tensors import BYTES, array_from_bytes, array_from_values, bytes_of, strings_bytes
 
 Buffer = bytes | bytearray | memoryview
 
@@ -67,10 +67,11 @@ def parse_request(body: Buffer, json_length: str | None) -> InferenceRequest:
     request_id = head.get("id", "")
     if not isinstance(request_id, str) or len(request_id) > 1000:
         raise UsageError("the id is no short string", "a string of at most 1000 characters")
+    binary = _flag(parameters, "binary_data_output")
     return InferenceRequest(
         feeds=_feeds(head["inputs"], view[length:]),
-        outputs=_outputs(head.get("outputs")),
-        binary=_flag(parameters, "binary_data_output"),
+        outputs=_outputs(head.get("outputs"), binary),
+        binary=binary,
         timeout=timeout_of(parameters),
         id=request_id,
     )
@@ -102,7 +103,7 @@ def _feeds(inputs: list[Any], tail: memoryview) -> dict[str, np.ndarray]:
     return feeds
 
 
-def _outputs(outputs: Any) -> tuple[RequestedOutput, ...] | None:
+def _outputs(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...] | None:
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):
@@ -113,7 +114,7 @@ def _outputs(outputs: Any) -> tuple[RequestedOutput, ...] | None:
         parameters = _parameters(output, f"output {name[:100]!r}")
         refuse_shared_memory(name, parameters)
         classes = whole_number("classification", parameters.get("classification", 0))
-        found.append(RequestedOutput(name, classes, _flag(parameters, "binary_data")))
+        found.append(RequestedOutput(name, classes, _flag(parameters, "binary_data", binary)))
     if len({output.name for output in found}) != len(found):
         raise UsageError("an output is asked for twice", "once")
     return tuple(found)
@@ -135,8 +136,8 @@ def _parameters(where: dict[str, Any], what: str) -> dict[str, Any]:
     return parameters
 
 
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    value = parameters.get(name, False)
+def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise UsageError(f"{name} is {str(value)[:40]}", "true or false")
     return value
@@ -166,7 +167,8 @@ def write_answer(model: Served, request_id: str, answers: list[Answer]) -> tuple
     try:
         text = json.dumps(head, allow_nan=False).encode()
     except ValueError:
-        wrong = next(o["name"] for o in outputs if not all(map(math.isfinite, o.get("data", ()))))
+        numbers = (output for output in outputs if output["datatype"] != BYTES)
+        wrong = next(o["name"] for o in numbers if not all(map(math.isfinite, o.get("data", ()))))
         raise UsageError(
             f"output {wrong!r} has numbers that are not finite, which JSON cannot write", fix="ask for binary data"
         ) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -20,10 +22,10 @@ from mlpdeploy.serving.repository import ModelRepository
 
 
 class AccessLog:
-    """One JSON line for each request."""
+    """One JSON line for each request; that one cannot be written is said once, and stops nothing."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream, self._failed = stream, False
 
     def write(
         self,
@@ -50,8 +52,15 @@ class AccessLog:
         line |= {"status": status, "ms": round(1000 * seconds, 3), "bytes_in": bytes_in, "bytes_out": bytes_out}
         if request_id:
             line["id"] = request_id
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                with contextlib.suppress(OSError):  # stderr may be the log
+                    text = f"mlpdeploy: the access log cannot be written ({error.strerror}); lines are lost"
+                    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass

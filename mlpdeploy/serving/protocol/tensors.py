@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,10 +37,12 @@ def datatype_of(dtype: str) -> str:
 
 
 def checked_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """Return a tensor's shape; UsageError unless it is a short list of whole numbers that are not negative."""
+    """Return a tensor's shape; UsageError unless it is a short list of whole numbers that a body can hold."""
     sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else None
     if sizes is None or len(sizes) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in sizes):
         raise UsageError(f"the shape of input {name!r} is {_short(shape)}", "whole numbers, none negative")
+    if math.prod(size or 1 for size in sizes) > MAX_BODY_BYTES:  # numpy refuses large sizes beside a 0 too
+        raise UsageError(f"the shape of input {name!r} is {_short(shape)}", f"at most {MAX_BODY_BYTES} bytes")
     return tuple(sizes)
 
 
@@ -72,13 +75,13 @@ def array_from_values(name: str, datatype: Any, shape: Any, values: Any) -> np.n
     """
     dtype, sizes = dtype_of(name, datatype), checked_shape(name, shape)
     wanted = f"{math.prod(sizes)} numbers for {datatype} {list(sizes)}"
-    if math.prod(sizes) > MAX_BODY_BYTES:
-        raise UsageError(f"input {name!r} has shape {list(sizes)}", "a smaller one")
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise UsageError(f"the data of input {name!r} are no list", wanted)
+    if not _only_numbers(values):
+        raise UsageError(f"the data of input {name!r} are not all numbers", wanted)
     try:
         array = np.asarray(values)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise UsageError(f"the data of input {name!r} cannot be read ({error})", wanted) from error
     if not array.size and not math.prod(sizes):
         return np.zeros(sizes, dtype)
@@ -103,6 +106,18 @@ def strings_bytes(strings: Sequence[str]) -> bytes:
     """Return a tensor of strings: each with its length before it, 4 bytes, little-endian."""
     encoded = [string.encode() for string in strings]
     return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
+
+
+def _only_numbers(values: Sequence[Any]) -> bool:
+    """Return whether a list holds numbers and booleans alone, or lists of them; numpy makes room for strings first."""
+    for _ in range(MAX_DIMENSIONS):
+        kinds = set(map(type, values))
+        if kinds <= {bool, int, float}:
+            return True
+        if kinds != {list}:
+            return False
+        values = list(itertools.chain.from_iterable(values))
+    return False
 
 
 def _kind(array: np.ndarray) -> str:
