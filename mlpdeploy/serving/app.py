@@ -75,7 +75,7 @@ class Application:
         started = time.perf_counter()
         request = Request(scope, receive, self.state.budget)
         request_id = self.state.next_id()
-        connection = scope.get("state", {}).get(CONNECTION)
+        connection = scope.get("state", {}).pop(CONNECTION, None)
         if connection is not None:
             connection.task = asyncio.current_task()
         route, answer = "none", None
@@ -85,8 +85,10 @@ class Application:
                 self.state.keys.check_if_needed(request.headers)
             answer = await handler(self, call)
         except (asyncio.CancelledError, ClientGoneError):
-            self._finish(request, route, CLIENT_GONE, time.perf_counter() - started, 0, request_id)
-            return
+            if connection is None or connection.lost:
+                self._finish(request, route, CLIENT_GONE, time.perf_counter() - started, 0, request_id)
+                return
+            answer = failed(UnavailableError("this server is being stopped", fix="try again in a moment"), request_id)
         except Exception as error:  # noqa: BLE001 - told to the client, ours to the log too
             answer = failed(error, request_id)
         finally:

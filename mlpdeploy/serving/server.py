@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import signal
 import socket
@@ -18,7 +19,7 @@ from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.serving.interface import Start
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.protocol.keys import read_keys
-from mlpdeploy.serving.protocol.limits import KEEP_ALIVE_SECONDS
+from mlpdeploy.serving.protocol.limits import HEADER_SECONDS, KEEP_ALIVE_SECONDS
 from mlpdeploy.serving.repository import ModelRepository, Reloaded
 
 BACKLOG = 512
@@ -234,14 +235,28 @@ def _http_server(app: Any, budget: Any, options: ServeOptions) -> Any:
 
     from mlpdeploy.serving.protocol.connection import connection_class
 
+    connection = connection_class(budget)
+
     class HttpServer(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Listen. uvicorn has no limit for a client that opens a connection and says nothing of TLS."""
+            loop, seconds = asyncio.get_running_loop(), HEADER_SECONDS if config.ssl else None
+            make = functools.partial(connection, config, self.server_state, {})
+            self.servers = [
+                await loop.create_server(
+                    make, sock=listener, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=seconds
+                )
+                for listener in sockets or ()
+            ]
+            self.started = True
+
     config = uvicorn.Config(
         app,
-        http=connection_class(budget),
+        http=connection,
         ws="none",
         loop="none",
         lifespan="off",

@@ -30,6 +30,7 @@ from mlpdeploy.serving.protocol.limits import (
 
 LARGE_BYTES = 64 << 10  # bodies above are read in place
 CONTINUE = b"HTTP/1.1 100 "
+BODY_HEADERS = (b"content-length", b"transfer-encoding")  # that say how long a body is
 LINGER_SECONDS = 5.0  # for the rest of a request that was answered before it was read
 CONNECTION = "mlpdeploy.connection"  # key in the scope's state
 
@@ -45,9 +46,9 @@ class LargeBody(asyncio.BufferedProtocol):
 
     def __init__(self, connection: Connection, size: int, start: bytearray) -> None:
         self.size, self.taken, self._at = size, 0, len(start)
-        self._connection, self._budget, self._released = connection, connection.budget, False
-        # Not zeroed: what is announced and never comes takes no memory.
-        self._view = np.empty(size, np.uint8).data
+        self._connection, self._budget = connection, connection.budget
+        # Not zeroed: what is announced and never comes takes no memory. None when it is nobody's.
+        self._view: memoryview | None = np.empty(size, np.uint8).data
         self._view[: len(start)] = start
         loop = asyncio.get_running_loop()
         self.done: asyncio.Future[memoryview] = loop.create_future()
@@ -55,7 +56,9 @@ class LargeBody(asyncio.BufferedProtocol):
         self._take(len(start))
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where the next bytes belong."""
+        """Return where the next bytes belong; those of a body that nobody wants are only counted."""
+        if self._view is None:
+            return self._connection.buffer[: self.size - self._at]
         return self._view[self._at :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -65,19 +68,22 @@ class LargeBody(asyncio.BufferedProtocol):
         if self._at == self.size:
             self._timer.cancel()
             self._connection.large_body_complete()
-            if not self.done.done():
+            if self._view is not None and not self.done.done():
                 self.done.set_result(self._view)
 
     def _take(self, size: int) -> None:
-        if self._released or self._budget.take(size):
-            self.taken += 0 if self._released else size
+        if self._view is None:
+            return
+        if self._budget.take(size):
+            self.taken += size
         else:
             self._fail(UnavailableError("too much is being uploaded to this server", fix="try again in a moment"))
 
     def release(self) -> None:
-        """Give back what was taken of the budget; the rest of the body, if there is one, is nobody's."""
+        """Give back the memory and what was taken of the budget; the rest of the body, if there is one, is nobody's."""
         self._budget.give(self.taken)
-        self.taken, self._released = 0, True
+        self.taken, self._view = 0, None
+        self._timer.cancel()
 
     def _fail(self, error: Exception) -> None:
         self._timer.cancel()
@@ -146,9 +152,10 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     buffer: memoryview
     parser: Any
     task: asyncio.Task[None] | None = None  # that answers now; cancelled when the client goes
+    lost = False  # whether it went
     _in_headers = False
     _message_complete = True
-    _header_bytes = 0  # as they came
+    _header_bytes = 0  # as they came, or what else came since the last piece of a body
     _parsed_bytes = 0  # of names and values
     _large_bytes = 0
     _timer: asyncio.TimerHandle | None = None
@@ -164,6 +171,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop what nobody waits for any more."""
+        self.lost = True
         self._stop_timer()
         self.resume_writing()
         if self.task is not None:
@@ -182,31 +190,64 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Parse, within the limits."""
         if self.parser is None or self.transport.is_closing():
             return
-        if self._in_headers or self._message_complete:
-            self._header_bytes += len(data)
-        super().data_received(data)
+        self._header_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self.transport.is_closing():
             return
-        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES:
+        if not self._message_complete and self._header_bytes > MAX_HEADER_BYTES:
             self.send_400_response("the headers are too long")
         elif self._in_headers and self._timer is None:
             self._start_timer(HEADER_SECONDS)
         elif self._large_bytes:
             self._read_large_body()
+        elif self._timer is None and self.cycle.response_complete:  # no request came, only the end of one or a new line
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _parse(self, data: memoryview) -> None:
+        """Parse bytes as HTTP/1, also where a client asks for another protocol.
+
+        The parser stops behind the headers of such a request. A new one reads on, and is told in a head of our own how
+        long the body is; what it calls for that head is ignored, as the request's own headers are complete.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            lengths = [b"%s: %s\r\n" % header for header in self.headers if header[0] in BODY_HEADERS]
+            self._new_parser()
+            self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *lengths, b"\r\n"]))
+
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if not self._message_complete:
+            return
         super().on_message_begin()
         self._in_headers, self._message_complete, self._parsed_bytes = True, False, 0
 
     def on_url(self, url: bytes) -> None:
         """Part of the request's line."""
+        if not self._in_headers:
+            return
         super().on_url(url)
         if len(self.url) > MAX_HEADER_BYTES:
             raise ValueError("the address is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; raising makes it status 400."""
+        """One header; raising makes it status 400. What comes behind the body is none."""
+        if not self._in_headers:
+            return
         super().on_header(name, value)
         self._parsed_bytes += len(name) + len(value)
         if self._parsed_bytes > MAX_HEADER_BYTES:
@@ -214,6 +255,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the answer; a large body is read in place if there is room for it."""
+        if not self._in_headers:
+            return
         self._in_headers, self._header_bytes = False, 0
         self._stop_timer()
         self.scope["state"][CONNECTION] = self
@@ -225,8 +268,15 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         fits = LARGE_BYTES < size <= MAX_BODY_BYTES and not self.expect_100_continue and not self.pipeline
         self._large_bytes = size if fits else 0
 
+    def on_body(self, body: bytes) -> None:
+        """Part of the body; between two of them there may be as much else as in the headers."""
+        self._header_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The request has been read."""
+        if self.parser.should_upgrade():  # it has not: see _parse
+            return
         self._message_complete = True
         self._stop_timer()
         super().on_message_complete()
@@ -238,7 +288,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         """The answer has been written; what is left of the request is read and thrown away, for a while."""
         super().on_response_complete()
-        if not self._message_complete:
+        if self.cycle.response_complete and not self._in_headers and not self._message_complete:
             self._start_timer(LINGER_SECONDS)
 
     def _read_large_body(self) -> None:
@@ -255,7 +305,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def large_body_complete(self) -> None:
         """Take the socket back, with a parser that knows nothing of the body."""
-        self.parser = httptools.HttpRequestParser(self)
+        self._new_parser()
         self.transport.set_protocol(self)
         self.on_message_complete()
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.serving.failures import UnavailableError
-from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, Budget, RefusedError, body_seconds, too_large
+from mlpdeploy.serving.protocol.limits import MAX_BODY_BYTES, SEND_BYTES, Budget, RefusedError, body_seconds, too_large
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -99,8 +99,10 @@ class Request:
         """Give back what the body took of the budget."""
         self._budget.give(self._taken)
         self._taken = 0
-        if self._reader is not None:
-            self._reader.release()
+        # Leaves the scope, which the connection keeps until its next request.
+        reader = self.scope.get("state", {}).pop(READER, None)
+        if reader is not None:
+            reader.release()
 
     def _take(self, size: int) -> None:
         if not self._budget.take(size):
@@ -204,7 +206,12 @@ class Answer:
     async def send(self, send: Send, head_only: bool = False) -> None:
         """Write it."""
         headers = [("content-type", self.content_type), ("content-length", str(self.bytes_out)), *self.headers]
-        parts = [b"".join(self.parts)] if self.bytes_out <= JOIN_BYTES or head_only else list(self.parts)
+        parts: Sequence[Buffer]
+        if self.bytes_out <= JOIN_BYTES or head_only:
+            parts = [b"".join(self.parts)]
+        else:  # piece by piece, as the client reads: who reads slowly is told from who does not read at all
+            views = [memoryview(part) for part in self.parts]
+            parts = [view[at : at + SEND_BYTES] for view in views for at in range(0, len(view), SEND_BYTES)]
         await send(
             {
                 "type": "http.response.start",

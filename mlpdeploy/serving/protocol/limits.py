@@ -21,7 +21,8 @@ KEEP_ALIVE_SECONDS = 75.0
 BODY_SECONDS = 20.0  # and in addition a second for so many bytes:
 BODY_BYTES_PER_SECOND = 64 << 10
 READ_SECONDS = 5.0  # for a gRPC message while others wait to be read
-SEND_SECONDS = 30.0  # that a client may leave an answer unread
+SEND_SECONDS = 30.0  # in which a client has to read so many bytes of an answer:
+SEND_BYTES = 1 << 20
 
 
 class RefusedError(MlpDeployError):
