@@ -25,12 +25,15 @@ $(READY): pyproject.toml constraints.txt tests/plugins/requirements.txt tests/se
 	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/serving/requirements.txt
 	touch $(READY)
 
-bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names in (4 MB)
+bindings: $(BINDINGS)/.ready  ## install what the tests look up TensorRT's names in, and TensorRT 10's plugin registry (6 MB)
 
 $(BINDINGS)/.ready: $(READY)
 	for package in 8:tensorrt-bindings==8.6.1 10:tensorrt-cu13-bindings==10.16.1.11 11:tensorrt-cu13-bindings==11.4.0.106; do \
 	  $(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/$${package%%:*} $${package#*:} || \
 	  echo "no bindings of TensorRT $${package%%:*} for this platform: the test that compares them will be skipped"; done
+	@$(BIN)/python -m pip install --quiet --no-deps --target $(BINDINGS)/registry-10 \
+	  tensorrt-dispatch-cu13-libs==10.16.1.11 tensorrt-dispatch-cu13-bindings==10.16.1.11 || \
+	  echo "no plugin registry of TensorRT 10 for this platform: its tests will be skipped"
 	@mkdir -p $(BINDINGS)
 	touch $@
 

@@ -14,7 +14,9 @@ from mlpdeploy.errors import PluginError
 from mlpdeploy.plugins.toolchain import sources_sha256
 
 LIBRARY_VARIABLE = "MLPDEPLOY_PLUGIN_LIBRARY"
+REGISTER_VARIABLE = "MLPDEPLOY_REGISTER_PLUGIN"  # read by the library itself: see csrc/exports.cpp
 CACHE_VARIABLE = "MLPDEPLOY_CACHE"
+CACHE_FIX = f"name a folder that you own in {CACHE_VARIABLE}"
 LIBRARY_NAME = "libmlpdeploy_plugins.so"
 RECORD_NAME = "build.json"
 FORMAT_VERSION = 1

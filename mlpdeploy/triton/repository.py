@@ -13,7 +13,7 @@ from mlpdeploy.artifact import disk_errors, new_artifact
 from mlpdeploy.classification import classifier_preprocessing
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import FILE_NAME, Manifest, read_manifest
-from mlpdeploy.plugins.find import LIBRARY_NAME
+from mlpdeploy.plugins.find import LIBRARY_NAME, REGISTER_VARIABLE
 from mlpdeploy.triton.config import (
     LABELS_NAME,
     ensemble_config,
@@ -80,6 +80,8 @@ def write_repository(
     command = ["tritonserver", f"--model-repository={output.resolve()}"]
     plugins = {(output / name / LIBRARY_NAME).resolve() for name, source in sources.items() if source.plugin}
     if plugins:
+        # Triton opens the library, which registers itself where it is asked to.
+        command = ["env", f"{REGISTER_VARIABLE}=1", *command]
         command.append(f"--backend-config=tensorrt,plugins={';'.join(map(str, sorted(plugins)))}")
     return Written(output, tuple(writers), shlex.join(command))
 

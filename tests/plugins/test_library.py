@@ -5,17 +5,19 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from bindings import BINDINGS
 
 from mlpdeploy.ops.axial_shift import NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, ShiftSpec, attributes
 from mlpdeploy.plugins.build import ARCHITECTURES
-from mlpdeploy.plugins.elf import read_symbols
-from mlpdeploy.plugins.find import PluginLibrary
+from mlpdeploy.plugins.elf import needed_libraries, read_symbols
+from mlpdeploy.plugins.find import REGISTER_VARIABLE, PluginLibrary
 from mlpdeploy.plugins.toolchain import CSRC, Toolchain, known_architectures
 
 NATIVE = Path(__file__).parent / "native"
@@ -45,6 +47,7 @@ def made(fields):
     return plugin is not None
 
 print(json.dumps({
+    "version": int(trt.__version__.partition(".")[0]),
     "loaded": handle is not None,
     "creator": [creator.name, creator.plugin_version, creator.plugin_namespace],
     "fields": [field.name for field in creator.field_names],
@@ -76,8 +79,9 @@ def test_our_reading_of_symbols_is_that_of_nm(plugin_library: PluginLibrary) -> 
 
 def test_loads_without_toolkit_and_driver(plugin_library: PluginLibrary) -> None:
     data = plugin_library.path.read_bytes()
-    for name in (b"libcudart.so", b"libcuda.so.1\0libc", b"libnvinfer.so"):
+    for name in (b"libcudart.so", b"libcuda.so.1\0libc"):
         assert name not in data
+    assert not [name for name in needed_libraries(plugin_library.path) if "nvinfer" in name]
     library = ctypes.CDLL(str(plugin_library.path))
     count = ctypes.c_int32()
     library.getCreators.restype = ctypes.c_void_p
@@ -85,17 +89,26 @@ def test_loads_without_toolkit_and_driver(plugin_library: PluginLibrary) -> None
     assert count.value == 1
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_dispatch_bindings") is None,
-    reason="needs tensorrt-dispatch-cu13-bindings and -libs: see tests/plugins/requirements.txt",
-)
-def test_the_real_registry_finds_the_creator_and_makes_the_plugin(plugin_library: PluginLibrary) -> None:
+def with_registry(major: int) -> dict[str, str]:
+    """Return the environment of a process whose `tensorrt_dispatch_bindings` have the real registry of a version."""
+    folder = BINDINGS / "registry-10"
+    if major == 10 and folder.is_dir():
+        return {**os.environ, "PYTHONPATH": str(folder)}
+    if major == 11 and importlib.util.find_spec("tensorrt_dispatch_bindings") is not None:
+        return dict(os.environ)
+    pytest.skip(f"no plugin registry of TensorRT {major}: make bindings, and see tests/plugins/requirements.txt")
+
+
+@pytest.mark.parametrize("major", [10, 11])
+def test_the_real_registry_finds_the_creator_and_makes_the_plugin(plugin_library: PluginLibrary, major: int) -> None:
     node = attributes(ShiftSpec(5, 2, "reflect"), channels=96)
     values = {key: value for key, value in node.items() if not key.startswith("plugin_")}
     arguments = [str(plugin_library.path), NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE, json.dumps(values)]
-    done = subprocess.run([sys.executable, "-c", REGISTRY, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-c", REGISTRY, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=with_registry(major))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
+        "version": major,
         "loaded": True,
         "creator": [NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE],
         "fields": list(values),
@@ -103,6 +116,37 @@ def test_the_real_registry_finds_the_creator_and_makes_the_plugin(plugin_library
         "made": True,
         "made without its first field": False,
     }
+
+
+# Opened like any library, with and without being asked to register itself.
+OPENED = """
+import ctypes, sys
+import tensorrt_dispatch_bindings as trt
+
+logger = trt.Logger(trt.Logger.ERROR)
+registry = trt.get_plugin_registry()
+library = ctypes.CDLL(sys.argv[1])
+print(registry.get_creator(*sys.argv[2:5]) is not None)
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_registers_itself_where_it_is_asked_to(plugin_library: PluginLibrary, tools: Toolchain, asked: bool) -> None:
+    """In the version whose headers it was compiled with."""
+    environment = with_registry(int(tools.tensorrt_version.partition(".")[0])) | {
+        REGISTER_VARIABLE: "1" if asked else ""
+    }
+    command = [sys.executable, "-c", OPENED, str(plugin_library.path), NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, f"{asked}\n"), done.stderr
+
+
+def test_says_that_there_is_no_tensorrt(plugin_library: PluginLibrary) -> None:
+    code = f"import ctypes; ctypes.CDLL({str(plugin_library.path)!r})"
+    environment = {**os.environ, REGISTER_VARIABLE: "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert done.stderr.startswith("mlpdeploy MLPDEPLOY_REGISTER_PLUGIN: this process has not loaded TensorRT ")
 
 
 def run_harness(source: str, library: Path, tools: Toolchain, folder: Path) -> None:

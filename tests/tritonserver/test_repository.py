@@ -196,6 +196,7 @@ def test_tensorrt(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "r" / NAME / "4" / "model.plan").read_bytes() == b"engine for L4"
     copy = tmp_path / "r" / NAME / LIBRARY_NAME
     assert copy.read_bytes() == b"a library"
+    assert result.command.startswith("env MLPDEPLOY_REGISTER_PLUGIN=1 tritonserver ")
     assert result.command.endswith(f" --backend-config=tensorrt,plugins={copy}")
     library.write_bytes(b"another library")
     with pytest.raises(PluginError, match="another plugin library"):

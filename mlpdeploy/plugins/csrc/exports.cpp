@@ -1,10 +1,15 @@
 // The two functions that this library shows to TensorRT;
 // IPluginRegistry::loadLibrary() looks them up by name. axial_shift/c_launcher.cpp
 // has the third that it shows.
+#include <dlfcn.h>
+
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 
 #include "face.h"
 #include "guard.h"
+#include "plugin_core.h"
 
 #define MLPDEPLOY_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -21,3 +26,33 @@ MLPDEPLOY_EXPORT mlpdeploy::Creator* const* MLPDEPLOY_GET_CREATORS(int32_t& coun
     count = 1;
     return creators;
 }
+
+namespace {
+
+#define MLPDEPLOY_TEXT_OF(value) #value
+#define MLPDEPLOY_TEXT(value) MLPDEPLOY_TEXT_OF(value)
+#define MLPDEPLOY_SONAME(name) name ".so." MLPDEPLOY_TEXT(NV_TENSORRT_MAJOR)
+
+// The libraries with a registry that a program may have loaded. The functions of another major version's registry have
+// other places.
+constexpr char const* kRegistries[] = {MLPDEPLOY_SONAME("libnvinfer"), MLPDEPLOY_SONAME("libnvinfer_lean"),
+                                       MLPDEPLOY_SONAME("libnvinfer_dispatch")};
+
+// For programs that only open a library and expect it to register itself, as Triton does. loadLibrary() refuses what is
+// registered already, so it happens only where it is asked for.
+__attribute__((constructor)) void register_where_asked() {
+    char const* const asked = std::getenv("MLPDEPLOY_REGISTER_PLUGIN");
+    if (asked == nullptr || std::strcmp(asked, "1") != 0) return;
+    for (char const* name : kRegistries) {
+        void* const tensorrt = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
+        void* const entry = tensorrt == nullptr ? nullptr : dlsym(tensorrt, "getPluginRegistry");
+        if (entry == nullptr) continue;
+        nvinfer1::IPluginRegistry* const registry = reinterpret_cast<nvinfer1::IPluginRegistry* (*)()>(entry)();
+        if (registry->registerCreator(*mlpdeploy::axial_shift_creator(), mlpdeploy::kPLUGIN_NAMESPACE)) return;
+        return mlpdeploy::log_error("MLPDEPLOY_REGISTER_PLUGIN", "TensorRT's registry refused the plugin");
+    }
+    mlpdeploy::log_error("MLPDEPLOY_REGISTER_PLUGIN",
+                         "this process has not loaded TensorRT " MLPDEPLOY_TEXT(NV_TENSORRT_MAJOR));
+}
+
+}  // namespace
