@@ -1,16 +1,32 @@
-"""benchmarks/gpu/run.sh, with programs in the place of Python and nvidia-smi that only note how they are called."""
+"""benchmarks/gpu/run.sh, with programs in the place of Python and nvidia-smi that only note how they are called.
+
+Of the scripts that it runs, what works without a GPU.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+
+from mlpdeploy.errors import PluginError
+from mlpdeploy.ops.axial_shift import axial_shift_ref
+from mlpdeploy.plugins.find import LIBRARY_VARIABLE
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu" / "run.sh"
 # What a stub does: note its arguments, and fail for those that FAIL names.
-STUB = '#!/bin/sh\necho "$@" >>"$CALLS"\ncase "$*" in *"$FAIL"*) echo "it broke"; exit 1;; esac\n'
+STUB = '#!/bin/sh\necho "$@" >>"$CALLS"\necho "$PYTHONPATH" >"$CALLS.path"\n'
+STUB += 'case "$*" in *"$FAIL"*) echo "it broke"; exit 1;; esac\n'
 
 
 @pytest.fixture
@@ -41,6 +57,8 @@ def test_everything_runs(stubs: dict[str, str]) -> None:
     assert text.rstrip().splitlines()[-1].startswith(f"{len(steps)} passed, 0 failed, 0 skipped; logs and results in")
     assert {"kernel", "torch_operator", "embedded_plugin", "onnxruntime_cuda_vip_s7", "int8", "pycuda"} <= set(steps)
     calls = Path(stubs["CALLS"]).read_text()
+    assert "--labels" in calls and f"axial_shift.py -o {stubs['OUT']}/axial_shift.json" in calls
+    assert Path(f"{stubs['CALLS']}.path").read_text().split(":")[0].strip() == str(SCRIPT.parents[2])
     assert "--plugin embedded" in calls and "--backend onnxruntime-tensorrt" in calls
     assert list(steps).index("fp16") < list(steps).index("int8")  # never INT8 without FP16 beside it
 
@@ -58,6 +76,19 @@ def test_what_is_missing_is_the_reason(stubs: dict[str, str]) -> None:
     assert steps["int8"] == ("skipped", "no TensorRT") and steps["torch_operator"] == ("passed", "")
 
 
+def test_without_headers_of_tensorrt(stubs: dict[str, str]) -> None:
+    """The kernel needs none."""
+    status, _, steps = run(stubs, FAIL="find_toolchain")
+    assert status == 0 and steps["plugin_build"] == ("skipped", "no CMake, no nvcc or no headers of TensorRT")
+    assert steps["kernel"] == steps["torch_operator"] == ("passed", "")
+
+
+def test_nothing_is_exported_for_nobody(stubs: dict[str, str]) -> None:
+    status, _, steps = run(stubs, FAIL="import ")  # neither ONNX Runtime nor TensorRT nor torch
+    assert steps["export_asmlp_t"] == ("skipped", "neither onnxruntime-gpu nor TensorRT")
+    assert status == 0
+
+
 def test_without_a_gpu(stubs: dict[str, str]) -> None:
     (Path(stubs["OUT"]).parent / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
     status, _, steps = run(stubs)
@@ -65,3 +96,93 @@ def test_without_a_gpu(stubs: dict[str, str]) -> None:
     status, text, steps = run(stubs, "--dry-run")
     assert status == 0 and steps["plugin_build"][0] == "would run"
     assert "[skipped] kernel: no NVIDIA GPU" in text
+
+
+def script(name: str) -> Any:
+    """Return one of the scripts as a module."""
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", SCRIPT.with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_check_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a launcher that computes the reference; each reference is computed once."""
+    kernel, asked = script("axial_shift"), []
+
+    def launch(x: Any, spec: Any, channels: int, block: int, outputs: Any) -> None:
+        n, _, h, w, _ = x.shape
+        planar = x.permute(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :channels]
+        for output, moved in zip(outputs, axial_shift_ref(planar.double(), spec), strict=True):
+            output.copy_(kernel.blocked(moved, block).to(x.dtype))
+
+    monkeypatch.setattr(kernel, "axial_shift_ref", lambda x, spec: asked.append(spec) or axial_shift_ref(x, spec))
+    cases = (kernel.SHORT_SHAPES[:2], kernel.SHORT_SPECS[:2])
+    assert kernel.check(launch, *cases, "cpu") == (2 * 4 * 2 * (4 + 5), 0)
+    assert len(asked) == 4
+    assert kernel.check(launch, *cases, "cpu", deadline=time.monotonic() - 1) == (0, 2 * 4 * 2 * (4 + 5))
+    with pytest.raises(SystemExit, match=r"differs: \(3, 20, 14, 14\)"):  # what is written counts, not what was there
+        kernel.check(lambda *arguments: None, *cases, "cpu")
+
+
+def test_bandwidth_is_that_of_the_memory() -> None:
+    kernel, l2 = script("axial_shift"), 60 << 20
+    for size_bytes in (200_000, 1 << 20, 100 << 20, 400 << 20):
+        sets = kernel.sets_for(size_bytes, l2)
+        assert sets >= 2 and sets * size_bytes >= 4 * l2
+    rows = [{"above_l2": above, "share_of_copy": share} for above, share in ((True, 0.9), (True, 0.8), (False, 0.1))]
+    assert kernel.goal_of(rows) == {"share_of_copy": 0.85, "rows": 2, "reached": 1}
+
+
+def test_the_results_of_the_kernel_are_written_on_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernel, output, order = script("axial_shift"), tmp_path / "new" / "results.json", itertools.count()
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        number = next(order)
+        if number:
+            assert len(json.loads(output.read_text())["measurements"]) == number
+        return {"above_l2": True, "share_of_copy": 1.0}
+
+    monkeypatch.setattr(kernel.ctypes, "CDLL", lambda path: None)
+    monkeypatch.setattr(kernel, "check", lambda *arguments: (7, 3))
+    monkeypatch.setattr(kernel, "measure", measure)
+    monkeypatch.setattr(kernel, "sanitize", lambda library, deadline: {"memcheck": "clean"})
+    kernel.examine(Path("library"), {}, output, 1000)
+    report = json.loads(output.read_text())
+    assert len(report["measurements"]) == 64 and report["goal"]["reached"] == 64
+    assert report["sanitizer"] and report["cases_left_out"] == 3
+
+
+def test_sanitizers_have_a_time_limit_and_no_cache_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, seen = script("axial_shift"), []
+
+    def run_tool(command: list[str], **options: Any) -> Any:
+        seen.append(options)
+        if "racecheck" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return SimpleNamespace(returncode=9 * ("initcheck" in command), stdout="== ERROR SUMMARY: 1 error")
+
+    monkeypatch.setattr(kernel.shutil, "which", lambda name: name)
+    monkeypatch.setattr(kernel.subprocess, "run", run_tool)
+    found = kernel.sanitize(Path("library"), time.monotonic() + 90)
+    assert (found["memcheck"], found["initcheck"]) == ("clean", "exit 9: == ERROR SUMMARY: 1 error")
+    assert found["racecheck"].startswith("not run to the end: it was stopped after 90 s")
+    assert all(options["env"]["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1" for options in seen)
+    assert 29 < seen[0]["timeout"] <= 30
+    assert kernel.sanitize(Path("library"), time.monotonic())["memcheck"] == "not run: no time left"
+
+
+def test_the_torch_operator_compiles_its_kernel_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    operator = script("torch_operator")
+    assert torch.backends.cudnn.allow_tf32 is False
+    torch.backends.cudnn.allow_tf32 = True
+
+    def missing() -> None:
+        raise PluginError("the CUDA plugin is not built")
+
+    monkeypatch.setattr(operator, "find_plugin_library", missing)
+    monkeypatch.setitem(sys.modules, "axial_shift", SimpleNamespace(build=lambda folder: folder / "kernel.so"))
+    monkeypatch.setenv(LIBRARY_VARIABLE, "")
+    operator.provide_library(tmp_path)
+    assert os.environ[LIBRARY_VARIABLE] == str(tmp_path / "kernel.so")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU and mlpdeploy[export,gpu,tensorrt,demo]: everything that only a GPU can tell, into
-# benchmarks/results/gpu/. Each step writes a log and what it measured; one that fails or is skipped does not stop the others.
-# It ends with a table of all steps, which is summary.tsv too. Exit 1 when a step failed, or when none could run.
+# On a machine with an NVIDIA GPU: everything that only a GPU can tell, into benchmarks/results/gpu/. All of it needs
+# mlpdeploy[export,gpu,tensorrt,demo]; for the kernel and the torch operator, torch with CUDA and nvcc are enough. Each
+# step writes a log and what it measured; one that fails or is skipped does not stop the others. It ends with a table of
+# all steps, which is summary.tsv too. Exit 1 when a step failed, or when none could run.
 #
 #   benchmarks/gpu/run.sh              everything
 #   benchmarks/gpu/run.sh --dry-run    says what would run here, and why the rest would not
@@ -10,6 +11,7 @@
 # Never run on a GPU yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # the checkout itself, installed or not
 dry=${1:-}
 out=${OUT:-benchmarks/results/gpu}
 python=${PYTHON:-python}
@@ -29,11 +31,14 @@ note() { # STEP STATE REASON
 no_gpu=""
 nvidia-smi -L >/dev/null 2>&1 || no_gpu="no NVIDIA GPU (nvidia-smi finds none)"
 has() { "$python" -c "$1" >/dev/null 2>&1; }
-no_torch="" no_nvcc="" no_ort="" no_tensorrt="" no_embedded="" no_pycuda=""
+no_torch="" no_nvcc="" no_headers="" no_ort="" no_tensorrt="" no_user="" no_embedded="" no_pycuda=""
 has 'import torch; assert torch.cuda.is_available()' || no_torch="no torch with CUDA"
 has 'from mlpdeploy.plugins.toolchain import find_nvcc; assert find_nvcc()' || no_nvcc="no nvcc"
+has 'from mlpdeploy.plugins.toolchain import find_toolchain; find_toolchain()' ||
+  no_headers="no CMake, no nvcc or no headers of TensorRT"
 has 'import onnxruntime as o; assert "CUDAExecutionProvider" in o.get_available_providers()' || no_ort="no onnxruntime-gpu"
 has 'import tensorrt' || no_tensorrt="no TensorRT"
+[ -n "$no_ort" ] && [ -n "$no_tensorrt" ] && no_user="neither onnxruntime-gpu nor TensorRT"
 has 'from mlpdeploy.runtime.tensorrt_api import load_tensorrt; load_tensorrt("tensorrt").check_embedded()' ||
   no_embedded="no TensorRT whose engines carry plugins"
 has 'import pycuda.driver' || no_pycuda="no pycuda"
@@ -55,7 +60,11 @@ first() { # the first reason that is not empty
   for reason in "$@"; do [ -n "$reason" ] && echo "$reason" && return; done
   return 0
 }
-export_model() { "$python" -m mlpdeploy export --model "$1" -o "$scratch/$1" --no-verify; }
+# The labels' names do not matter, and a package with ImageNet's may be missing.
+export_model() {
+  "$python" -m mlpdeploy export --model "$1" -o "$scratch/$1" --labels "$scratch/labels.txt" --no-verify
+}
+seq -f 'class_%.0f' 0 999 >"$scratch/labels.txt"
 to_file() { # FILE COMMAND...: JSON from stdout
   local file=$1
   shift
@@ -71,12 +80,13 @@ quantized() { # PRECISION OPTIONS...
 
 step machine "$no_gpu" to_file "$out/nvidia-smi.txt" nvidia-smi
 step doctor "" to_file "$out/doctor.json" "$python" -m mlpdeploy doctor --json
-step plugin_build "$no_nvcc" "$python" -m mlpdeploy plugin build # without it engines have the shift in native layers
-step kernel "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/axial_shift.py
+step plugin_build "$no_headers" "$python" -m mlpdeploy plugin build # without it engines have the shift in native layers
+step kernel "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/axial_shift.py \
+  -o "$out/axial_shift.json"
 step torch_operator "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/torch_operator.py \
   -o "$out/torch_operator.json"
 for model in $models; do
-  step "export_$model" "$no_gpu" export_model "$model"
+  step "export_$model" "$(first "$no_gpu" "$no_user")" export_model "$model"
   step "onnxruntime_cuda_$model" "$(first "$no_gpu" "$no_ort")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
     "$scratch/$model" -o "$out/onnxruntime_cuda_$model.json"
   step "tensorrt_$model" "$(first "$no_gpu" "$no_tensorrt")" "$python" benchmarks/gpu/runtime.py "$scratch/$model" \

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/torch_operator.py [-o results.json]
 
-Needs a torch with CUDA and the library of `mlpdeploy plugin build`. Never run on a GPU yet. Exits with 1 when a check
-fails.
+Needs a torch with CUDA, and nvcc or the library of `mlpdeploy plugin build`: where that is not built, the kernel alone
+is compiled for this GPU. Never run on a GPU yet. Exits with 1 when a check fails.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,25 @@ from typing import Any
 import torch
 
 from mlpdeploy.env import git_commit, tool_versions
-from mlpdeploy.models.build import create_model
+from mlpdeploy.errors import PluginError
+from mlpdeploy.models.create import create_model
 from mlpdeploy.ops.axial_shift import PADDINGS, ShiftSpec, axial_shift_ref
+from mlpdeploy.plugins.find import LIBRARY_VARIABLE, find_plugin_library
 from mlpdeploy.torch_operator import DIFFERENTIABLE, ELEMENT_TYPES, axial_shift, use_operator
 
+# Products in float32: by default torch rounds those of convolutions to ten bits.
+torch.backends.cudnn.allow_tf32 = False
 SHAPES = ((2, 96, 56, 56), (3, 20, 14, 17), (1, 7, 7, 129), (5, 3, 8, 8), (1, 768, 7, 7))
+
+
+def provide_library(folder: Path) -> None:
+    """Have a library with the kernel: the plugin's where it is built, else one of the kernel alone."""
+    try:
+        find_plugin_library()
+    except PluginError:
+        from axial_shift import build  # the script beside this one
+
+        os.environ[LIBRARY_VARIABLE] = str(build(folder))
 
 
 def check(device: str) -> dict[str, Any]:
@@ -95,8 +111,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("no GPU that torch can use")
-    result = check("cuda")
-    result["milliseconds"] = compare_models("cuda", result["failed"])
+    with tempfile.TemporaryDirectory() as folder:
+        provide_library(Path(folder))
+        result = check("cuda")
+        result["milliseconds"] = compare_models("cuda", result["failed"])
     result |= {
         "gpu": torch.cuda.get_device_name(), "git_commit": git_commit(), "tools": tool_versions(("torch", "numpy")),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -112,6 +113,17 @@ TEST_CASE("any batch is computed, and padding stays inside") {
     CHECK(std::equal(three.logits.begin(), three.logits.end() - margin, owned[0].float32()));
   }
   CHECK(Existing().nothing());
+}
+
+TEST_CASE("a session outlives the one that began first") {
+  const EngineFolder folder("asmlp");
+  folder.add();
+  auto first = std::make_unique<Session>(folder.load());
+  const Session second = folder.load();
+  first.reset();
+  Call call(3);
+  call.run(second);
+  CHECK(call.right());
 }
 
 TEST_CASE("the second run of a shape is recorded, and later ones launch the graph") {

@@ -121,7 +121,8 @@ def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
     _check_precision(request.precision, types)
     events.send("network", layers=network.num_layers)
     config = builder.create_builder_config()
-    _configure(api, builder, config, request, set(types))
+    _configure(api, builder, config, request)
+    api.set_precision(config, network, set(types))
     cache = _timing_cache(api, config, request)
     api.watch(config, events)
     plan = builder.build_serialized_network(network, config)
@@ -182,7 +183,7 @@ def _check_precision(precision: str, types: dict[str, int]) -> None:
         )
 
 
-def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, types: set[str]) -> None:
+def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest) -> None:
     """Set everything that the request decides."""
     for shapes in request.profiles:
         profile = builder.create_optimization_profile()
@@ -191,7 +192,6 @@ def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest, 
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{api.name} refused the profile {shapes}")
     api.set_options(config, request.flags)
-    api.set_precision(config, types)
     if api.is_rtx:
         api.set_compute_capabilities(config, request.compute_capabilities)
 

@@ -89,7 +89,8 @@ class GpuRunner:
 
     def array(self, value: Any, name: str) -> DeviceArray:
         """Return an array on the GPU as ours; see `device_array`."""
-        return device_array(value, name, self.index)
+        with open_cuda(self.index).current():  # PyTorch refuses where another GPU is the current one
+            return device_array(value, name, self.index)
 
     def run(self, feeds: Arrays, into: Arrays | None, outputs: tuple[TensorSpec, ...]) -> Arrays:
         """Run once. Arrays on the GPU are bound where they are; a result without a place is copied to numpy.

@@ -18,7 +18,7 @@ from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH, LoadOptions
 
 ROLE = "tensorrt"
 CACHE = Path("engines") / "onnxruntime"
-# The domain under which ONNX Runtime knows the plugins of the libraries that it is given.
+# The domain under which ONNX Runtime knows the plugins in TensorRT's registry.
 PLUGIN_DOMAIN, OUR_DOMAIN = "trt.plugins", "mlpdeploy"
 _OPTIMUM = 8
 _KEY_DIGITS = 16
@@ -37,7 +37,9 @@ class BackendSession(OnnxRuntimeSession):
             raise UsageError(f"threads on the backend {self.backend}", fix="leave the number of threads out")
         name = manifest.file_for(options.role or ROLE)
         path, entry = checked_file(directory, manifest, name), manifest.files[name]
-        library = _plugin_library() if entry.shift == "plugin" else None
+        with_plugin = entry.shift == "plugin"
+        if with_plugin:
+            _load_plugin()
         most = options.max_batch or DEFAULT_MAX_BATCH
         provider = Provider(
             TENSORRT,
@@ -46,10 +48,9 @@ class BackendSession(OnnxRuntimeSession):
                 **_cache(directory / CACHE, entry.sha256),
                 **_precision(manifest),
                 **_profile(manifest.inputs, most),
-                **({"trt_extra_plugin_lib_paths": str(library)} if library else {}),
             },
         )
-        model = with_plugin_domain(path) if library else None
+        model = with_plugin_domain(path) if with_plugin else None
         return name, Source(path, model), [provider, cuda_provider(index)], index
 
 
@@ -66,10 +67,15 @@ def with_plugin_domain(path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _plugin_library() -> Path:
-    from mlpdeploy.plugins.find import find_plugin_library
+def _load_plugin() -> None:
+    """Load our library into the registry that ONNX Runtime's TensorRT asks: it is the same one in this process.
 
-    return find_plugin_library("IPluginV3")
+    ONNX Runtime's own option for plugins only opens a library, which registers nothing.
+    """
+    from mlpdeploy.plugins.find import find_plugin_library
+    from mlpdeploy.runtime.tensorrt_api import load_tensorrt
+
+    load_tensorrt("tensorrt").load_plugins(find_plugin_library("IPluginV3"))
 
 
 def _cache(folder: Path, sha256: str) -> dict[str, str]:

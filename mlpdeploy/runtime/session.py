@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -62,7 +63,8 @@ class LoadOptions:
 class Session(ABC):
     """A loaded model. Any batch is taken: it is split, and padded where the model's batch is fixed.
 
-    `run` may be called from several threads at once. A closed session refuses.
+    `run` may be called from several threads at once. A closed session refuses, and so does one in a forked process:
+    the backend's threads are not there.
 
     Attributes:
         inputs, outputs: what the model takes and gives.
@@ -90,6 +92,7 @@ class Session(ABC):
             raise UsageError(f"max_batch is {max_batch}", "at least 1")
         self.fixed_batch = fixed if isinstance(fixed, int) else None
         self.max_batch = self.fixed_batch or max_batch or DEFAULT_MAX_BATCH
+        self._process = os.getpid()
         self._closed = threading.Event()
         self._async: ThreadPoolExecutor | None = None
         self._making_async = threading.Lock()
@@ -110,30 +113,57 @@ class Session(ABC):
 
         Raises:
             UsageError: an input is missing, unknown, of another dtype or of a shape that the model cannot take; an
-                output array does not fit; or the session is closed.
+                output array does not fit; or the session is closed, or was loaded before a fork.
         """
+        self._check_process()
         if self._closed.is_set():
             raise UsageError("this session is closed", fix="load the artifact again")
+        return self._run_taken(*self._take(feeds, outputs), outputs)
+
+    def _take(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> tuple[Arrays, Arrays | None]:
+        """Return the inputs and outputs as the backend's own arrays, after checking them."""
         arrays = check_feeds(self.inputs, feeds, self._on_gpu)
         rows = len(next(iter(arrays.values())))
-        into = None if outputs is None else check_outputs(self.outputs, outputs, rows, self._on_gpu)
-        results = self._run_batch(arrays, into, rows)
+        return arrays, None if outputs is None else check_outputs(self.outputs, outputs, rows, self._on_gpu)
+
+    def _run_taken(self, arrays: Arrays, into: Arrays | None, outputs: Mapping[str, Any] | None) -> Arrays:
+        results = self._run_batch(arrays, into, len(next(iter(arrays.values()))))
         return results if outputs is None else {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def run_async(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Future[Arrays]:
         """Return at once what `run` will return, as a Future; at most ASYNC_RUNS compute at the same time.
 
-        The arrays must not be changed before the result is there. `close` waits for what was asked for before it.
+        The arrays must not be changed before the result is there. Arrays on a GPU are ordered after the work that this
+        thread has given its current stream, as by `run`. `close` waits for what was asked for before it.
 
         Raises:
-            UsageError: the session is closed. All other errors of `run` are raised by the Future.
+            UsageError: the session is closed, or was loaded before a fork. All other errors of `run` are raised by the
+                Future.
         """
+        self._check_process()
         with self._making_async:
             if self._closed.is_set():
                 raise UsageError("this session is closed", fix="load the artifact again")
             if self._async is None:
                 self._async = ThreadPoolExecutor(ASYNC_RUNS, "mlpdeploy-async")
-            return self._async.submit(self.run, feeds, outputs)
+            try:  # in this thread: another one has other current streams
+                arrays, into = self._take(feeds, outputs)
+                arrays, into = _ordered(arrays), None if into is None else _ordered(into)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the Future raises it
+                failed: Future[Arrays] = Future()
+                failed.set_exception(error)
+                return failed
+            future = self._async.submit(self._run_taken, arrays, into, outputs)
+            future.add_done_callback(lambda done: _release(arrays, into or {}))
+            return future
+
+    def _check_process(self) -> None:
+        """Refuse in a forked process, where a run would wait for ever for threads that were not copied."""
+        if self._process != os.getpid():
+            raise UsageError(
+                "this session was loaded in another process",
+                fix="load the artifact after the fork, or start processes with spawn",
+            )
 
     def _on_gpu(self, value: Any, name: str) -> Any:
         """Return an array on a GPU as this backend's own; those that have none refuse."""
@@ -210,6 +240,17 @@ class Session(ABC):
     def __repr__(self) -> str:
         name = self.manifest.model.get("name")
         return f"<Session {name} on {self.backend} ({self.device}), at most {self.max_batch} rows at once>"
+
+
+def _ordered(arrays: Mapping[str, Any]) -> Arrays:
+    """Return the arrays for another thread: those on a GPU are ordered after what this thread's streams hold now."""
+    return {name: array if isinstance(array, np.ndarray) else array.ordered() for name, array in arrays.items()}
+
+
+def _release(*groups: Mapping[str, Any]) -> None:
+    for array in (array for group in groups for array in group.values()):
+        if not isinstance(array, np.ndarray):
+            array.release()
 
 
 def load(

@@ -63,7 +63,8 @@ class BackendSession(Session):
         self._finalizer = weakref.finalize(self, _close_quietly, self._pool)
 
     def _on_gpu(self, value: Any, name: str) -> DeviceArray:
-        return device_array(value, name, self._index)
+        with self._engine.cuda.current():  # PyTorch refuses where another GPU is the current one
+            return device_array(value, name, self._index)
 
     def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
         results: dict[str, Any] = dict(into or {})

@@ -18,13 +18,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -40,6 +42,21 @@ Severity = Literal["error", "warning", "info"]
 
 class EngineError(MlpDeployError):
     """TensorRT cannot parse, build, load or run what it was given."""
+
+
+class Complaints:
+    """Keeps what TensorRT says is wrong; it calls from any thread."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, severity: Severity, message: str) -> None:
+        if severity == "error":
+            self._last = " ".join(message.split())
+
+    def last(self) -> str:
+        """Return the last error, or that there is none."""
+        return self._last or "it does not say why"
 
 
 class Monitor(Protocol):
@@ -70,6 +87,9 @@ _NUMPY = {
 }  # fmt: skip
 
 
+# A package's one logger in this process: TensorRT keeps the first that it is given, and uses it for everything.
+_loggers: dict[Any, Any] = {}
+_logging = threading.RLock()
 # What is in the registry of a package; a second time TensorRT would refuse it.
 _loaded_libraries: WeakKeyDictionary[Any, set[Path]] = WeakKeyDictionary()
 
@@ -121,7 +141,17 @@ class TensorRt:
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     def logger(self, log: Callable[[Severity, str], None]) -> Any:
-        """Return a logger that hands errors, warnings and information to `log`."""
+        """Return the process's logger, which hands errors, warnings and information to `log` as long as that lives.
+
+        There is one for all, which is never freed: TensorRT keeps a pointer to the first logger that it is given.
+        """
+        with _logging:
+            if self.module not in _loggers:
+                _loggers[self.module] = self._new_logger()
+            _loggers[self.module].listeners.add(log)
+            return _loggers[self.module]
+
+    def _new_logger(self) -> Any:
         trt = self.module
         severities: dict[Any, Severity] = {
             trt.ILogger.Severity.INTERNAL_ERROR: "error",
@@ -133,10 +163,14 @@ class TensorRt:
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
+                self.listeners: WeakSet[Callable[[Severity, str], None]] = WeakSet()
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in severities:
-                    log(severities[severity], message)
+                    with _logging:
+                        listeners = list(self.listeners)
+                    for listener in listeners:
+                        listener(severities[severity], message)
 
         return Logger()
 
@@ -156,8 +190,11 @@ class TensorRt:
             wanted |= 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
         return builder.create_network(wanted)
 
-    def set_precision(self, config: Any, types: set[str]) -> None:
+    def set_precision(self, config: Any, network: Any, types: set[str]) -> None:
         """Allow the types of the graph where a builder flag must do so, and have them obeyed.
+
+        TensorRT obeys what a layer asks for, and a layer of the graph asks for nothing: so each asks for its own types.
+        With INT8 the quantizing layers decide, and none asks for another type. Never run with TensorRT 8.6.
 
         Args:
             types: names of `DataType` that the graph's tensors have.
@@ -171,6 +208,13 @@ class TensorRt:
         if "BF16" in types:
             raise UsageError(f"a bfloat16 model for {self.name}", "TensorRT 10 or later, or fp16")
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+        floats = {self.module.DataType.FLOAT, self.module.DataType.HALF}
+        for layer in map(network.get_layer, range(network.num_layers) if "INT8" not in types else ()):
+            kinds = [layer.get_output(index).dtype for index in range(layer.num_outputs)]
+            if kinds and floats.issuperset(kinds):
+                layer.precision = kinds[0]
+                for index, kind in enumerate(kinds):
+                    layer.set_output_type(index, kind)
 
     def set_options(self, config: Any, options: EngineFlags) -> None:
         """Set the builder's options.
@@ -210,9 +254,17 @@ class TensorRt:
         loaded = _loaded_libraries.setdefault(self.module, set())
         if library in loaded:
             return
+        complaints = Complaints()
+        self.logger(complaints)
         if self.module.get_plugin_registry().load_library(str(library)) is None:
+            reason = complaints.last()
+            try:  # TensorRT says nothing before it has a logger, and never what the system's loader says
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                reason = str(error)
             raise EngineError(
-                f"{self.name} cannot load the plugin library {library}", fix="build it again: mlpdeploy plugin build"
+                f"{self.name} cannot load the plugin library {library}: {reason}",
+                fix="build it again: mlpdeploy plugin build",
             )
         loaded.add(library)
 
@@ -252,7 +304,7 @@ class TensorRt:
     def open_engine(self, logger: Any, plan: Any, host_code: bool) -> tuple[Any, Any]:
         """Return (runtime, engine) of a plan, the latter None where TensorRT refuses it and has told the logger why.
 
-        The runtime and the logger must live as long as the engine.
+        The runtime must live as long as the engine.
 
         Args:
             host_code: whether the plan is version-compatible, and so carries a runtime of its own.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,9 @@ from mlpdeploy.runtime.session import LoadOptions, Session
 
 if TYPE_CHECKING:
     import torch
+
+
+_rounding = threading.Lock()  # held while torch's switches for it are ours
 
 
 class BackendSession(Session):
@@ -43,7 +49,7 @@ class BackendSession(Session):
 
         torch.set_num_threads(self._threads)
         (array,) = feeds.values()
-        with torch.inference_mode():
+        with torch.inference_mode(), nullcontext() if self.device == "cpu" else _float32_products():
             result = self._model(torch.from_numpy(array).to(self.device, torch.float32))
         tensors = result if isinstance(result, tuple) else (result,)
         arrays = {
@@ -61,6 +67,26 @@ class BackendSession(Session):
 
     def _release(self) -> None:
         del self._model
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """Have a GPU's products in float32; by default torch rounds those of convolutions to ten bits (TF32).
+
+    The switches are those of the whole process, so one call at a time has them.
+    """
+    import torch
+
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # not in its stubs
+    with _rounding:
+        before = [switch.fp32_precision for switch in switches]
+        try:
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
 
 
 def reference_model(directory: Path, manifest: Manifest) -> torch.nn.Module:

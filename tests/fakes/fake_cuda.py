@@ -77,6 +77,7 @@ class Device:
         self._handles = itertools.count(0x1000)
         self._next = 0x7F0000000000
         self._stacks = threading.local()
+        self.current_stream = threading.local()  # of the other library: `handle`, where it is not the default stream
 
     # Contexts: one primary context, a stack per thread.
     @property
@@ -500,7 +501,10 @@ class DeviceTensor:
 
 
 class DlpackTensor:
-    """The same by DLPack only; asking for it with a stream orders that stream after the tensor's own."""
+    """The same by DLPack only; asking for it with a stream orders that stream after the asking thread's current one.
+
+    As PyTorch's, it is refused where its GPU is not the current one.
+    """
 
     def __init__(self, inner: DeviceTensor, device: Device) -> None:
         self._inner, self._device, self.asked = inner, device, []  # type: ignore[var-annotated]
@@ -510,8 +514,10 @@ class DlpackTensor:
 
     def __dlpack__(self, *, stream: int | None = None) -> Any:
         self.asked.append(stream)
+        require(self._device.stack, "a tensor that is asked for while another GPU is the current one")
         if stream not in (None, -1):
-            event = Event(self._device.streams[LEGACY], len(self._device.streams[LEGACY].operations))
+            current = self._device.streams[getattr(self._device.current_stream, "handle", LEGACY)]
+            event = Event(current, len(current.operations))
             self._device.wait_event(self._device.stream_of(stream), event)  # type: ignore[arg-type]
         return capsule_of(self._inner)
 

@@ -125,7 +125,7 @@ def make_tensorrt(version: str, plugins: bool = True, device: Device | None = No
     module._inner = {  # type: ignore[attr-defined]
         "IPluginRegistry": _Registry,
         "INetworkDefinition": INetworkDefinition,
-        "ILayer": ILayer,
+        "ILayer": ILayer if major < 11 else _NewLayer,
         "IOptimizationProfile": IOptimizationProfile,
         "ITimingCache": ITimingCache,
         "ParserError": _NamedParserError if major >= 10 else _ParserError,
@@ -150,6 +150,14 @@ class ILogger:
 
     def log(self, severity: Any, message: str) -> None:
         raise FakeError("ILogger.log was not overridden")
+
+
+def _kept_logger(trt: Any, logger: ILogger) -> ILogger:
+    """Return the logger that the process uses: the first that TensorRT was given, of which it keeps a bare pointer."""
+    require(getattr(logger, "_made", False), "the logger's __init__ was not called: pybind11 would raise")
+    first = vars(trt).setdefault("_first_logger", weakref.ref(logger))()
+    require(first is not None, "TensorRT's first logger was freed: it would crash")
+    return first
 
 
 class IProgressMonitor:
@@ -178,8 +186,7 @@ class _Builder:
     _registry: _Registry
 
     def __init__(self, logger: ILogger) -> None:
-        require(getattr(logger, "_made", False), "the logger's __init__ was not called: pybind11 would raise")
-        self._logger = logger
+        self._logger = _kept_logger(self._trt, logger)
 
     def create_network(self, flags: int) -> Any:
         names = self._trt.NetworkDefinitionCreationFlag
@@ -205,6 +212,15 @@ class _Builder:
             typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
             require(not (typed and flag), "precision flags with a strongly typed network")
             require(typed or flag or not half, "half types without the FP16 flag")
+            layers = map(network.get_layer, range(network.num_layers))
+            asks = [layer for layer in layers if layer.precision]
+            require(not (typed and asks), "layers that ask for a type in a strongly typed network")
+            if flag and "INT8" not in network._types.values():
+                wanted = [trt.DataType[network._types[node.output[0]]] for node in graph.node]
+                floats = [kind for kind in wanted if kind.name in ("FLOAT", "HALF")]
+                require(
+                    [layer.precision for layer in asks] == floats, "layers in fp32 that the builder may run in half"
+                )
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             require(monitor._made, "the monitor's __init__ was not called")
@@ -260,27 +276,46 @@ class INetworkDefinition:
         self._trt, self._registry = trt, registry
         self._model: Any = None
         self._types: dict[str, str] = {}
+        self._layers: dict[int, Any] = {}
 
     @property
     def num_layers(self) -> int:
         return len(self._model.graph.node)
 
     def get_layer(self, index: int) -> Any:
+        if index in self._layers:
+            return self._layers[index]
         node = self._model.graph.node[index]
         plugin = "PLUGIN_V3" if hasattr(self._trt.LayerType, "PLUGIN_V3") else "PLUGIN_V2"
         kind = plugin if node.domain else KINDS.get(node.op_type, "ELEMENTWISE")
-        dtype = self._trt.DataType[self._types[node.output[0]]]
-        output = SimpleNamespace(dtype=dtype, name=node.output[0])
-        return ILayer(node.name, self._trt.LayerType[kind], output)
+        outputs = [SimpleNamespace(dtype=self._trt.DataType[self._types[name]], name=name) for name in node.output]
+        return self._layers.setdefault(index, self._trt._inner["ILayer"](node.name, self._trt.LayerType[kind], outputs))
 
 
-class ILayer:
-    def __init__(self, name: str, kind: Any, output: Any) -> None:
-        self.name, self.type, self._output = name, kind, output
+class _NewLayer:
+    def __init__(self, name: str, kind: Any, outputs: list[Any]) -> None:
+        self.name, self.type, self._outputs = name, kind, outputs
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._outputs)
 
     def get_output(self, index: int) -> Any:
-        require(index == 0, "only the first output")
-        return self._output
+        return self._outputs[index]
+
+
+class ILayer(_NewLayer):
+    """With what TensorRT 8 and 10 have, and 11 does not."""
+
+    precision: Any = None
+
+    def __init__(self, name: str, kind: Any, outputs: list[Any]) -> None:
+        super().__init__(name, kind, outputs)
+        self._asked: dict[int, Any] = {}
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        require(dtype is self._outputs[index].dtype, "a type that is not the graph's")
+        self._asked[index] = dtype
 
 
 class IOptimizationProfile:
@@ -435,8 +470,7 @@ class _Runtime:
     engine_host_code_allowed = False
 
     def __init__(self, logger: ILogger) -> None:
-        require(getattr(logger, "_made", False), "the logger's __init__ was not called: pybind11 would raise")
-        self._logger = logger
+        self._logger = _kept_logger(self._trt, logger)
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         try:

@@ -10,7 +10,8 @@ from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 
 api = load_tensorrt("tensorrt")
 heard: list[tuple[str, str]] = []
-logger = api.logger(lambda severity, text: heard.append((severity, text)))
+hear = lambda severity, text: heard.append((severity, text))  # noqa: E731 (the logger keeps no reference)
+logger = api.logger(hear)
 trt = api.module
 for severity in trt.ILogger.Severity.__members__.values():
     logger.log(severity, str(severity).rpartition(".")[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,22 @@ def test_a_closed_session_refuses(exported_for_all: Path) -> None:
         opened.close()
         with pytest.raises(UsageError, match="closed"):
             opened.run({"input": images(1)})
+
+
+@pytest.mark.parametrize("call", ["run", "run_async"])
+def test_a_forked_process_is_refused(session: Session, call: str) -> None:
+    """It has none of the backend's threads, and would wait for them for ever."""
+    session.run({"input": images(4)})
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            getattr(session, call)({"input": images(4)})
+        except UsageError as error:
+            os._exit(0 if "after the fork" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_threads_share_a_session(session: Session) -> None:

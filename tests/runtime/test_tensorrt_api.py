@@ -6,6 +6,8 @@ both directions for names that a version lacks.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from bindings import VERSIONS, run_with_bindings
 from fakes.fake_quick_plugin import make_quick_plugins
-from fakes.fake_tensorrt import FakeError, make_tensorrt
+from fakes.fake_tensorrt import FakeError, ILayer, make_tensorrt
 from fakes.machine import RTX
 
 from mlpdeploy.errors import MissingDependencyError, UsageError
@@ -92,14 +94,50 @@ def test_precision_flags_where_there_are_no_types() -> None:
     config = make_tensorrt("8.6.1").Builder(logger("8.6.1")).create_builder_config()
     api = TensorRt(make_tensorrt("8.6.1"), "tensorrt", "8.6.1")
     config._trt = api.module
-    api.set_precision(config, {"FLOAT", "HALF", "INT8"})
+    kinds = api.module.DataType
+    outputs = [SimpleNamespace(dtype=kind, name="") for kind in (kinds.HALF, kinds.FLOAT, kinds.INT32)]
+    layers = [ILayer("", None, [output, output]) for output in outputs]
+    network = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
+    api.set_precision(config, network, {"FLOAT", "HALF", "INT8"})
+    assert not any(layer.precision for layer in layers)  # what quantizes decides there
+    api.set_precision(config, network, {"FLOAT", "HALF"})
+    assert [layer.precision for layer in layers] == [kinds.HALF, kinds.FLOAT, None]
+    assert [layer._asked for layer in layers] == [
+        dict.fromkeys((0, 1), kinds.HALF),
+        dict.fromkeys((0, 1), kinds.FLOAT),
+        {},
+    ]
     assert {flag.name for flag in config._flags} == {"TF32", "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"}
     with pytest.raises(UsageError, match="bfloat16"):
-        api.set_precision(config, {"BF16"})
+        api.set_precision(config, network, {"BF16"})
 
 
 def logger(version: str) -> Any:
     return TensorRt(make_tensorrt(version), "tensorrt", version).logger(lambda severity, text: None)
+
+
+# In a process of its own: where the first logger is freed, TensorRT-RTX ends it.
+TWO_USERS = """
+import gc
+from mlpdeploy.runtime.tensorrt_api import Complaints, load_tensorrt
+api = load_tensorrt("tensorrt-rtx")
+first, second = Complaints(), Complaints()
+builder, other = api.module.Builder(api.logger(first)), api.module.Builder(api.logger(second))
+del first, builder
+gc.collect()
+network = api.create_network(other)
+assert not api.module.OnnxParser(network, api.logger(second)).parse(b"no model")
+assert api.module.get_plugin_registry().load_library("/nowhere.so") is None
+print("still here")
+"""
+
+
+def test_the_first_user_of_tensorrt_may_go() -> None:
+    """By the real TensorRT-RTX, which keeps the logger that it was given first."""
+    pytest.importorskip("tensorrt_rtx")
+    done = subprocess.run([sys.executable, "-c", TWO_USERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("still here\n")
 
 
 def test_the_fake_refuses_what_is_wrong() -> None:

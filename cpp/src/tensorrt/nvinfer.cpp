@@ -101,6 +101,11 @@ std::optional<DType> dtype_of(nvinfer1::DataType type) {
 
 }  // namespace
 
+Complaints& Complaints::of_process() {
+  static Complaints* const kept = new Complaints;
+  return *kept;
+}
+
 void Complaints::log(Severity severity, char const* message) noexcept {
   if (severity > Severity::kERROR) return;
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -111,6 +116,11 @@ void Complaints::log(Severity severity, char const* message) noexcept {
 std::string Complaints::last() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return last_.front() ? last_.data() : "it does not say why";
+}
+
+void Complaints::forget() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  last_.front() = '\0';
 }
 
 const Nvinfer& load_nvinfer() {
@@ -136,11 +146,12 @@ Engine::Engine(const Source& source, const std::vector<TensorSpec>& inputs, cons
 }
 
 void Engine::load(const Source& source) {
+  complaints_.forget();
   runtime_.reset(static_cast<nvinfer1::IRuntime*>(nvinfer_.create_runtime(&complaints_, NV_TENSORRT_VERSION)));
   if (!runtime_) refuse(nvinfer_.name() + " cannot start: " + complaints_.last(), "", "run: mlpdeploy doctor");
   if (source.version_compatible) runtime_->setEngineHostCodeAllowed(true);
   if (!source.plugin_library.empty() && !runtime_->getPluginRegistry().loadLibrary(source.plugin_library.c_str())) {
-    refuse(nvinfer_.name() + " cannot load the plugin library " + source.plugin_library, "",
+    refuse(nvinfer_.name() + " cannot load the plugin library " + source.plugin_library + ": " + complaints_.last(), "",
            "build it again: mlpdeploy plugin build");
   }
   engine_.reset(runtime_->deserializeCudaEngine(source.plan.data(), source.plan.size()));

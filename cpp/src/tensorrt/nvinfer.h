@@ -15,11 +15,14 @@
 
 namespace mlpdeploy {
 
-// Keeps the last error that TensorRT told, from whatever thread.
+// Keeps the last error that TensorRT told, from whatever thread. There is one for all engines, which is never freed:
+// TensorRT keeps a pointer to the first logger that a process gives it, and uses it for everything.
 class Complaints final : public nvinfer1::ILogger {
  public:
+  static Complaints& of_process();
   void log(Severity severity, char const* message) noexcept override;
   std::string last() const;  // or that there is none
+  void forget();
 
  private:
   mutable std::mutex mutex_;
@@ -77,7 +80,7 @@ class Engine {
 
  private:
   const Nvinfer& nvinfer_;
-  Complaints complaints_;
+  Complaints& complaints_ = Complaints::of_process();
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   mutable std::mutex making_;

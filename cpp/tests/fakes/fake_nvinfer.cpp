@@ -358,6 +358,8 @@ class FakeRuntime : public IRuntime {
 FAKE_API void* createInferRuntime_INTERNAL(void* logger, int32_t version) noexcept {
   if (version != NV_TENSORRT_VERSION) fake_violation("other headers");
   auto& told = *static_cast<ILogger*>(logger);
+  static ILogger* const first = &told;
+  if (&told != first) fake_violation("another logger: TensorRT goes on with the first, which must live as long");
   if (fake_fails("runtime")) {
     told.log(ILogger::Severity::kERROR, "CUDA initialization failure with error: 35");
     return nullptr;

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, Cuda
+from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, Cuda, open_cuda
 
 _NO_WAIT = -1  # asks a producer for its tensor without ordering any stream
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode -> numpy's kind
@@ -28,6 +28,8 @@ class DeviceArray:
         producer: by `__dlpack__`, the tensor that orders our stream after its own; else None.
         stream: the handle of the stream that writes it; None where nothing has to be waited for.
         writable: whether results may be written to it.
+        gpu: the index of its GPU.
+        order: a stream of `ordered`.
     """
 
     pointer: int
@@ -37,6 +39,8 @@ class DeviceArray:
     producer: Any = None
     stream: int | None = None
     writable: bool = True
+    gpu: int = 0
+    order: Any = None
 
     @property
     def ndim(self) -> int:
@@ -75,6 +79,30 @@ class DeviceArray:
         elif self.stream is not None:
             cuda.wait_for_producer(stream, self.stream)
 
+    def ordered(self) -> DeviceArray:
+        """Return the array for another thread, which has other current streams: to be `release`d when it was used.
+
+        A new stream waits here for what its producer has given this thread's streams; there, that stream is waited for.
+        """
+        if self.producer is None and self.stream is None:
+            return self
+        cuda = open_cuda(self.gpu)
+        with cuda.current():
+            stream = cuda.create_stream()
+            try:
+                self.wait(cuda, stream)
+            except BaseException:
+                cuda.destroy_stream(stream)
+                raise
+        return replace(self, producer=None, stream=cuda.handle(stream), order=stream)
+
+    def release(self) -> None:
+        """Destroy the stream of `ordered`, if there is one."""
+        if self.order is not None:
+            cuda = open_cuda(self.gpu)
+            with cuda.current():
+                cuda.destroy_stream(self.order)
+
 
 def device_array(value: Any, name: str, index: int) -> DeviceArray:
     """Return another library's array on the GPU as ours.
@@ -99,7 +127,7 @@ def device_array(value: Any, name: str, index: int) -> DeviceArray:
     _check_contiguous(shape, None if strides is None else tuple(s // dtype.itemsize for s in strides), name)
     told = body.get("stream", LEGACY_STREAM)
     pointer, read_only = body["data"]
-    return DeviceArray(int(pointer or 0), shape, dtype, value, None, told, writable=not read_only)
+    return DeviceArray(int(pointer or 0), shape, dtype, value, None, told, writable=not read_only, gpu=index)
 
 
 class _DlTensor(ctypes.Structure):
@@ -132,7 +160,7 @@ def _from_dlpack(value: Any, name: str, index: int) -> DeviceArray:
         raise UsageError(f"{name!r} has a type that numpy does not know (DLPack code {tensor.code})")
     dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
     # The capsule is never marked as used: it frees the tensor by itself when the last reference goes.
-    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, capsule, producer=value)
+    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, capsule, producer=value, gpu=index)
 
 
 def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, name: str) -> None:

@@ -10,23 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.runtime.cuda.interface import Cuda
-from mlpdeploy.runtime.tensorrt_api import EngineError, EngineTensor, Severity, TensorRt
+from mlpdeploy.runtime.tensorrt_api import Complaints, EngineError, EngineTensor, TensorRt
 from mlpdeploy.runtime.trt.profiles import Profile
-
-
-class Complaints:
-    """Keeps what TensorRT says is wrong; it calls from any thread."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, severity: Severity, message: str) -> None:
-        if severity == "error":
-            self._last = " ".join(message.split())
-
-    def last(self) -> str:
-        """Return the last error, or that there is none."""
-        return self._last or "it does not say why"
 
 
 @dataclass
@@ -41,9 +26,9 @@ class LoadedEngine:
         tensors: inputs and outputs by name.
         profiles: what batches and sizes it takes.
         scratch_bytes: device memory that a context needs while it runs.
-        alive: what must live as long as the engine.
+        runtime: TensorRT's, which must live as long as the engine.
         making: held while a context is made.
-        notes: {input shapes that were run: whether as a CUDA graph, or why not}.
+        notes: {what was run (shapes, profile, bound tensors): whether as a CUDA graph, or why not}.
     """
 
     api: TensorRt
@@ -53,7 +38,7 @@ class LoadedEngine:
     tensors: dict[str, EngineTensor]
     profiles: tuple[Profile, ...]
     scratch_bytes: int
-    alive: Any
+    runtime: Any
     making: Any = field(default_factory=threading.Lock)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -81,7 +66,7 @@ class LoadedEngine:
         """Free the engine's memory; nobody may use it afterwards."""
         with self.cuda.current():
             self.engine = None
-            self.alive = None
+            self.runtime = None
 
     def dtype(self, name: str) -> np.dtype:
         """Return a tensor's numpy dtype."""
@@ -99,8 +84,7 @@ def deserialize(api: TensorRt, cuda: Cuda, path: Path, plan: bytes, host_code: b
         EngineError: TensorRT refuses it.
     """
     complaints = Complaints()
-    logger = api.logger(complaints)
-    runtime, engine = api.open_engine(logger, plan, host_code)
+    runtime, engine = api.open_engine(api.logger(complaints), plan, host_code)
     if engine is None:
         raise EngineError(
             f"{api.name} cannot load {path}: {complaints.last()}",
@@ -110,7 +94,7 @@ def deserialize(api: TensorRt, cuda: Cuda, path: Path, plan: bytes, host_code: b
     inputs = [tensor for tensor in tensors.values() if tensor.is_input]
     profiles = _profiles(engine, inputs)
     scratch_bytes = api.scratch_bytes(engine)
-    return LoadedEngine(api, engine, cuda, complaints, tensors, profiles, scratch_bytes, (runtime, logger))
+    return LoadedEngine(api, engine, cuda, complaints, tensors, profiles, scratch_bytes, runtime)
 
 
 def _profiles(engine: Any, inputs: list[EngineTensor]) -> tuple[Profile, ...]:

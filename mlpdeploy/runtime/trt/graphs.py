@@ -27,7 +27,7 @@ class Launcher:
             engine: whose `notes` are kept.
             context: with everything set.
             stream: where the work goes.
-            label: the shapes, for the note.
+            label: what is run, for the note.
             why_no_graph: not empty where none is wanted.
         """
         self._engine, self._context, self._stream, self._label = engine, context, stream, label

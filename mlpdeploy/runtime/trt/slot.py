@@ -91,8 +91,7 @@ class Slot:
         why = "the caller's own device memory is bound" if layout.bound else ""
         if not cuda.has_graphs:
             why = f"{cuda.provider} has no CUDA graphs: pip install 'mlpdeploy[cuda]'"
-        label = ", ".join("x".join(map(str, shape)) for _, shape in layout.shapes)
-        self.launcher = Launcher(engine, self._context, stream, label, why)
+        self.launcher = Launcher(engine, self._context, stream, _label(engine, layout), why)
 
     def bind(self, name: str, pointer: int) -> None:
         """Have a tensor at this address."""
@@ -112,3 +111,11 @@ class Slot:
         for buffer in self.buffers.values():
             buffer.free()
         self.buffers = {}
+
+
+def _label(engine: LoadedEngine, layout: Layout) -> str:
+    """Return what a layout is called in the notes: its shapes, and what else two layouts may differ in."""
+    label = ", ".join("x".join(map(str, shape)) for _, shape in layout.shapes)
+    if len(engine.profiles) > 1:
+        label += f" (profile {layout.profile})"
+    return f"{label} with {', '.join(sorted(layout.bound))} bound" if layout.bound else label
