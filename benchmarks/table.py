@@ -12,7 +12,8 @@ RESULTS = Path(__file__).parent / "results"
 MODELS = {"asmlp_t": "AS-MLP-T", "asmlp_s": "AS-MLP-S", "vip_s7": "ViP-S/7"}
 NAIVE = ("naive-dynamo", "naive-legacy")
 HEAD = (
-    "| model, batch | images/s | over eager | over torch.compile | over the better plain export | peak memory, theirs |"
+    "| model, batch | images/s | over eager | over torch.compile | over the faster plain export "
+    "| peak memory, the leaner plain export's |"
 )
 
 

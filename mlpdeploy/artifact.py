@@ -16,23 +16,64 @@ from mlpdeploy.manifest import FILE_NAME, Manifest
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_YOURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OWN_FOLDER = "make it and the folder around it writable, or use a folder that you own"
+# What is wrong with the path itself -> what to do about it.
+_WRONG_PATH = {
+    errno.EISDIR: "choose a name that no folder has",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "make its folder first",
+    errno.ENOTDIR: "choose another folder",
+    errno.EEXIST: "choose another folder",
+}
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write at `path` into one clear ArtifactError."""
+def disk_errors(path: Path, fix: str = "") -> Iterator[None]:
+    """Turn the operating system's refusals to write at `path` into one clear ArtifactError.
+
+    Args:
+        path: for the message.
+        fix: what to do where it cannot be a file of this user; empty says it for any place.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # numpy gives no error number: "100 requested and 0 written".
+        if error.errno in _NO_SPACE or (error.errno is None and "requested and" in str(error)):
             raise ArtifactError(
                 f"no space left to write {path}", fix="free some space or choose another folder; nothing was changed"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        other = error.errno == errno.ENOENT and os.path.isdir(path.parent)  # something else is missing
+        if error.errno in _NOT_YOURS or (error.errno in _WRONG_PATH and not other):
             raise ArtifactError(
-                f"{path} cannot be written ({os.strerror(error.errno)})", fix="choose a folder that you own with -o"
+                f"{path} cannot be written ({os.strerror(error.errno)})",
+                fix=fix or _WRONG_PATH.get(error.errno, _OWN_FOLDER),
             ) from error
         raise
+
+
+def check_files(*paths: Path | None, new_folder: bool = False) -> None:
+    """Refuse places that no file can be written to, before the work whose results go there; None is no place.
+
+    Args:
+        paths: of the files.
+        new_folder: a file's folder will be made where it is missing.
+
+    Raises:
+        UsageError: it is a folder or a device, or its folder is missing or not this user's.
+    """
+    for path in filter(None, paths):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UsageError(f"{path} is {'a folder' if os.path.isdir(path) else 'no regular file'}", "a file's name")
+        if not os.path.isdir(path.parent):
+            if not new_folder:
+                raise UsageError(f"there is no folder {path.parent}", fix=_WRONG_PATH[errno.ENOENT])
+        elif not os.access(path.parent, os.W_OK):
+            raise UsageError(
+                f"no file can be made in {path.parent}", fix="make it writable, or use a folder that you own"
+            )
 
 
 def check_output(directory: Path, force: bool) -> None:
@@ -56,14 +97,18 @@ def check_output(directory: Path, force: bool) -> None:
 
 
 @contextmanager
-def new_artifact(directory: Path) -> Iterator[Path]:
+def new_artifact(directory: Path, fix: str = "") -> Iterator[Path]:
     """Yield a fresh folder beside `directory`, which takes that name when the block ends well, and vanishes otherwise.
+
+    Args:
+        directory: the folder to make or to replace.
+        fix: see `disk_errors`.
 
     Raises:
         ArtifactError: the place cannot be written, or the disk is full.
     """
     directory = Path(os.path.abspath(directory))
-    with disk_errors(directory):
+    with disk_errors(directory, fix):
         directory.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
         try:

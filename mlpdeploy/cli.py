@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
+import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -41,6 +46,20 @@ def _tell(message: Warning | str, *where: Any) -> None:
 
 class Commands(click.Group):
     """A group that turns our errors into one line and an exit code, and suggests the nearest command."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file's name may have characters that it cannot show
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            click.echo(f"mlpdeploy: the output cannot be written ({error.strerror})", err=True)
+            with suppress(OSError):  # Python would try again when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -74,8 +74,8 @@ def megabytes(count: int) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Write JSON to stdout."""
-    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    """Write JSON to stdout, in ASCII: a name of a file may be no text, and stdout may take no other."""
+    click.echo(json.dumps(data, indent=1))
 
 
 def steps() -> Callable[[str], None]:

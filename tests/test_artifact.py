@@ -10,10 +10,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlpdeploy import artifact as module
-from mlpdeploy.artifact import check_output, new_artifact, write_file
+from mlpdeploy.artifact import check_files, check_output, new_artifact, write_file
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import FILE_NAME
 
@@ -58,6 +59,15 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
         (staging / "a").write_text("1")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == ["out"]
+
+
+def test_numpy_on_a_full_disk_gives_no_error_number(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match="no space left"),
+        new_artifact(tmp_path / "out"),
+        open("/dev/full", "wb") as file,
+    ):
+        np.zeros(100_000).tofile(file)
 
 
 def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
@@ -112,6 +122,54 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written"), new_artifact(tmp_path / "file" / "out"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("folder", "Is a directory.*a name that no folder has"),
+        ("none/a", "No such file or directory.*make its folder"),
+        ("a" * 300, "File name too long.*a shorter name"),
+    ],
+)
+def test_a_path_that_no_file_can_have(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArtifactError, match=text):
+        write_file(tmp_path / name, b"")
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_of_others_that_is_missing_is_no_fault_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), new_artifact(tmp_path / "out"):
+        (tmp_path / "none").read_bytes()
+
+
+def test_what_to_do_about_a_folder_of_others_fits_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lower` and `build` change an artifact in its place, and have no -o."""
+
+    def refuse(*_: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    text = "make it and the folder around it writable, or use a folder that you own"
+    with pytest.raises(ArtifactError, match=text), new_artifact(tmp_path / "out"):
+        pass
+
+
+def test_places_for_files_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_files(None, tmp_path / "a")
+    check_files(tmp_path / "none" / "a", new_folder=True)
+    with pytest.raises(UsageError, match="is a folder"):
+        check_files(None, tmp_path)
+    with pytest.raises(UsageError, match="no regular file"):
+        check_files(Path(os.devnull))
+    with pytest.raises(UsageError, match="there is no folder"):
+        check_files(tmp_path / "none" / "a")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match="no file can be made in"):
+        check_files(tmp_path / "a")
 
 
 def test_what_is_there_is_only_replaced_when_asked(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from calibration_inputs import IMAGES
 from click.testing import CliRunner, Result
 from PIL import Image
 from tiny import tiny_asmlp
@@ -83,6 +85,33 @@ def test_predict_says_that_weights_are_random(artifact: Path, photo: Path) -> No
     data = json.loads(run("predict", artifact, photo, "--json").stdout)
     assert data["weights"] == "random weights, seed 0"
     assert len(data["images"][0]["top"]) == 5
+
+
+@pytest.mark.parametrize("command", ["doctor", "--help", "inspect {}", "inspect {} --json"])
+def test_a_full_stdout_is_one_line(exported: Path, command: str) -> None:
+    arguments = command.format(exported).split()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "mlpdeploy", *arguments], stdout=full, stderr=-1, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "mlpdeploy: the output cannot be written (No space left on device)\n",
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
+def test_a_file_name_that_is_no_text(
+    exported: Path, tmp_path: Path, photo: Path, encoding: str, json_too: tuple[str, ...]
+) -> None:
+    picture = os.fsencode(tmp_path) + b"/\xff\xc3\xa9.jpg"
+    os.rename(photo, picture)
+    command = [sys.executable, "-m", "mlpdeploy", "predict", str(exported), picture, *json_too]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    if json_too:
+        assert os.fsencode(json.loads(done.stdout.decode("ascii"))["images"][0]["path"]) == picture
+    else:
+        assert b".jpg" in done.stdout.splitlines()[0]
 
 
 def test_doctor_keeps_the_brackets_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +194,49 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("")
     refused(run("export", "--model", "asmlp_t", "-o", tmp_path / "photos", "--force"), 2, "not replaced even with")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval none --data none -o",
+        "eval none --data none --html",
+        "bench none -o",
+        "bench none --plot",
+        "sensitivity none -o",
+        "sensitivity none --plot",
+        "load localhost:1 -o",
+        "load localhost:1 --plot",
+        "inspect none --html",
+    ],
+)
+def test_a_folder_for_a_report_is_refused_before_the_work(tmp_path: Path, command: str) -> None:
+    refused(run(*command.split(), tmp_path), 2, f"{tmp_path} is a folder")
+
+
+@pytest.mark.parametrize("command", ["sensitivity none -o", "load localhost:1 --plot", "inspect none --html"])
+def test_a_report_in_no_folder_is_refused_before_the_work(tmp_path: Path, command: str) -> None:
+    refused(run(*command.split(), tmp_path / "none" / "report"), 2, f"there is no folder {tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval {} --data images.npz --no-torch -o",
+        "bench {} --batch 1 --seconds 0 --peer none --no-memory -o",
+        "sensitivity {} --calibration-data images.npy -o",
+        "inspect {} --html",
+    ],
+)
+def test_results_are_printed_though_the_report_cannot_be_written(
+    exported: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", IMAGES[:8])
+    np.savez("images.npz", images=IMAGES[:8], labels=np.zeros(8, np.int64))
+    result = run(*command.format(exported).split(), "r" * 300)
+    refused(result, 1, "r cannot be written (File name too long); choose a shorter name")
+    assert len(result.stdout.splitlines()) > 1
 
 
 @pytest.mark.parametrize("command", ["verify", "predict", "bench", "inspect"])

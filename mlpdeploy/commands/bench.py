@@ -40,11 +40,13 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure an artifact against what else one would use: eager, compiled, exported without us."""
+    from mlpdeploy.artifact import check_files
     from mlpdeploy.bench.report import print_report
     from mlpdeploy.bench.run import bench_artifact, write_report
 
     if image_size == "dynamic":
         raise UsageError("image size dynamic for a measurement", "a size in pixels")
+    check_files(output, plot, new_folder=True)
     report = bench_artifact(
         directory,
         batches=batches or None,
@@ -57,8 +59,10 @@ def bench(
         precision=precision,
         progress=steps(),
     )
-    write_report(report, output, plot)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report)
+    try:
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            print_report(report)
+    finally:  # neither a closed pipe nor a full disk costs both
+        write_report(report, output, plot)

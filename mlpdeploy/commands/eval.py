@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, DEVICE, JSON, THREADS
-from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, show, steps
+from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_json, show, steps
 from mlpdeploy.errors import MlpDeployError
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ def eval(
     as_json: bool,
 ) -> None:
     """Measure accuracy, calibration and agreement with PyTorch on labelled images, artifacts side by side."""
+    from mlpdeploy.artifact import check_files
     from mlpdeploy.evaluation.classes import read_class_map
     from mlpdeploy.evaluation.evaluate import evaluate_artifacts
     from mlpdeploy.evaluation.page import write_report
 
+    check_files(output, html, new_folder=True)
     try:
         with bar("evaluating") as progress:
             report = evaluate_artifacts(
@@ -77,11 +80,13 @@ def eval(
             f"stopped; what was computed is kept in {resume}" if resume else "stopped; nothing was kept",
             fix="run the same command again to go on" if resume else "with --resume FOLDER it could go on",
         ) from None
-    write_report(report, output, html)
-    if as_json:
-        click.echo(report.to_json(), nl=False)
-    else:
-        print_report(report)
+    try:
+        if as_json:
+            print_json(json.loads(report.to_json()))
+        else:
+            print_report(report)
+    finally:  # neither a closed pipe nor a full disk costs both
+        write_report(report, output, html)
     if any(result.model["random_weights"] for result in report.results):
         click.echo(f"note: {RANDOM_NOTE}", err=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpdeploy.artifact import write_file
+from mlpdeploy.artifact import check_files, write_file
 from mlpdeploy.commands.options import ARTIFACT, JSON, ImageSize
 from mlpdeploy.console import plain_table, print_json, show, steps
 from mlpdeploy.errors import UsageError
@@ -76,12 +76,15 @@ def load(url: str, output: Path | None, plot: Path | None, as_json: bool, **aske
         ca_file=asked["ca_cert"],
     )
     ramp = RampOptions(rate, p99_limit_ms=asked["p99_limit"], error_limit=asked["error_limit"]) if is_ramp else None
+    check_files(output, plot)
     report = run_load(url, options, protocol=asked["protocol"], ramp=ramp, tell=steps())
-    write_report(report, output, plot)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report)
+    try:
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            print_report(report)
+    finally:  # neither a closed pipe nor a full disk costs both
+        write_report(report, output, plot)
 
 
 def _read_key(path: Path | None) -> str:

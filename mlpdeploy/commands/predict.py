@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +100,7 @@ def print_predictions(directory: Path, predictions: list[Prediction], as_json: b
             "weights": model["source"],
             "images": [dataclasses.asdict(p) for p in predictions],
         }
-        click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        print_json(data)
         return
     for prediction in predictions:
         click.echo(prediction.path + (f": {prediction.error}" if prediction.error else ""))

@@ -41,10 +41,12 @@ def sensitivity(
     as_json: bool,
 ) -> None:
     """Rank a model's blocks by what INT8 costs in them: each one alone, and all but it."""
+    from mlpdeploy.artifact import check_files
     from mlpdeploy.quant.chart import write_report
     from mlpdeploy.quant.mixed import analyse
     from mlpdeploy.quant.recipe import Recipe
 
+    check_files(output, plot)
     with bar("measuring") as count:
         report = analyse(
             directory,
@@ -58,11 +60,13 @@ def sensitivity(
             progress=steps(),
             count=count,
         )
-    write_report(report, output, plot)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_sensitivity(report)
+    try:
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            print_sensitivity(report)
+    finally:  # neither a closed pipe nor a full disk costs both
+        write_report(report, output, plot)
 
 
 def print_sensitivity(report: SensitivityReport) -> None:

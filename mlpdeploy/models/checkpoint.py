@@ -20,12 +20,19 @@ StateDict = dict[str, torch.Tensor]
 # Where training code puts the weights inside of a checkpoint, in the order of preference: EMA weights are what was
 # evaluated. A file that has several says in `source` which one was taken.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model", "state_dict", "module")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.", "encoder.")
+_PREFIXES = ("ema_model.", "model_ema.", "ema.", "module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 _IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Return {official tensor name: tensor} of a `.pth`, `.pt`, `.bin` or `.safetensors` file.
+    """Return {official tensor name: tensor} of a file; see `read_checkpoint`."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
+    """Return {official tensor name: tensor} of a `.pth`, `.pt`, `.bin` or `.safetensors` file, and what they are.
+
+    The latter is the weights' key or prefix where the file has several, else empty.
 
     No code is ever run from the file. Wrappers (`model`, `state_dict`, EMA) and prefixes (`module.`, `backbone.`, ...)
     are removed.
@@ -37,16 +44,16 @@ def read_state_dict(path: str | Path) -> StateDict:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", "a .pth or .safetensors file")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _unwrap(loaded)
+    state, key = _unwrap(loaded)
     if not state:
         raise CheckpointError(f"{path.name} holds no tensors", "a state dict, or a dict with one under model")
-    state = _strip_prefixes(state)
+    state, prefix = _strip_prefixes(state)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"{name} in {path.name} has NaN or infinite values", "finite weights", "choose an earlier checkpoint"
             )
-    return state
+    return state, ", ".join(filter(None, (key, prefix)))
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -70,12 +77,16 @@ class _Inert:
         pass
 
 
-# The official AS-MLP code saves a yacs node and timm an argparse namespace. Their classes are never imported.
+# The official AS-MLP code saves a yacs node and timm an argparse namespace; others save an accuracy as numpy gave it.
+# Their classes are never imported.
 _STAND_INS = {
     "argparse.Namespace": _Inert,
     "pathlib.PosixPath": _Inert,
     "pathlib.WindowsPath": _Inert,
     "yacs.config.CfgNode": OrderedDict,
+    "numpy.dtype": _Inert,
+    "numpy.core.multiarray.scalar": _Inert,
+    "numpy._core.multiarray.scalar": _Inert,
 }
 
 
@@ -100,23 +111,32 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _unwrap(loaded: Any) -> StateDict:
-    """Return the innermost dict of tensors."""
+def _unwrap(loaded: Any) -> tuple[StateDict, str]:
+    """Return the innermost dict of tensors, and its key where there were others to take."""
+    chosen = ""
     while isinstance(loaded, dict):
-        inner = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict) and loaded[key]), None)
-        if inner is None:
-            return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-        loaded = loaded[inner]
-    return {}
+        inner = [key for key in _WRAPPERS if isinstance(loaded.get(key), dict) and loaded[key]]
+        if not inner:
+            return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, chosen
+        if len(inner) > 1:
+            chosen = inner[0]
+        loaded = loaded[inner[0]]
+    return {}, chosen
 
 
-def _strip_prefixes(state: StateDict) -> StateDict:
-    """Remove wrapper prefixes; where only some tensors have one (`backbone.` beside heads), keep those that do."""
+def _strip_prefixes(state: StateDict) -> tuple[StateDict, str]:
+    """Remove wrapper prefixes; where only some tensors have one (`backbone.` beside heads), keep those that do.
+
+    Also returns the prefix where there were others to take.
+    """
+    chosen = ""
     while True:
-        prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}
-        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        found = [p for p in _PREFIXES if any(name.startswith(p) for name in state)]
+        if not found:
+            return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}, chosen
+        if len(found) > 1:
+            chosen = found[0].rstrip(".")
+        state = {name.removeprefix(found[0]): t for name, t in state.items() if name.startswith(found[0])}
 
 
 def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig, Branches
 from mlpdeploy.models.build import Model, model_from_config, random_weights
-from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
+from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
 from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.ops.axial_shift import Padding
 
@@ -49,7 +49,7 @@ def create_model(
         CheckpointError: the file cannot be read or does not fit.
     """
     entry = resolve_model(name)
-    state = read_state_dict(checkpoint) if checkpoint is not None else None
+    state, chosen = read_checkpoint(checkpoint) if checkpoint is not None else (None, "")
     changes: dict[str, Any] = {}
     if num_classes is not None:
         if num_classes < 1:
@@ -88,6 +88,6 @@ def create_model(
         model.source = f"random weights, seed {seed}"
     else:
         load_checkpoint(model, state, Path(str(checkpoint)), entry.name)
-        model.source = f"checkpoint {Path(str(checkpoint)).name}"
+        model.source = f"checkpoint {Path(str(checkpoint)).name}" + (f" ({chosen})" if chosen else "")
     model.name = entry.name
     return model.eval()

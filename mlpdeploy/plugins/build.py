@@ -20,6 +20,7 @@ from mlpdeploy.env import closest, cpu_count, package_version
 from mlpdeploy.errors import PluginError, UsageError
 from mlpdeploy.plugins.elf import read_symbols
 from mlpdeploy.plugins.find import (
+    CACHE_FIX,
     FORMAT_VERSION,
     LIBRARY_NAME,
     RECORD_NAME,
@@ -101,7 +102,7 @@ def build_plugin(
     tools = find_toolchain(options.tensorrt_include)
     architectures = _architectures(options.architectures, tools)
     directory = cache_directory() / _key(tools, architectures)
-    with disk_errors(directory):
+    with disk_errors(directory, CACHE_FIX):
         directory.parent.mkdir(parents=True, exist_ok=True)
     with build_lock(directory.with_suffix(".lock"), "the CUDA plugin", say):
         cached = PluginLibrary(directory / LIBRARY_NAME, read_record(directory / LIBRARY_NAME))
@@ -117,7 +118,7 @@ def build_plugin(
             _check_symbols(built, face_of(tools.tensorrt_version))
             seconds = round(time.monotonic() - start, 1)
             record = _record(built, tools, architectures, seconds)
-            with new_artifact(directory) as staging:
+            with new_artifact(directory, CACHE_FIX) as staging:
                 shutil.copy(built, staging / LIBRARY_NAME)
                 shutil.move(log, staging / _LOG_NAME)
                 (staging / RECORD_NAME).write_text(record.to_json())
@@ -167,7 +168,7 @@ def _compile(scratch: Path, tools: Toolchain, architectures: tuple[str, ...], lo
     configure += [f"-DCMAKE_CUDA_COMPILER={tools.nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(targets)}"]
     configure += [f"-DTENSORRT_INCLUDE_DIR={tools.tensorrt_include}"]
     build = [str(tools.cmake), "--build", str(scratch), "--parallel", str(cpu_count())]
-    with disk_errors(log), log.open("w") as file:
+    with disk_errors(log, CACHE_FIX), log.open("w") as file:
         for command in (configure, build):
             file.write(f"$ {' '.join(command)}\n")
             file.flush()
@@ -206,7 +207,7 @@ def _check_symbols(library: Path, face: Face) -> None:
 @contextmanager
 def build_lock(path: Path, what: str, say: Say) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when the process ends, however it ends."""
-    with disk_errors(path), path.open("w") as file:
+    with disk_errors(path, CACHE_FIX), path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

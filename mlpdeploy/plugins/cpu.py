@@ -24,7 +24,7 @@ from mlpdeploy.artifact import disk_errors, new_artifact
 from mlpdeploy.env import closest, cpu_count, cpu_features
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, PluginError, UsageError
 from mlpdeploy.plugins.build import build_lock
-from mlpdeploy.plugins.find import CACHE_VARIABLE, RECORD_NAME, cache_directory
+from mlpdeploy.plugins.find import CACHE_FIX, RECORD_NAME, cache_directory
 from mlpdeploy.plugins.toolchain import CPU_FOLDER, CSRC, checksum_of, first_line
 
 SWITCH_VARIABLE = "MLPDEPLOY_NATIVE"  # 0, or the name of the kernels; empty is the default
@@ -117,7 +117,7 @@ def find_cpu_library() -> Path | None:
         cache = _cache()
     except PluginError:  # no folder, no library
         return None
-    folders = sorted(cache.glob(f"{_sources()[:16]}-*/{LIBRARY_NAME}"))
+    folders = sorted(cache.glob(f"{_name()}-*/{LIBRARY_NAME}"))
     return max(folders, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -143,7 +143,7 @@ def ensure_cpu_library(say: Say = lambda text: None) -> Path | None:
         return found
     try:
         return build_cpu_library(say)
-    except (MissingDependencyError, PluginError, ArtifactError) as error:
+    except (MissingDependencyError, PluginError, ArtifactError, OSError) as error:
         say(f"without the CPU kernels, which are faster: {error}")
         return None
 
@@ -159,9 +159,9 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
     """
     compiler = _compiler()
     version = first_line([compiler, "--version"])
-    mark = hashlib.sha256(f"{version}\n{platform.machine()}".encode()).hexdigest()[:8]
-    directory = _cache() / f"{_sources()[:16]}-{mark}"
-    with disk_errors(directory):
+    mark = hashlib.sha256(version.encode()).hexdigest()[:8]
+    directory = _cache() / f"{_name()}-{mark}"
+    with disk_errors(directory, CACHE_FIX):
         directory.parent.mkdir(parents=True, exist_ok=True)
     with build_lock(directory.with_suffix(".lock"), "the CPU kernels", say):
         if force or not (directory / LIBRARY_NAME).is_file():
@@ -174,7 +174,7 @@ def build_cpu_library(say: Say = lambda text: None, force: bool = False) -> Path
                     "compiler": version,
                     "seconds": round(time.monotonic() - start, 1),
                 }
-                with new_artifact(directory) as staging:
+                with new_artifact(directory, CACHE_FIX) as staging:
                     shutil.copy(built, staging / LIBRARY_NAME)
                     (staging / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")
     return directory / LIBRARY_NAME
@@ -184,9 +184,12 @@ def _cache() -> Path:
     try:
         return cache_directory(CPU_FOLDER)
     except RuntimeError as error:
-        raise PluginError(
-            "this user has no home folder", "a folder for what is compiled", f"name one in {CACHE_VARIABLE}"
-        ) from error
+        raise PluginError("this user has no home folder", "a folder for what is compiled", CACHE_FIX) from error
+
+
+def _name() -> str:
+    """Return the first part of a build's name; machines of other architectures may share the home folder."""
+    return f"{_sources()[:16]}-{platform.machine()}"
 
 
 @functools.cache
@@ -225,10 +228,12 @@ def _compile(scratch: Path, compiler: str, log: Path) -> Path:
         done.append(_run([compiler, "-shared", *map(str, objects), "-o", str(library)]))
     failed = [text for code, text in done if code != 0]
     if failed:
-        with disk_errors(log):
+        with disk_errors(log, CACHE_FIX):
             log.write_text("\n".join(failed))
         first = next((line for line in failed[0].splitlines() if "error" in line), "the compiler stopped")
         raise PluginError(f"the CPU kernels could not be compiled ({first.strip()})", fix=f"see {log}")
+    if not library.is_file():
+        raise PluginError(f"{compiler} makes no library, and no error either", fix="name another compiler in CXX")
     return library
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlpdeploy.artifact import new_artifact
 from mlpdeploy.errors import MissingDependencyError, PluginError
-from mlpdeploy.plugins.find import cache_directory
+from mlpdeploy.plugins.find import CACHE_FIX, cache_directory
 from mlpdeploy.plugins.toolchain import CSRC, find_nvcc, known_architectures, nvcc_version, sources_sha256
 
 ELEMENT_BYTES = (1, 2, 4)
@@ -63,7 +63,7 @@ def build_ptx() -> Ptx:
     key = hashlib.sha256("\n".join((sources_sha256(), version, architecture)).encode()).hexdigest()[:16]
     folder = cache_directory() / f"ptx-{key}"
     if not folder.is_dir():
-        with new_artifact(folder) as staging:
+        with new_artifact(folder, CACHE_FIX) as staging:
             for element_bytes in ELEMENT_BYTES:
                 _compile(nvcc, architecture, element_bytes, staging / ptx_file(element_bytes))
     digest = hashlib.sha256()

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.lower_axial_shift import shift_spec_of
-from mlpdeploy.export.passes.rewrite import array_of, constant, like, opset_of, remove_unused, replace
+from mlpdeploy.export.passes.rewrite import array_of, constant, factors_of, like, opset_of, remove_unused, replace
 from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.axial_shift_block import axial_shift_block_function
@@ -32,12 +32,14 @@ from mlpdeploy.quant.recipe import Recipe
 def half_blocks(model: ir.Model, recipe: Recipe) -> HalfReport:
     """Give the products of blocks and patch mergings bfloat16 factors, in place, but of those that the recipe keeps.
 
+    A block stays in float32 as a whole where the recipe keeps one of its products.
+
     Args:
         model: lowered for `cpu` with whole blocks.
         recipe: of precision bf16.
 
     Raises:
-        UsageError: the model has no such blocks, or a kept name is no node's.
+        UsageError: the model has no such blocks, the recipe keeps them all, or a kept name is no node's or product's.
     """
     if not has_blocks(model):
         raise UsageError(
@@ -45,21 +47,30 @@ def half_blocks(model: ir.Model, recipe: Recipe) -> HalfReport:
             "fp16 or int8, or --target openvino",
             "our CPU kernels compute bf16 in such blocks only, and ONNX Runtime has no operators for it",
         )
-    recipe.check_names(str(node.name) for node in model.graph)
+    recipe.check_names(name for node in model.graph for name in _names(node))
     macs = macs_of(model)
     report = HalfReport("half_blocks(bf16)")
     for node in list(model.graph):  # in this order, so that each finds the rows of the one before it
         convert = _conversion(node)
         if convert is None:
             continue
-        if recipe.keeps(str(node.name)):
+        if any(map(recipe.keeps, _names(node))):
             report.refused[str(node.name)] = "kept in float32 by request"
         else:
             convert(model, node, report)
+    if not report.changed:
+        raise UsageError("a recipe that keeps every block in float32", "at least one in bf16", "keep fewer blocks")
     remove_unused(model)
     total = sum(macs.values())
     report.macs_share = sum(macs[name] for name in report.changed) / total if total else 0.0
     return report
+
+
+def _names(node: ir.Node) -> list[str]:
+    """Return a node's name and, of a block, those of the products inside of it."""
+    blocks = (axial_shift_block.NAME, permutator_block.NAME)
+    inside = factors_of(node).values() if any(is_block(node, name) for name in blocks) else ()
+    return [str(node.name), *(factor.product for factor in inside)]
 
 
 def _conversion(node: ir.Node) -> Callable[[ir.Model, ir.Node, HalfReport], None] | None:

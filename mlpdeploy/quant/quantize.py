@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from mlpdeploy.artifact import check_output, new_artifact, write_manifest
+from mlpdeploy.artifact import check_files, check_output, new_artifact, write_manifest
 from mlpdeploy.errors import InternalError, UsageError
 from mlpdeploy.export.export import write_lowered
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
@@ -183,17 +184,19 @@ def calibration_for(
     """Return the ranges that the recipe needs, from the cache or from the images; None where it needs none.
 
     Raises:
-        UsageError: neither images nor a cache, or both of no use.
+        UsageError: neither images nor a cache, or both of no use; or the cache cannot be written.
         ArtifactError: the cache is of another model or of other images.
     """
     int8 = recipe.precision == "int8"
     if recipe.precision == "bf16" and (images is not None or cache is not None):
         raise UsageError("calibration images for bf16", "none: it has float32's range")
-    cached = cache is not None and Path(cache).exists()
+    cached = cache is not None and os.path.exists(cache)
     if images is None and not cached:
         if int8:
             raise UsageError("int8 without calibration images", "--calibration-data FOLDER", "some hundred real ones")
         return None
+    if cache is not None and not cached:
+        check_files(Path(cache))
     manifest = source.manifest
     model, _ = source.lowered("cpu")
     counted = quantized_tensors(model) if int8 else []

@@ -66,9 +66,10 @@ class BackendSession(Session):
             self.file = manifest.file_for(role)
             self._path = checked_file(directory, manifest, self.file)
             self._threads = options.threads or cpu_count()
-            self._library = _usable_library() if options.kernels and has_blocks(manifest, role) else None
+            wanted = options.kernels and has_blocks(manifest, role)
+            self._library = _usable_library() if wanted else None
             self.kernels = "" if self._library is None else kernels_of(self._library, manifest.precision) or ""
-            if options.kernels and manifest.precision == "bf16" and not self.kernels:
+            if wanted and manifest.precision == "bf16" and not self.kernels:
                 sys.stderr.write(
                     "mlpdeploy: no CPU kernels for bf16 here (mlpdeploy doctor): float32 operators compute the same "
                     "numbers, no faster than a float32 artifact\n"

@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -36,14 +37,40 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {"state_dict": prefixed("backbone.") | {"bbox_head.fc.weight": torch.zeros(2)}},
         {"model": {name: -tensor for name, tensor in STATE.items()}, "model_ema": STATE},
         {"state_dict": prefixed("_orig_mod.module.")},
+        {"state_dict": {name: -tensor for name, tensor in prefixed("model.").items()} | prefixed("ema_model.")},
+        {"state_dict": {name: -tensor for name, tensor in prefixed("module.").items()} | prefixed("ema_model.module.")},
     ],
-    ids=["plain", "model", "module", "backbone beside a head", "EMA wins", "two prefixes"],
+    ids=["plain", "model", "module", "backbone beside a head", "EMA wins", "two prefixes", "EMA prefix", "and nested"],
 )
 def test_wrappers_and_prefixes(tmp_path: Path, content: dict) -> None:
     torch.save(content, tmp_path / "c.pth")
     state = read_state_dict(tmp_path / "c.pth")
     assert state.keys() == STATE.keys()
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+def test_the_source_says_which_weights_were_taken(tmp_path: Path) -> None:
+    state = create_model("asmlp_digits").state_dict()
+    for content, source in (
+        ({"model": state}, "c.pth"),
+        ({"state_dict": state, "state_dict_ema": state}, "c.pth (state_dict_ema)"),
+        (
+            {f"{prefix}.{name}": t for prefix in ("model", "ema_model") for name, t in state.items()},
+            "c.pth (ema_model)",
+        ),
+    ):
+        torch.save(content, tmp_path / "c.pth")
+        assert create_model("asmlp_digits", checkpoint=tmp_path / "c.pth").source == f"checkpoint {source}"
+
+
+def test_a_metric_as_numpy_gave_it_is_skipped(tmp_path: Path) -> None:
+    content = {"state_dict": STATE, "best": np.float64(99.1), "epoch": np.int64(3)}
+    torch.save(content, tmp_path / "c.pth")
+    assert read_state_dict(tmp_path / "c.pth").keys() == STATE.keys()
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.pth").read_bytes().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
+    (tmp_path / "old.pth").write_bytes(data)  # by numpy 1
+    assert read_state_dict(tmp_path / "old.pth").keys() == STATE.keys()
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -62,11 +89,12 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return (os.mkdir, (str(tmp_path / "owned"),))
 
+    content = {"model": Evil(), "best": np.float64(1.0)}
     for name, protocol in (("zip.pth", None), ("legacy.pth", 2)):
         if protocol is None:
-            torch.save({"model": Evil()}, tmp_path / name)
+            torch.save(content, tmp_path / name)
         else:
-            (tmp_path / name).write_bytes(pickle.dumps({"model": Evil()}, protocol=protocol))
+            (tmp_path / name).write_bytes(pickle.dumps(content, protocol=protocol))
         with pytest.raises(CheckpointError, match=name):
             read_state_dict(tmp_path / name)
     assert not (tmp_path / "owned").exists()

@@ -149,6 +149,22 @@ def test_what_is_kept_stays_float32() -> None:
         half_blocks(blocks_of(tiny_asmlp()), Recipe("bf16", keep=("layers.0.block",)))
 
 
+@pytest.mark.parametrize(
+    ("model", "product"),
+    [(tiny_asmlp(embed_dim=32), "layers.0.blocks.0.mlp.fc1"), (tiny_vip(), "network.0.0.mlp.fc1")],
+    ids=["asmlp", "vip"],
+)
+def test_a_block_of_which_a_product_is_kept_stays_float32(model: Model, product: str) -> None:
+    report = half_blocks(blocks_of(model), Recipe("bf16", keep=(product,)))
+    assert len(report.refused) == 1
+    assert report.changed
+
+
+def test_a_recipe_that_keeps_everything_is_refused() -> None:
+    with pytest.raises(UsageError, match="keeps every block in float32"):
+        half_blocks(blocks_of(tiny_asmlp(embed_dim=32)), Recipe("bf16", keep=("layers",)))
+
+
 def test_a_feature_map_stays_an_output() -> None:
     graph = blocks_of(tiny_asmlp(embed_dim=32, features=True))
     names = [value.name for value in graph.graph.outputs]
@@ -210,6 +226,8 @@ def test_kernels_compute_what_the_functions_do(
         assert session.kernels == ""
         plain = session.run({"input": IMAGES})["logits"]
     assert "no CPU kernels for bf16 here" in capsys.readouterr().err
+    with mlpdeploy.load(in_bf16, role="canonical"):  # has nothing for kernels
+        assert capsys.readouterr().err == ""
     error = spread_error(fast, plain)
     assert error < 1e-2
     assert error > 0 or kernels == "avx512round"  # on floats the sums may be those of ONNX Runtime's own operators

@@ -162,6 +162,13 @@ def test_the_cache_serves_every_calibrator_and_no_other_model(exported: Path, im
     assert not (tmp_path / "third").exists()
 
 
+def test_a_cache_without_a_folder_is_refused_before_the_images_are_read(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no folder .*none; make its folder first"):
+        quantize_artifact(
+            exported, tmp_path / "out", INT8, images=tmp_path / "none.npy", cache=tmp_path / "none" / "c.json"
+        )
+
+
 def test_refusals_leave_nothing(exported: Path, in_int8: Path, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     cases = [
@@ -213,7 +220,7 @@ def test_int8_with_the_rest_in_fp16(exported: Path, images: Path, tmp_path: Path
     recipe = Recipe("int8", rest="fp16")
     manifest = quantize_artifact(exported, tmp_path / "mixed", recipe, images=images, targets=["tensorrt"])
     assert manifest.precision == "int8"
-    assert manifest.verification["passed"]
+    assert not manifest.verification["passed"]  # only TensorRT computes it
     assert manifest.quantization is not None
     done = manifest.quantization["targets"]["tensorrt"]
     assert done["int8_share_of_macs"] > 0.9
