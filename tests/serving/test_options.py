@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy.env import cpu_count
 from mlpdeploy.errors import UsageError
 from mlpdeploy.serving import options
 from mlpdeploy.serving.options import SMALL_MACS, ServeOptions
@@ -36,11 +35,12 @@ def test_values_that_make_no_sense_are_refused(values: dict[str, Any], text: str
         ServeOptions(**values)
 
 
-def test_instances_share_the_processors() -> None:
+def test_instances_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "cpu_count", lambda: 6)
     for macs in (None, 10 * SMALL_MACS):
         assert ServeOptions().workers_for(macs) == (1, None)
-        assert ServeOptions(instances=cpu_count()).workers_for(macs) == (cpu_count(), 1)
-        assert ServeOptions(instances=10 * cpu_count()).workers_for(macs) == (10 * cpu_count(), 1)
+        assert ServeOptions(instances=2).workers_for(macs) == (2, 3)
+        assert ServeOptions(instances=60).workers_for(macs) == (60, 1)
         assert ServeOptions(instances=2, threads=3).workers_for(macs) == (2, 3)
 
 
