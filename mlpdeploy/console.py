@@ -78,6 +78,17 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
 
+def print_and_write(data: Any, as_json: bool, text: Callable[[], None], write: Callable[[], None]) -> None:
+    """Print `data` as JSON, or `text`, and then write files: neither a closed pipe nor a full disk costs both."""
+    try:
+        if as_json:
+            print_json(data)
+        else:
+            text()
+    finally:
+        write()
+
+
 def steps() -> Callable[[str], None]:
     """Return a function that tells on stderr which step begins, and when."""
     start = time.monotonic()

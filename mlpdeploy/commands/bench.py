@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, BACKEND, JSON, PRECISION, THREADS, ImageSize
-from mlpdeploy.console import print_json, steps
+from mlpdeploy.console import print_and_write, steps
 from mlpdeploy.errors import UsageError
 
 
@@ -59,10 +59,4 @@ def bench(
         precision=precision,
         progress=steps(),
     )
-    try:
-        if as_json:
-            print_json(report.to_dict())
-        else:
-            print_report(report)
-    finally:  # neither a closed pipe nor a full disk costs both
-        write_report(report, output, plot)
+    print_and_write(report.to_dict(), as_json, lambda: print_report(report), lambda: write_report(report, output, plot))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, DEVICE, JSON, THREADS
-from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_json, show, steps
+from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_and_write, show, steps
 from mlpdeploy.errors import MlpDeployError
 
 if TYPE_CHECKING:
@@ -80,13 +79,7 @@ def eval(
             f"stopped; what was computed is kept in {resume}" if resume else "stopped; nothing was kept",
             fix="run the same command again to go on" if resume else "with --resume FOLDER it could go on",
         ) from None
-    try:
-        if as_json:
-            print_json(json.loads(report.to_json()))
-        else:
-            print_report(report)
-    finally:  # neither a closed pipe nor a full disk costs both
-        write_report(report, output, html)
+    print_and_write(report.to_dict(), as_json, lambda: print_report(report), lambda: write_report(report, output, html))
     if any(result.model["random_weights"] for result in report.results):
         click.echo(f"note: {RANDOM_NOTE}", err=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON
-from mlpdeploy.console import megabytes, print_json
+from mlpdeploy.console import megabytes, print_and_write
 from mlpdeploy.manifest import largest_error
 
 
@@ -23,16 +23,14 @@ def inspect(directory: Path, html: Path | None, as_json: bool) -> None:
 
     check_files(html)
     data = inspect_artifact(directory)
-    try:
-        if as_json:
-            print_json(data)
-        else:
-            print_inspection(directory, data)
-    finally:  # neither a closed pipe nor a full disk costs both
+
+    def write_page() -> None:
         if html is not None:
             from mlpdeploy.inspection_page import inspection_page
 
             write_file(html, inspection_page(directory.absolute(), data).encode("utf-8", "backslashreplace"))
+
+    print_and_write(data, as_json, lambda: print_inspection(directory, data), write_page)
 
 
 def print_inspection(directory: Path, data: dict[str, Any]) -> None:

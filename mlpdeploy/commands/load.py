@@ -10,7 +10,7 @@ import click
 
 from mlpdeploy.artifact import check_files, write_file
 from mlpdeploy.commands.options import ARTIFACT, JSON, ImageSize
-from mlpdeploy.console import plain_table, print_json, show, steps
+from mlpdeploy.console import plain_table, print_and_write, show, steps
 from mlpdeploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,13 +78,7 @@ def load(url: str, output: Path | None, plot: Path | None, as_json: bool, **aske
     ramp = RampOptions(rate, p99_limit_ms=asked["p99_limit"], error_limit=asked["error_limit"]) if is_ramp else None
     check_files(output, plot)
     report = run_load(url, options, protocol=asked["protocol"], ramp=ramp, tell=steps())
-    try:
-        if as_json:
-            print_json(report.to_dict())
-        else:
-            print_report(report)
-    finally:  # neither a closed pipe nor a full disk costs both
-        write_report(report, output, plot)
+    print_and_write(report.to_dict(), as_json, lambda: print_report(report), lambda: write_report(report, output, plot))
 
 
 def _read_key(path: Path | None) -> str:

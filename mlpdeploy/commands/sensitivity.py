@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
-from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_json, show, steps
+from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_and_write, show, steps
 
 if TYPE_CHECKING:
     from mlpdeploy.quant.mixed import SensitivityReport
@@ -60,13 +60,9 @@ def sensitivity(
             progress=steps(),
             count=count,
         )
-    try:
-        if as_json:
-            print_json(report.to_dict())
-        else:
-            print_sensitivity(report)
-    finally:  # neither a closed pipe nor a full disk costs both
-        write_report(report, output, plot)
+    print_and_write(
+        report.to_dict(), as_json, lambda: print_sensitivity(report), lambda: write_report(report, output, plot)
+    )
 
 
 def print_sensitivity(report: SensitivityReport) -> None:

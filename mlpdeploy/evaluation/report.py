@@ -100,8 +100,11 @@ class EvaluationReport:
 
     def to_json(self) -> str:
         """Return the text of a results file."""
-        body = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
 def label(name: str, precision: str, backend: str) -> str:

@@ -24,11 +24,6 @@ _PREFIXES = ("ema_model.", "model_ema.", "ema.", "module.", "_orig_mod.", "model
 _IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
 
 
-def read_state_dict(path: str | Path) -> StateDict:
-    """Return {official tensor name: tensor} of a file; see `read_checkpoint`."""
-    return read_checkpoint(path)[0]
-
-
 def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
     """Return {official tensor name: tensor} of a `.pth`, `.pt`, `.bin` or `.safetensors` file, and what they are.
 

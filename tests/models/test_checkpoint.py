@@ -17,7 +17,7 @@ from tiny import tiny_asmlp
 
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.models.build import model_from_config, random_weights
-from mlpdeploy.models.checkpoint import load_checkpoint, read_state_dict
+from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
 from mlpdeploy.models.create import create_model
 from mlpdeploy.models.registry import resolve_model
 
@@ -44,7 +44,7 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
 )
 def test_wrappers_and_prefixes(tmp_path: Path, content: dict) -> None:
     torch.save(content, tmp_path / "c.pth")
-    state = read_state_dict(tmp_path / "c.pth")
+    state = read_checkpoint(tmp_path / "c.pth")[0]
     assert state.keys() == STATE.keys()
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
@@ -66,16 +66,16 @@ def test_the_source_says_which_weights_were_taken(tmp_path: Path) -> None:
 def test_a_metric_as_numpy_gave_it_is_skipped(tmp_path: Path) -> None:
     content = {"state_dict": STATE, "best": np.float64(99.1), "epoch": np.int64(3)}
     torch.save(content, tmp_path / "c.pth")
-    assert read_state_dict(tmp_path / "c.pth").keys() == STATE.keys()
+    assert read_checkpoint(tmp_path / "c.pth")[0].keys() == STATE.keys()
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     data = (tmp_path / "old.pth").read_bytes().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
     (tmp_path / "old.pth").write_bytes(data)  # by numpy 1
-    assert read_state_dict(tmp_path / "old.pth").keys() == STATE.keys()
+    assert read_checkpoint(tmp_path / "old.pth")[0].keys() == STATE.keys()
 
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file(dict(STATE), tmp_path / "c.safetensors")
-    assert read_state_dict(tmp_path / "c.safetensors").keys() == STATE.keys()
+    assert read_checkpoint(tmp_path / "c.safetensors")[0].keys() == STATE.keys()
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
         else:
             (tmp_path / name).write_bytes(pickle.dumps(content, protocol=protocol))
         with pytest.raises(CheckpointError, match=name):
-            read_state_dict(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     assert not (tmp_path / "owned").exists()
 
 
@@ -109,7 +109,7 @@ def test_what_contains_code_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"contains code or objects \(.*Unknown\), which is never run.*state_dict"
     ):
-        read_state_dict(tmp_path / "args.pth")
+        read_checkpoint(tmp_path / "args.pth")
 
 
 def test_configurations_of_known_training_code_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_configurations_of_known_training_code_are_skipped(tmp_path: Path, monke
         saved = {"model": STATE, "config": config, "args": argparse.Namespace(lr=0.1, out=Path("x")), "epoch": 3}
         torch.save(saved, tmp_path / "c.pth")
     assert "yacs" not in sys.modules
-    assert read_state_dict(tmp_path / "c.pth").keys() == STATE.keys()
+    assert read_checkpoint(tmp_path / "c.pth")[0].keys() == STATE.keys()
     assert "yacs" not in sys.modules
 
 
@@ -142,7 +142,7 @@ def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
     with pytest.raises(CheckpointError, match="copy it again"):
-        read_state_dict(path)
+        read_checkpoint(path)
 
 
 def test_text_and_empty_and_missing(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_text_and_empty_and_missing(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     for name in ("c.pth", "empty.pth", "none.pth"):
         with pytest.raises(CheckpointError, match=name):
-            read_state_dict(tmp_path / name)
+            read_checkpoint(tmp_path / name)
 
 
 def test_nan_weights_are_named(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
     broken["layers.0.blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
     torch.save(broken, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=r"layers\.0\.blocks\.0\.mlp\.fc1\.weight .*NaN"):
-        read_state_dict(tmp_path / "c.pth")
+        read_checkpoint(tmp_path / "c.pth")
 
 
 def full_state(name: str, **changes: int) -> dict[str, torch.Tensor]:
