@@ -21,7 +21,8 @@ from mlpdeploy.engines.embedded import register_embedded
 from mlpdeploy.engines.layers import read_engine
 from mlpdeploy.engines.sidecar import BuildFacts
 from mlpdeploy.errors import MlpDeployError
-from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, Severity, TensorRt, load_tensorrt
+from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, TensorRt, load_tensorrt
+from mlpdeploy.runtime.tensorrt_log import Severity
 
 KEPT_WARNINGS = 8
 

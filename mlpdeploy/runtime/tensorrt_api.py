@@ -20,43 +20,27 @@ from __future__ import annotations
 
 import ctypes
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError, MlpDeployError, UsageError
+from mlpdeploy.runtime.tensorrt_log import Complaints, Severity, logger_of
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST, NEWEST_MAJOR = (8, 6), 11
 # Python plugins of TensorRT 10 take a number from an array of one, which numpy refuses since 2.4.
 _ARRAYS_READ_SINCE, _STRICT_NUMPY = 11, (2, 4)
-Severity = Literal["error", "warning", "info"]
 
 
 class EngineError(MlpDeployError):
     """TensorRT cannot parse, build, load or run what it was given."""
-
-
-class Complaints:
-    """Keeps what TensorRT says is wrong; it calls from any thread."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, severity: Severity, message: str) -> None:
-        if severity == "error":
-            self._last = " ".join(message.split())
-
-    def last(self) -> str:
-        """Return the last error, or that there is none."""
-        return self._last or "it does not say why"
 
 
 class Monitor(Protocol):
@@ -87,9 +71,6 @@ _NUMPY = {
 }  # fmt: skip
 
 
-# A package's one logger in this process: TensorRT keeps the first that it is given, and uses it for everything.
-_loggers: dict[Any, Any] = {}
-_logging = threading.RLock()
 # What is in the registry of a package; a second time TensorRT would refuse it.
 _loaded_libraries: WeakKeyDictionary[Any, set[Path]] = WeakKeyDictionary()
 
@@ -141,38 +122,8 @@ class TensorRt:
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     def logger(self, log: Callable[[Severity, str], None]) -> Any:
-        """Return the process's logger, which hands errors, warnings and information to `log` as long as that lives.
-
-        There is one for all, which is never freed: TensorRT keeps a pointer to the first logger that it is given.
-        """
-        with _logging:
-            if self.module not in _loggers:
-                _loggers[self.module] = self._new_logger()
-            _loggers[self.module].listeners.add(log)
-            return _loggers[self.module]
-
-    def _new_logger(self) -> Any:
-        trt = self.module
-        severities: dict[Any, Severity] = {
-            trt.ILogger.Severity.INTERNAL_ERROR: "error",
-            trt.ILogger.Severity.ERROR: "error",
-            trt.ILogger.Severity.WARNING: "warning",
-            trt.ILogger.Severity.INFO: "info",
-        }
-
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-                self.listeners: WeakSet[Callable[[Severity, str], None]] = WeakSet()
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in severities:
-                    with _logging:
-                        listeners = list(self.listeners)
-                    for listener in listeners:
-                        listener(severities[severity], message)
-
-        return Logger()
+        """Return the process's logger, which hands messages to `log` as long as that lives; see tensorrt_log.py."""
+        return logger_of(self.module, log)
 
     def create_network(self, builder: Any, embedded: bool = False) -> Any:
         """Return an empty network with explicit batch, strongly typed where the version can.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.runtime.cuda.interface import Cuda
-from mlpdeploy.runtime.tensorrt_api import Complaints, EngineError, EngineTensor, TensorRt
+from mlpdeploy.runtime.tensorrt_api import EngineError, EngineTensor, TensorRt
+from mlpdeploy.runtime.tensorrt_log import Complaints
 from mlpdeploy.runtime.trt.profiles import Profile
 
 
