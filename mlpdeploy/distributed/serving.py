@@ -355,5 +355,7 @@ class RayModel:
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 
+        if self._infer is not None:
+            self._infer.shutdown()  # or its tasks go on in this process, for each version that was ever served
         with contextlib.suppress(RayError, RayServeException):  # the cluster is gone
             serve.delete(self.application)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -296,9 +297,17 @@ def test_open_requests_make_replicas(spread: Callable[..., RayModels], tmp_path:
         await until(lambda: len(model.stats.batches) > 0 and len(model._replicas) == 2)
         stop.set()
         await asyncio.gather(*clients)
+        assert reports()
         await model.close()
+        assert not reports()
 
     run(check())
+
+
+def reports() -> list[Any]:
+    """Return the tasks in this process in which Ray's handles report open requests to its controller."""
+    tasks = (task for task in gc.get_objects() if isinstance(task, asyncio.Task) and not task.done())
+    return [task for task in tasks if task.get_coro().__qualname__ == "MetricsPusher.metrics_task"]
 
 
 @pytest.mark.slow
