@@ -36,13 +36,17 @@ def plain_table(*columns: str, right: tuple[int, ...] = ()) -> Table:
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, total) that draws a progress bar on stderr, where that is a terminal."""
+    """Yield a function (done, total) that draws a progress bar on stderr, where that is a terminal.
+
+    What is printed meanwhile goes to stdout as ever, which then should not be a terminal.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    options: dict[str, Any] = {"transient": True, "redirect_stdout": False, "disable": not console.is_terminal}
+    with Progress(*columns, console=console, **options) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -52,7 +52,40 @@ def predict(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Return one prediction per image, in the order of `find_images(images)`.
+    """Return one prediction per image, in the order of `find_images(images)`; see `predict_batches` for the arguments.
+
+    Args:
+        progress: called after each batch with the number of files done and of all files.
+    """
+    parts = predict_batches(
+        directory,
+        images,
+        top=top,
+        backend=backend,
+        device=device,
+        threads=threads,
+        precision=precision,
+        batch=batch,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+    return [prediction for part in parts for prediction in part]
+
+
+def predict_batches(
+    directory: str | Path,
+    images: Iterable[str | Path],
+    *,
+    top: int = 5,
+    backend: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    batch: int = 8,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[list[Prediction]]:
+    """Yield the predictions of one batch after the other, one per image, in the order of `find_images(images)`.
 
     Pictures are decoded a batch ahead of the model, so that memory does not grow with their number.
 
@@ -75,14 +108,14 @@ def predict(
         if value < 1:
             raise UsageError(f"{name} is {value}", "at least 1")
     paths = find_images(images)
-    predictions: list[Prediction] = []
+    done = 0
     with load(directory, backend, device, threads=threads, max_batch=batch, precision=precision) as session:
         preprocessing = classifier_preprocessing(session.manifest, directory)
         for part in predict_pictures(session, preprocessing, paths, top=top, threads=threads, skip_bad=skip_bad):
-            predictions += part
+            done += len(part)
             if progress is not None:
-                progress(len(predictions), len(paths))
-    return predictions
+                progress(done, len(paths))
+            yield part
 
 
 def predict_pictures(

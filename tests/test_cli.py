@@ -141,7 +141,10 @@ def test_export_from_a_checkpoint_and_force(tmp_path: Path) -> None:
     assert "checkpoint mine.pth" in result.stdout
     assert "random" not in result.output
     refused(run(*request), 2, "already holds an artifact", "--force")
-    data = json.loads(run(*request, "--force", "--json").stdout)
+    without_model = [part for part in request if part not in ("--model", "asmlp_tiny", "--num-classes", 3)]
+    result = run(*without_model, "--force", "--json")
+    assert "mine.pth is of asmlp_t, 3 classes" in result.stderr
+    data = json.loads(result.stdout)
     assert data["labels"] == ["cat", "dog", "fish"]
     assert data["verification"]["passed"]
 
@@ -154,6 +157,7 @@ BAD_EXPORTS = {
     "even shift": (["--model", "asmlp_t", "--shift-size", "4"], 2, "odd"),
     "unknown padding": (["--model", "asmlp_t", "--padding", "mirror"], 2, "zero, circular"),
     "unknown shift": (["--model", "asmlp_t", "--shift", "roll"], 2, "auto, plugin"),
+    "neither model nor checkpoint": ([], 2, "neither a model nor a checkpoint"),
     "no checkpoint": (["--model", "asmlp_t", "--checkpoint", "none.pth"], 1, "no checkpoint at none.pth"),
     "not a size": (["--model", "asmlp_t", "--image-size", "big"], 2, "neither 224"),
     "not a batch": (["--model", "asmlp_t", "--batch", "0"], 2, "neither a number"),
@@ -237,6 +241,19 @@ def test_results_are_printed_though_the_report_cannot_be_written(
     result = run(*command.format(exported).split(), "r" * 300)
     refused(result, 1, "r cannot be written (File name too long); choose a shorter name")
     assert len(result.stdout.splitlines()) > 1
+
+
+def test_what_was_classified_before_a_bad_picture_is_not_lost(artifact: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    request = ["predict", artifact, photo, tmp_path / "text.jpg", "--batch", 1]
+    result = run(*request)
+    refused(result, 1, "text.jpg")
+    assert result.stdout.count("%") == 5 and str(photo) in result.stdout
+    result = run(*request, "--json")
+    refused(result, 1, "text.jpg")
+    assert [image["path"] for image in json.loads(result.stdout)["images"]] == [str(photo)]
+    result = run("predict", artifact, tmp_path / "text.jpg", photo, "--json")
+    assert result.stdout == "" and result.exit_code == 1
 
 
 @pytest.mark.parametrize("command", ["verify", "predict", "bench", "inspect"])

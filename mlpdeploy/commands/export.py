@@ -14,10 +14,11 @@ from mlpdeploy.manifest import Manifest, largest_error
 
 
 @click.command(
-    epilog="Examples: mlpdeploy export --model asmlp_s --checkpoint asmlp_s.pth -o asmlp_s; "
+    epilog="Examples: mlpdeploy export --checkpoint finetuned.pth --labels names.txt -o mine; "
+    "mlpdeploy export --model asmlp_s -o asmlp_s; "
     "mlpdeploy export --model asmlp_t --features --image-size dynamic -o backbone"
 )
-@click.option("--model", "name", required=True, metavar="NAME", help="See: mlpdeploy models.")
+@click.option("--model", "name", metavar="NAME", help="See: mlpdeploy models.  [default: what the checkpoint is of]")
 @click.option("-o", "--output", "directory", required=True, type=ARTIFACT, help="The artifact folder to make.")
 @click.option("--checkpoint", type=ARTIFACT, help=".pth or .safetensors.  [default: random weights]")
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
@@ -49,7 +50,7 @@ from mlpdeploy.manifest import Manifest, largest_error
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")
 @JSON
 def export(
-    name: str,
+    name: str | None,
     directory: Path,
     checkpoint: Path | None,
     seed: int,
@@ -79,7 +80,8 @@ def export(
     from mlpdeploy.artifact import check_output
     from mlpdeploy.models.registry import resolve_model
 
-    resolve_model(name)
+    if name is not None:
+        resolve_model(name)
     check_output(directory, force)
     say = steps()
     say("loading PyTorch")
@@ -104,6 +106,9 @@ def export(
         checkpoint=checkpoint,
         seed=seed,
     )
+    if name is None:
+        outputs = "feature maps" if getattr(model.config, "features", False) else f"{model.config.num_classes} classes"
+        say(f"{checkpoint} is of {model.name}, {outputs}")
     manifest = export_model(
         model,
         directory,

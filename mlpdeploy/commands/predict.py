@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,7 @@ import click
 from mlpdeploy.commands.options import ARTIFACT, BACKEND, DEVICE, JSON, PRECISION, THREADS
 from mlpdeploy.console import RANDOM_NOTE, bar, print_json
 from mlpdeploy.env import closest
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -74,11 +78,11 @@ def predict(
         return
     if output is not None or workers is not None or ray_address is not None:
         raise UsageError("-o, --workers or --ray-address without --engine ray", fix="add --engine ray, or leave it out")
-    from mlpdeploy.prediction import predict as run
+    from mlpdeploy.prediction import predict_batches
 
-    with bar("classifying") as progress:
-        predictions = run(directory, images, progress=progress, **shared)
-    print_predictions(directory, predictions, as_json)
+    # On a terminal the results themselves show how far it is.
+    with bar("classifying") if as_json or not sys.stdout.isatty() else nullcontext() as progress:
+        print_predictions(directory, predict_batches(directory, images, progress=progress, **shared), as_json)
 
 
 def print_summary(summary: Summary, as_json: bool) -> None:
@@ -91,18 +95,22 @@ def print_summary(summary: Summary, as_json: bool) -> None:
     click.echo(f"{summary.output}: {summary.rows} pictures{before}{bad}")
 
 
-def print_predictions(directory: Path, predictions: list[Prediction], as_json: bool) -> None:
-    """Print the classes of each image."""
+def print_predictions(directory: Path, parts: Iterable[list[Prediction]], as_json: bool) -> None:
+    """Print the classes of each image as soon as they are known, or as one JSON object; an error costs none of them."""
     model = read_manifest(directory).model
     if as_json:
-        data = {
-            "model": model["name"],
-            "weights": model["source"],
-            "images": [dataclasses.asdict(p) for p in predictions],
-        }
+        found: list[dict[str, Any]] = []
+        data = {"model": model["name"], "weights": model["source"], "images": found}
+        try:
+            for part in parts:
+                found += map(dataclasses.asdict, part)
+        except MlpDeployError:
+            if found:
+                print_json(data)
+            raise
         print_json(data)
         return
-    for prediction in predictions:
+    for prediction in itertools.chain.from_iterable(parts):
         click.echo(prediction.path + (f": {prediction.error}" if prediction.error else ""))
         for score in prediction.top:
             click.echo(f"  {100 * score.probability:5.1f} %  {score.label} ({score.index})")

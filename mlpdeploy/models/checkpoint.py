@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from mlpdeploy.env import require
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.models.build import model_from_config
-from mlpdeploy.models.registry import DEMO_MODELS, MODELS
+from mlpdeploy.models.registry import DEMO_MODELS, MODELS, ModelEntry
 
 StateDict = dict[str, torch.Tensor]
 
@@ -21,6 +22,7 @@ StateDict = dict[str, torch.Tensor]
 # evaluated. A file that has several says in `source` which one was taken.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model", "state_dict", "module")
 _PREFIXES = ("ema_model.", "model_ema.", "ema.", "module.", "_orig_mod.", "model.", "backbone.", "encoder.")
+_STEM, _STEM_DIMENSIONS = "patch_embed.proj.weight", 4  # (embed_dim, in_chans, patch, patch) in every model
 _IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
 
 
@@ -163,6 +165,50 @@ def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: 
     model.load_state_dict({name: state[name].to(torch.float32) for name in wanted})
 
 
+def identify(state: StateDict, path: Path) -> tuple[ModelEntry, dict[str, Any]]:
+    """Return the registered model whose weights these are, and the options for `create_model` that they imply.
+
+    These are `in_chans` and `num_classes`, or `features` for an AS-MLP without a head. What leaves no trace in weights,
+    such as the shift size, is the registry's.
+
+    Args:
+        state: as `read_checkpoint` returns it.
+        path: the file, for the error's text.
+
+    Raises:
+        CheckpointError: they are none of a registered model.
+    """
+    entry = _entry_of({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if entry is None:
+        raise CheckpointError(
+            f"{path.name} fits no model that mlpdeploy knows",
+            "a checkpoint of one (mlpdeploy models)",
+            "name the model that is nearest with --model to see what differs",
+        )
+    implied: dict[str, Any] = {"in_chans": state[_STEM].shape[1]}
+    if "head.weight" in state:
+        implied["num_classes"] = state["head.weight"].shape[0]
+    elif entry.family == "asmlp":
+        implied["features"] = True
+    return entry, implied
+
+
+def _entry_of(shapes: dict[str, tuple[int, ...]]) -> ModelEntry | None:
+    """Return the registered model with these tensors, whatever its head, its last norms and its channels are."""
+    if len(shapes.get(_STEM, ())) != _STEM_DIMENSIONS:
+        return None
+    for entry in (*MODELS, *DEMO_MODELS):
+        config = dataclasses.replace(entry.config, in_chans=shapes[_STEM][1])
+        own = model_from_config(config, "meta").state_dict()
+        if _body(shapes) == _body({name: tuple(tensor.shape) for name, tensor in own.items()}):
+            return entry
+    return None
+
+
+def _body(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if not name.startswith(("head.", "norm"))}
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
@@ -173,24 +219,18 @@ def _few(items: list[str], shown: int = 3) -> str:
 
 def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_name: str) -> str:
     """Return the most likely reason for a mismatch, in one sentence."""
-
-    def body(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        return {n: s for n, s in shapes.items() if not n.startswith(("head.", "norm"))}
-
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if body(have) == body(wanted):
+    if _body(have) == _body(wanted):
         head = have.get("head.weight")
         if head is None:
             return "it is a backbone without a classifier: export it with --features"
         if head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
-    for entry in (*MODELS, *DEMO_MODELS):
-        if entry.name != model_name and body(have) == body(
-            {n: tuple(t.shape) for n, t in model_from_config(entry.config, "meta").state_dict().items()}
-        ):
-            return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
-    first = have.get("patch_embed.proj.weight")
-    if first and wanted["patch_embed.proj.weight"][1] != first[1]:
+    entry = _entry_of(have)
+    if entry is not None and entry.name != model_name:
+        return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
+    first = have.get(_STEM)
+    if first and wanted[_STEM][1] != first[1]:
         return f"its images have {first[1]} channels: pass --in-chans {first[1]}"
     if not set(have) & set(wanted):
         return "no tensor name is the same: it is not a checkpoint of this family"

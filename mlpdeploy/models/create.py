@@ -9,13 +9,13 @@ from typing import Any
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig, Branches
 from mlpdeploy.models.build import Model, model_from_config, random_weights
-from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
+from mlpdeploy.models.checkpoint import identify, load_checkpoint, read_checkpoint
 from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.ops.axial_shift import Padding
 
 
 def create_model(
-    name: str,
+    name: str | None = None,
     *,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -34,7 +34,8 @@ def create_model(
     `None` means the registered model's value. The model's `source` attribute says where its weights come from.
 
     Args:
-        name: `asmlp_s`, `vip_s7`, ... or an alias; see `mlpdeploy.models.MODELS` and `DEMO_MODELS`.
+        name: `asmlp_s`, `vip_s7`, ... or an alias; see `mlpdeploy.models.MODELS` and `DEMO_MODELS`. None means the
+            model that the checkpoint is of, with its classes and channels, or with `features` where it has no head.
         num_classes: logits.
         image_size: pixels, one number or (height, width).
         in_chans: channels of the input image.
@@ -45,11 +46,19 @@ def create_model(
         seed: of the random weights; not used with a checkpoint.
 
     Raises:
-        UsageError: unknown name, impossible option.
+        UsageError: unknown name, neither a name nor a checkpoint, impossible option.
         CheckpointError: the file cannot be read or does not fit.
     """
-    entry = resolve_model(name)
+    if name is None and checkpoint is None:
+        raise UsageError("neither a model nor a checkpoint", "a name (mlpdeploy models), a checkpoint, or both")
+    entry = resolve_model(name) if name is not None else None
     state, chosen = read_checkpoint(checkpoint) if checkpoint is not None else (None, "")
+    if entry is None:
+        assert state is not None
+        entry, implied = identify(state, Path(str(checkpoint)))
+        num_classes = implied.get("num_classes") if num_classes is None else num_classes
+        in_chans = implied["in_chans"] if in_chans is None else in_chans
+        features = features or implied.get("features", False)
     changes: dict[str, Any] = {}
     if num_classes is not None:
         if num_classes < 1:

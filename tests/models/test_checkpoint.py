@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_asmlp
 
-from mlpdeploy.errors import CheckpointError
+from mlpdeploy.errors import CheckpointError, UsageError
+from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import model_from_config, random_weights
 from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
 from mlpdeploy.models.create import create_model
@@ -188,6 +189,47 @@ def test_a_mismatch_guesses_the_cause(tmp_path: Path, content, cause: str) -> No
     with pytest.raises(CheckpointError) as error:
         create_model("asmlp_t", checkpoint=tmp_path / "c.pth")
     assert cause in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "asmlp_digits", "vip_digits"])
+def test_a_checkpoint_says_which_model_it_is_of(tmp_path: Path, name: str) -> None:
+    state = full_state(name, num_classes=7)
+    torch.save({"model": {f"module.{key}": tensor for key, tensor in state.items()}}, tmp_path / "mine.pth")
+    model = create_model(checkpoint=tmp_path / "mine.pth")
+    assert (model.name, model.config.num_classes) == (name, 7)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_checkpoint_says_its_channels_and_whether_it_is_a_backbone(tmp_path: Path) -> None:
+    state = {k: v for k, v in full_state("asmlp_t", in_chans=5).items() if not k.startswith(("head", "norm."))}
+    torch.save(state, tmp_path / "c.pth")
+    config = create_model(checkpoint=tmp_path / "c.pth").config
+    assert isinstance(config, AsMlpConfig)
+    assert (config.in_chans, config.features, config.feature_norms) == (5, True, False)
+
+
+def test_what_is_said_of_a_checkpoint_is_not_passed_over(tmp_path: Path) -> None:
+    torch.save(full_state("asmlp_t", num_classes=7), tmp_path / "c.pth")
+    assert create_model(checkpoint=tmp_path / "c.pth", shift_size=3).config.shift.shift_size == 3
+    with pytest.raises(CheckpointError, match="its head has 7 classes"):
+        create_model(checkpoint=tmp_path / "c.pth", num_classes=8)
+    with pytest.raises(UsageError, match="neither a model nor a checkpoint"):
+        create_model()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"conv1.weight": torch.zeros(3)},
+        {"patch_embed.proj.weight": torch.zeros(96, 3)},
+        {"patch_embed.proj.weight": torch.zeros(96, 3, 4, 4)},
+    ],
+    ids=["foreign", "dimensions", "body"],
+)
+def test_a_checkpoint_of_no_known_model(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"c\.pth fits no model .*mlpdeploy models"):
+        create_model(checkpoint=tmp_path / "c.pth")
 
 
 def test_a_mismatch_lists_what_differs_and_changes_nothing(tmp_path: Path) -> None:
