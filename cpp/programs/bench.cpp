@@ -212,6 +212,7 @@ Json options_of(const Plan& plan, const mlpdeploy::Session& session) {
   value.set("memory", false);
   value.set("backend", session.backend());
   value.set("precision", Json());
+  value.set("callers", Json::array());
   value.set("seed", 0);
   return value;
 }
@@ -243,6 +244,7 @@ Json report(const mlpdeploy::Session& session, const std::string& folder, const 
   }
   head.set("results", std::move(results));
   head.set("memory", Json::array());
+  head.set("concurrent", Json::array());
   return head;
 }
 

@@ -30,6 +30,7 @@ class BenchPlan:
         memory: whether memory and load time are measured.
         backend: that runs the artifact.
         precision: what it was asked to compute in; None means the artifact's.
+        callers: numbers of threads that call ours at once, each measured; none where it was not asked for.
         seed: of the random images.
     """
 
@@ -43,6 +44,7 @@ class BenchPlan:
     memory: bool
     backend: str
     precision: str | None = None
+    callers: tuple[int, ...] = ()
     seed: int = SEED
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mlpdeploy.bench.candidates import LABELS, OURS
+from mlpdeploy.bench.concurrent import Throughput
 from mlpdeploy.bench.measure import Timing
 from mlpdeploy.bench.memory import MemoryUse
 from mlpdeploy.errors import ArtifactError, InternalError
@@ -62,6 +63,7 @@ class BenchReport:
         options: what was asked for, with defaults filled in.
         results: by batch, then ours first.
         memory: by batch, then ours first; empty where it was not asked for.
+        concurrent: what several threads got that call ours at once, by batch; empty where it was not asked for.
     """
 
     date_utc: str
@@ -73,6 +75,7 @@ class BenchReport:
     options: dict[str, Any]
     results: tuple[Result, ...]
     memory: tuple[MemoryUse, ...] = ()
+    concurrent: tuple[Throughput, ...] = ()
 
     @property
     def mismatches(self) -> list[Result]:
@@ -114,7 +117,9 @@ def read_report(path: str | Path) -> BenchReport:
     if body.get("version") != VERSION:
         raise ArtifactError(f"{path} has version {body.get('version')}", f"version {VERSION}", again)
     try:
+        body.setdefault("concurrent", [])  # of before there was such a thing
         values = {field.name: body[field.name] for field in dataclasses.fields(BenchReport)}
+        values["concurrent"] = tuple(Throughput(**one) for one in body["concurrent"])
         values["results"] = tuple(map(_result, body["results"]))
         values["memory"] = tuple(MemoryUse(**use) for use in body["memory"])
         return BenchReport(**values)
@@ -142,6 +147,9 @@ def print_report(report: BenchReport, console: Console | None = None) -> None:
         markup=False,
     )
     console.print(_table(report))
+    if report.concurrent:
+        console.print("mlpdeploy, called by several threads at once")
+        console.print(_concurrent_table(report))
     for line in not_measured(report):
         console.print(line, markup=False)
     for use in report.memory:
@@ -189,6 +197,19 @@ def _table(report: BenchReport) -> Any:
                 cells += _memory_cells(report.memory_of(result.name, batch))
             table.add_row(*cells, style="bold" if result.name == OURS else None)
         table.add_section()
+    return table
+
+
+def _concurrent_table(report: BenchReport) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("batch", "callers", "images/s", "lowest", "highest", "p50 ms", "p95 ms", "p99 ms", "runs"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in report.concurrent:
+        rates = (one.images_per_s, one.lowest_images_per_s, one.highest_images_per_s)
+        cells = map(digits, (*rates, one.p50_ms, one.p95_ms, one.p99_ms))
+        table.add_row(str(one.batch), str(one.callers), *cells, str(one.runs))
     return table
 
 

@@ -21,6 +21,7 @@ from mlpdeploy.bench.candidates import (
     first_run,
     output_error,
 )
+from mlpdeploy.bench.concurrent import Throughput, check_callers, measure_concurrent
 from mlpdeploy.bench.measure import MIN_RUNS, SECONDS, WARMUP, Candidate, Progress, check_effort, measure_interleaved
 from mlpdeploy.bench.memory import MemoryUse, measure_memory
 from mlpdeploy.bench.peers import BuiltPeers, build_peers, session_run
@@ -54,6 +55,7 @@ def bench_artifact(
     memory: bool = True,
     backend: str | None = None,
     precision: str | None = None,
+    callers: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> BenchReport:
     """Return how fast an artifact runs on this machine's CPU, beside what one would use instead.
@@ -72,10 +74,11 @@ def bench_artifact(
         peers: names out of `candidates.PEERS`; None means all that can run here.
         memory: also measure peak memory and load time, each in a process of its own.
         backend, precision: of ours, see `load`; the artifact on the other backends is among the peers.
+        callers: also measure what so many threads get together that call ours at once, for each number given.
         progress: called with a short text at the beginning of each step.
 
     Raises:
-        UsageError: unknown peer, impossible batch, image size or number of threads.
+        UsageError: unknown peer, impossible batch, image size or number of threads or callers.
         ArtifactError: the artifact is damaged.
         MissingDependencyError: the backend is not installed.
         VerificationError: our own outputs are not finite.
@@ -102,9 +105,10 @@ def bench_artifact(
         memory=memory,
         backend=backend,
         precision=precision,
+        callers=check_callers(callers),
     )
     environment = _environment()
-    results, uses, file, kernels = _carry_out(plan, directory, manifest, say)
+    results, uses, concurrent, file, kernels = _carry_out(plan, directory, manifest, say)
     return BenchReport(
         **environment,
         model=manifest.model,
@@ -112,6 +116,7 @@ def bench_artifact(
         options=asdict(plan),
         results=tuple(results),
         memory=tuple(uses),
+        concurrent=tuple(concurrent),
     )
 
 
@@ -137,8 +142,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _carry_out(
     plan: BenchPlan, directory: Path, manifest: Manifest, say: Progress
-) -> tuple[list[Result], list[MemoryUse], str, str]:
-    """Return results, memory figures, the file that ran and the kernels of our own that ran it, see `Session.kernels`.
+) -> tuple[list[Result], list[MemoryUse], list[Throughput], str, str]:
+    """Return what was found, the file that ran and the kernels of our own that ran it, see `Session.kernels`.
 
     Ours runs first at every batch size, so that a wrong request fails early.
     """
@@ -146,6 +151,7 @@ def _carry_out(
     say("loading the artifact")
     results: list[Result] = []
     uses: list[MemoryUse] = []
+    concurrent: list[Throughput] = []
     on_gpu = plan.backend in GPU_BACKENDS
     device, threads = (None, None) if on_gpu else ("cpu", plan.threads)
     with load(directory, plan.backend, device, threads=threads, max_batch=largest, precision=plan.precision) as session:
@@ -165,11 +171,14 @@ def _carry_out(
         ) as built:
             for batch, feed in feeds.items():
                 results += _measure_batch(plan, ours, built, feed, expected[batch], max_error, say)
+            for batch, feed in feeds.items() if plan.callers else ():
+                say(f"measuring batch {batch}: {', '.join(map(str, plan.callers))} callers at once")
+                concurrent += measure_concurrent(ours.run, feed, plan.callers, plan.seconds)
             for batch, feed in feeds.items() if plan.memory else ():
                 timed = {result.name for result in results if result.batch == batch and result.timing}
                 candidates = [peer for peer in (ours, *built.peers) if peer.name in timed]
                 uses += _memory_at(candidates, feed.shape, plan.threads, say)
-    return results, uses, session.file, session.kernels
+    return results, uses, concurrent, session.file, session.kernels
 
 
 def _measure_batch(

@@ -12,12 +12,18 @@ from mlpdeploy.console import print_and_write, steps
 from mlpdeploy.errors import UsageError
 
 
-@click.command(epilog="Example: mlpdeploy bench asmlp_s --batch 1 --batch 8 -o bench.json --plot bench.png")
+@click.command(
+    epilog="Examples: mlpdeploy bench asmlp_s --batch 1 --batch 8 -o bench.json --plot bench.png; "
+    "mlpdeploy bench asmlp_s --peer none --callers 1 --callers 4"
+)
 @click.argument("directory", type=ARTIFACT)
 @click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1, 8]")
 @click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: the model's own]")
 @click.option("--seconds", default=20.0, show_default=True, help="Measuring time per batch size.")
 @click.option("--peer", "peers", multiple=True, help="Compare with these only; `none` for no peer. Repeat for several.")
+@click.option(
+    "--callers", multiple=True, type=int, help="Also: throughput of so many threads at once. Repeat for a sweep."
+)
 @click.option("--no-memory", is_flag=True, help="Do not measure memory and load time in processes of their own.")
 @click.option("-o", "--output", type=ARTIFACT, help="Write the results as JSON.")
 @click.option("--plot", type=ARTIFACT, help="Write the comparison as PNG.")
@@ -31,6 +37,7 @@ def bench(
     image_size: Any,
     seconds: float,
     peers: tuple[str, ...],
+    callers: tuple[int, ...],
     no_memory: bool,
     output: Path | None,
     plot: Path | None,
@@ -57,6 +64,7 @@ def bench(
         memory=not no_memory,
         backend=backend,
         precision=precision,
+        callers=callers,
         progress=steps(),
     )
     print_and_write(report.to_dict(), as_json, lambda: print_report(report), lambda: write_report(report, output, plot))

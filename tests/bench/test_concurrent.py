@@ -1,0 +1,90 @@
+"""Several callers at once: what they get together, and whose errors are seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlpdeploy.bench.concurrent import ROUNDS, measure_concurrent
+from mlpdeploy.bench.report import read_report
+from mlpdeploy.bench.run import bench_artifact, write_report
+from mlpdeploy.errors import UsageError
+
+FEED = np.zeros((2, 3, 4, 4), np.float32)
+SLEEP = 0.02
+
+
+def sleeps(feed: np.ndarray) -> list[np.ndarray]:
+    time.sleep(SLEEP)
+    return [feed]
+
+
+def test_callers_that_do_not_wait_for_each_other_get_more() -> None:
+    one, four = measure_concurrent(sleeps, FEED, (1, 4), seconds=2.4)
+    assert (one.callers, four.callers, one.batch) == (1, 4, 2)
+    assert one.images_per_s == pytest.approx(2 / SLEEP, rel=0.3)
+    assert four.images_per_s == pytest.approx(4 * one.images_per_s, rel=0.3)
+    assert four.p50_ms == pytest.approx(1000 * SLEEP, rel=0.3)
+    for each in (one, four):
+        assert each.lowest_images_per_s <= each.images_per_s <= each.highest_images_per_s
+        assert each.p50_ms <= each.p95_ms <= each.p99_ms
+
+
+def test_callers_that_wait_for_each_other_get_no_more_and_wait_longer() -> None:
+    lock = threading.Lock()
+
+    def alone(feed: np.ndarray) -> list[np.ndarray]:
+        with lock:
+            return sleeps(feed)
+
+    one, four = measure_concurrent(alone, FEED, (1, 4), seconds=2.4)
+    assert four.images_per_s < 1.5 * one.images_per_s
+    assert four.p99_ms > 2 * one.p50_ms
+
+
+def test_each_caller_is_timed_though_there_is_no_time() -> None:
+    (three,) = measure_concurrent(sleeps, FEED, (3,), seconds=0.0)
+    assert three.runs == 3 * ROUNDS
+
+
+def test_the_first_run_of_a_caller_is_not_counted() -> None:
+    seen: set[int] = set()
+
+    def slow_at_first(feed: np.ndarray) -> list[np.ndarray]:
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            time.sleep(0.3)
+        return [feed]
+
+    (two,) = measure_concurrent(slow_at_first, FEED, (2,), seconds=0.3)
+    assert two.p99_ms < 100
+
+
+def test_an_error_of_one_caller_ends_all() -> None:
+    def fails(feed: np.ndarray) -> list[np.ndarray]:
+        if threading.current_thread().name == "caller-2":
+            raise UsageError("no")
+        return sleeps(feed)
+
+    with pytest.raises(UsageError, match="no"):
+        measure_concurrent(fails, FEED, (3,), seconds=60.0)
+
+
+def test_in_a_report(exported: Path, tmp_path: Path) -> None:
+    report = bench_artifact(
+        exported, batches=(1, 2), threads=1, seconds=0.1, min_runs=2, peers=(), memory=False, callers=(1, 3)
+    )
+    assert [(one.batch, one.callers) for one in report.concurrent] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert report.options["callers"] == (1, 3)
+    write_report(report, tmp_path / "bench.json")
+    assert read_report(tmp_path / "bench.json").to_dict() == report.to_dict()
+
+
+@pytest.mark.parametrize("callers", [(0,), (2, 2), (5000,)])
+def test_impossible_numbers(exported: Path, callers: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="different numbers from 1 to 1024"):
+        bench_artifact(exported, peers=(), callers=callers)
