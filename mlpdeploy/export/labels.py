@@ -10,7 +10,7 @@ from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import Model
-from mlpdeploy.models.registry import resolve_model
+from mlpdeploy.models.registry import entry_of
 
 IMAGENET_CLASSES = 1000
 
@@ -27,7 +27,7 @@ def labels_for(model: Model, labels: Sequence[str] | None) -> list[str]:
         return []
     count = model.config.num_classes
     if labels is None:
-        own = resolve_model(model.name).labels
+        own = entry_of(model.name, model.config).labels
         if len(own) == count:
             return list(own)
         return imagenet_labels() if count == IMAGENET_CLASSES else [f"class {index}" for index in range(count)]

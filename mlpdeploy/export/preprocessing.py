@@ -9,7 +9,7 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.images import COLOR_ORDERS, check_preprocessing
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.models.build import Model
-from mlpdeploy.models.registry import resolve_model
+from mlpdeploy.models.registry import entry_of
 
 
 def preprocessing_for(
@@ -62,7 +62,7 @@ def _default(model: Model) -> Preprocessing | None:
     color_order = {count: name for name, count in COLOR_ORDERS.items()}.get(config.in_chans)
     if color_order is None:
         return None
-    default = resolve_model(model.name).preprocessing
+    default = entry_of(model.name, config).preprocessing
     mean, std = default.mean, default.std
     if len(mean) != config.in_chans:
         mean, std = (((round(sum(values) / len(values), 3),) * config.in_chans) for values in (mean, std))

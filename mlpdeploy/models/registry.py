@@ -101,6 +101,12 @@ DEMO_MODELS: tuple[ModelEntry, ...] = (
 )
 
 
+def entry_of(name: str, config: Config) -> ModelEntry:
+    """Return the registry's entry of a name; for a model with sizes of its own one with ImageNet's preparation."""
+    family = "asmlp" if isinstance(config, AsMlpConfig) else "vip"
+    return _BY_NAME.get(name) or ModelEntry(name, family, (), config, _imagenet(0.9))
+
+
 def _index() -> dict[str, ModelEntry]:
     table: dict[str, ModelEntry] = {}
     for entry in (*MODELS, *DEMO_MODELS):

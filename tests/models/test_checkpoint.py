@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from tiny import tiny_asmlp
 
 from mlpdeploy.errors import CheckpointError, UsageError
+from mlpdeploy.export.export import export_model
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import model_from_config, random_weights
 from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
 from mlpdeploy.models.create import create_model
 from mlpdeploy.models.registry import resolve_model
+from mlpdeploy.models.vip import VipConfig
 
 STATE = tiny_asmlp().state_dict()
 
@@ -208,6 +210,41 @@ def test_a_checkpoint_says_its_channels_and_whether_it_is_a_backbone(tmp_path: P
     assert (config.in_chans, config.features, config.feature_norms) == (5, True, False)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        AsMlpConfig(24, (1, 2, 1), patch_size=7, mlp_ratio=2, num_classes=5, in_chans=1, image_size=(224, 224)),
+        AsMlpConfig(40, (3,), patch_size=16, num_classes=5),
+        VipConfig((2, 1, 1), (32, 64, 64), (True, False, False), 7, mlp_ratio=2, num_classes=5),
+        VipConfig((1,), (28,), (False,), 16, num_classes=5, in_chans=4),
+    ],
+    ids=["asmlp", "one stage", "vip", "one grid"],
+)
+def test_sizes_of_its_own_are_read_from_a_checkpoint(tmp_path: Path, config: AsMlpConfig | VipConfig) -> None:
+    module = model_from_config(config)
+    random_weights(module, 3)
+    torch.save(module.state_dict(), tmp_path / "c.pth")
+    model = create_model(checkpoint=tmp_path / "c.pth")
+    assert model.config == config
+    assert model.name == ("asmlp_custom" if isinstance(config, AsMlpConfig) else "vip_custom")
+    x = torch.randn(1, config.in_chans, *config.image_size)
+    with torch.inference_mode():
+        assert torch.equal(model(x), module.eval()(x))
+    with pytest.raises(CheckpointError, match="leave --model out"):
+        create_model("asmlp_t", checkpoint=tmp_path / "c.pth")
+
+
+def test_a_model_with_sizes_of_its_own_is_exported_as_any_other(tmp_path: Path) -> None:
+    module = model_from_config(AsMlpConfig(16, (1, 1), num_classes=5))
+    random_weights(module, 3)
+    torch.save(module.state_dict(), tmp_path / "c.pth")
+    model = create_model(checkpoint=tmp_path / "c.pth", image_size=(32, 64))
+    manifest = export_model(model, tmp_path / "out")
+    assert (manifest.model["name"], manifest.verification["passed"]) == ("asmlp_custom", True)
+    assert manifest.preprocessing is not None and manifest.preprocessing.height_width == (32, 64)
+    assert manifest.labels == tuple(f"class {index}" for index in range(5))
+
+
 def test_what_is_said_of_a_checkpoint_is_not_passed_over(tmp_path: Path) -> None:
     torch.save(full_state("asmlp_t", num_classes=7), tmp_path / "c.pth")
     assert create_model(checkpoint=tmp_path / "c.pth", shift_size=3).config.shift.shift_size == 3
@@ -223,8 +260,16 @@ def test_what_is_said_of_a_checkpoint_is_not_passed_over(tmp_path: Path) -> None
         {"conv1.weight": torch.zeros(3)},
         {"patch_embed.proj.weight": torch.zeros(96, 3)},
         {"patch_embed.proj.weight": torch.zeros(96, 3, 4, 4)},
+        {
+            "patch_embed.proj.weight": torch.zeros(0, 3, 0, 0),
+            "layers.0.blocks.0.mlp.fc1.weight": torch.zeros(4, 0, 1, 1),
+        },
+        {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "network.0.proj.weight": torch.zeros(8, 8, 2, 2)},
+        {name: tensor for name, tensor in STATE.items() if name != "layers.1.blocks.0.norm2.bias"},
+        # Nine channels cannot be cut into segments for a grid of 14 by 14.
+        model_from_config(VipConfig((1,), (9,), (False,), 16)).state_dict(),
     ],
-    ids=["foreign", "dimensions", "body"],
+    ids=["foreign", "dimensions", "body", "nothing", "no stage", "a part", "segments"],
 )
 def test_a_checkpoint_of_no_known_model(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save(state, tmp_path / "c.pth")
