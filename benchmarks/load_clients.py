@@ -74,7 +74,8 @@ async def compare(port: int, shape: tuple[int, ...]) -> dict[str, list[tuple[flo
 
     body, head_bytes = rest_request({"input": np.zeros(shape, np.float32)}, ("logits",))
     headers = {"Inference-Header-Content-Length": str(head_bytes), "Content-Type": "application/octet-stream"}
-    target = HttpTarget(Address("http", "127.0.0.1", port, False), LoadOptions())
+    options = LoadOptions()
+    target = HttpTarget(Address("http", "127.0.0.1", port, False), options)
     await target.connect(CLIENTS)
     text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{text}\r\n".encode() + body
@@ -86,7 +87,7 @@ async def compare(port: int, shape: tuple[int, ...]) -> dict[str, list[tuple[flo
                 await answer.read()
 
         for _ in range(ROUNDS):
-            found["mlpdeploy"].append(await spend(lambda slot: target.send(slot, request), CLIENTS))
+            found["mlpdeploy"].append(await spend(lambda slot: target.send(slot, request, options.timeout_s), CLIENTS))
             found["aiohttp"].append(await spend(other, CLIENTS))
     await target.close()
     return found

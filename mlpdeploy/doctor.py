@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mlpdeploy.env import PACKAGES, cpu_count, cpu_features, cpu_name, installed_version, package_version
+from mlpdeploy.env import PACKAGES, cpu_count, cpu_features, cpu_name, installed_version, package_version, require
 from mlpdeploy.errors import MlpDeployError
 
 Status = Literal["ok", "missing", "warning"]
 
 # What each package is for, in the order of the report.
+_RUNTIMES = ("onnxruntime", "openvino")
 _PURPOSES = {
     "onnxruntime": "runs the models",
     "openvino": "runs the models, often faster; optional",
@@ -61,17 +62,31 @@ def examine() -> list[Finding]:
 
 def _package(module: str, purpose: str) -> Finding:
     version = installed_version(module)
-    if version is not None:
+    problem = _problem(module) if version is not None and module in _RUNTIMES else ""
+    if version is not None and not problem:
         return Finding(module, "ok", f"{version} ({purpose})")
     distributions, extra = PACKAGES[module]
     target = f"'mlpdeploy[{extra}]'" if extra else distributions[0]
     status: Status = "missing" if module == "onnxruntime" else "warning"
+    if problem:
+        return Finding(
+            module, status, f"{version}, which cannot be loaded: {problem}", "pip install --force-reinstall it"
+        )
     return Finding(module, status, f"not installed ({purpose})", f"pip install {target}")
+
+
+def _problem(module: str) -> str:
+    """Return why an installed runtime cannot be loaded; empty where it can."""
+    try:
+        require(module)
+    except Exception as error:  # noqa: BLE001 - a package that is damaged raises what it likes
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def _native_precisions() -> list[Finding]:
     """Return what OpenVINO says that this processor computes in by itself."""
-    if installed_version("openvino") is None:
+    if installed_version("openvino") is None or _problem("openvino"):
         return []
     from mlpdeploy.runtime.openvino import native_precisions
 
@@ -133,15 +148,11 @@ def _clashes() -> list[Finding]:
 def _gpu() -> list[Finding]:
     """Return what is known about the GPU side, honestly: no part of it has run on a GPU yet."""
     findings = [_driver()]
-    if installed_version("onnxruntime") is not None:
-        import onnxruntime
-
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            findings.append(
-                Finding(
-                    "CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU"
-                )
-            )
+    usable = installed_version("onnxruntime") is not None and not _problem("onnxruntime")
+    if usable and "CUDAExecutionProvider" in require("onnxruntime").get_available_providers():
+        findings.append(
+            Finding("CUDA provider", "warning", "present in ONNX Runtime, but mlpdeploy has never been run on a GPU")
+        )
     findings += [_tensorrt("TensorRT", "tensorrt"), _tensorrt("TensorRT-RTX", "tensorrt_rtx"), _cuda()]
     findings.append(_plugin())
     return findings

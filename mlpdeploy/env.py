@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -154,8 +155,42 @@ def exact_sums() -> dict[str, str]:
 
 
 def cpu_count() -> int:
-    """Return how many processors this process may use (its affinity, not the machine's total)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use: its affinity and its container's limit, not the machine's total.
+
+    More threads than the limit allows would be stopped for most of each tenth of a second, while others wait for them.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(there, _processors_allowed())))
+
+
+def _processors_allowed(root: Path = Path("/")) -> float:
+    """Return how many processors' time the control groups of this process grant, as `docker run --cpus 2.5` sets it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    allowed = math.inf
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # A container may see the path from outside, and only its own group, at the top.
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        parts = path.strip("/").split("/")
+        for count in range(len(parts) + 1):
+            allowed = min(allowed, _processors_of(top.joinpath(*parts[:count])))
+    return allowed
+
+
+def _processors_of(group: Path) -> float:
+    """Return the limit of one control group of version 2 (`cpu.max`) or 1 (`cpu.cfs_*`)."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdigit() and int(period):  # else max or -1: no limit
+            return int(quota) / int(period)
+    return math.inf
 
 
 def git_commit() -> str | None:

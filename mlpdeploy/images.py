@@ -252,17 +252,21 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     Hidden files and folders are passed over: macOS leaves `._photo.jpg` beside `photo.jpg`.
 
     Raises:
-        UsageError: a path does not exist, a folder holds no image or cannot be listed, or nothing is given.
+        UsageError: a path does not exist or cannot be looked at, a folder holds no image or cannot be listed, or
+            nothing is given.
     """
     found: list[Path] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
-        if path.is_dir():
-            found += _images_under(path)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UsageError(f"{path} does not exist", "an image file or a folder of them")
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a zero in it names nothing
+            raise UsageError(f"{path} does not exist", "an image file or a folder of them") from None
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read ({error.strerror})", "an image file or a folder of them"
+            ) from error
+        found += _images_under(path) if stat.S_ISDIR(mode) else [path]
     if not found:
         raise UsageError("no image is given", "image files or folders of them")
     return found

@@ -29,7 +29,7 @@ class KServeOptions:
         storage_uri: where the artifact is, or the Triton repository.
         runtime: `mlpdeploy`: a container that runs `mlpdeploy serve`; `triton`: KServe's own runtime.
         image: of the container, for `mlpdeploy`; it must have mlpdeploy[serve] and a backend installed.
-        model_format: for `triton`, what is in the repository: `onnx` or `tensorrt`.
+        model_format: for `triton`, what is in the repository: `onnx` or `tensorrt`; None means `onnx`.
         min_replicas, max_replicas: between which KServe scales.
         cpu, memory: Kubernetes quantities that a replica asks for, and is limited to.
         gpus: of a replica.
@@ -39,7 +39,7 @@ class KServeOptions:
     storage_uri: str
     runtime: Runtime = "mlpdeploy"
     image: str = ""
-    model_format: str = "onnx"
+    model_format: str | None = None
     min_replicas: int = 1
     max_replicas: int = 1
     cpu: str = "4"
@@ -64,7 +64,11 @@ class KServeOptions:
                 "no --image for the container" if not self.image else "--image for Triton, which KServe brings",
                 fix="add --image REGISTRY/NAME:TAG" if not self.image else "leave it out",
             )
-        if self.model_format not in ("onnx", "tensorrt"):
+        if self.model_format is not None and self.runtime != "triton":
+            raise UsageError(
+                f"--model-format for the runtime {self.runtime}", fix="add --runtime triton, or leave it out"
+            )
+        if self.model_format not in (None, "onnx", "tensorrt"):
             raise UsageError(f"model format {self.model_format!r}", "onnx or tensorrt")
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
             raise UsageError(f"{self.min_replicas} to {self.max_replicas} replicas", "0 <= min <= max, max at least 1")
@@ -89,7 +93,7 @@ def inference_service(options: KServeOptions) -> dict[str, Any]:
     predictor: dict[str, Any] = {"minReplicas": options.min_replicas, "maxReplicas": options.max_replicas}
     if options.runtime == "triton":
         predictor["model"] = {
-            "modelFormat": {"name": options.model_format},
+            "modelFormat": {"name": options.model_format or "onnx"},
             "runtime": "kserve-tritonserver",
             "protocolVersion": "v2",
             "storageUri": options.storage_uri,

@@ -127,19 +127,26 @@ def predict_pictures(
     threads: int | None,
     skip_bad: bool,
 ) -> Iterator[list[Prediction]]:
-    """Yield the predictions of one batch after the other, while threads decode the next; see `predict`."""
+    """Yield the predictions of one batch after the other, while threads decode the next; see `predict_batches`.
+
+    Those before a picture that cannot be read come before its error.
+    """
     read = functools.partial(prepare, preprocessing=preprocessing)
     for part, prepared in batches(pictures, read, session.max_batch, threads):
-        yield _predict_part(session, part, prepared, top, skip_bad)
+        errors = {index: item for index, item in enumerate(prepared) if isinstance(item, ImageError)}
+        if skip_bad or not errors:
+            yield _predict_part(session, part, prepared, top)
+            continue
+        first = min(errors)
+        if first:
+            yield _predict_part(session, part[:first], prepared[:first], top)
+        raise errors[first]
 
 
 def _predict_part(
-    session: Session, pictures: Sequence[Picture], prepared: Sequence[np.ndarray | ImageError], top: int, skip_bad: bool
+    session: Session, pictures: Sequence[Picture], prepared: Sequence[np.ndarray | ImageError], top: int
 ) -> list[Prediction]:
     """Return the predictions of one batch, of which some pictures may have failed."""
-    errors = [item for item in prepared if isinstance(item, ImageError)]
-    if errors and not skip_bad:
-        raise errors[0]
     tensors = [item for item in prepared if not isinstance(item, ImageError)]
     names = [str(name) for name, item in zip(pictures, prepared, strict=True) if not isinstance(item, ImageError)]
     scores = iter(_scores(session, np.stack(tensors), names, top) if tensors else [])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,11 +117,45 @@ def test_a_file_name_that_is_no_text(
         assert b".jpg" in done.stdout.splitlines()[0]
 
 
+def test_json_on_a_terminal_is_not_behind_the_progress_bar(exported: Path, photo: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mlpdeploy", "predict", str(exported), str(photo), "--json"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the system's way to say that nobody writes any more
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"classifying" in shown
+    # What stands in the line in which the JSON begins, after the last order to erase it.
+    assert re.split(rb"\x1b\[\d*K", shown)[-1].lstrip().startswith(b"{\r\n"), shown
+
+
+def test_predict_without_a_place_for_its_output(exported: Path, photo: Path) -> None:
+    command = f"exec '{sys.executable}' -m mlpdeploy predict '{exported}' '{photo}' >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_doctor_keeps_the_brackets_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlpdeploy import doctor
 
     monkeypatch.setattr(doctor, "installed_version", lambda module: None)
     assert "pip install 'mlpdeploy[tensorrt]'" in run("doctor").stdout
+
+
+@pytest.mark.parametrize(("package", "code"), [("onnxruntime", 1), ("openvino", 0)])
+def test_doctor_of_a_package_that_cannot_be_loaded(tmp_path: Path, package: str, code: int) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('libx.so.1: no such file')")
+    command = [sys.executable, "-m", "mlpdeploy", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == code, done.stderr
+    (found,) = (finding for finding in json.loads(done.stdout) if finding["name"] == package)
+    assert "cannot be loaded: libx.so.1: no such file" in found["detail"]
+    assert found["status"] == ("missing" if code else "warning")
 
 
 def test_doctor() -> None:
@@ -154,6 +191,7 @@ BAD_EXPORTS = {
     "impossible size": (["--model", "asmlp_t", "--image-size", "225"], 2, "multiples of 32"),
     "size of another family": (["--model", "vip_s7", "--image-size", "256"], 2, "32x32 grid"),
     "dynamic size of another family": (["--model", "vip_s7", "--image-size", "dynamic"], 2, "grid"),
+    "no opset": (["--model", "asmlp_digits", "--opset", "0"], 2, "opset 0"),
     "even shift": (["--model", "asmlp_t", "--shift-size", "4"], 2, "odd"),
     "unknown padding": (["--model", "asmlp_t", "--padding", "mirror"], 2, "zero, circular"),
     "unknown shift": (["--model", "asmlp_t", "--shift", "roll"], 2, "auto, plugin"),
@@ -243,9 +281,12 @@ def test_results_are_printed_though_the_report_cannot_be_written(
     assert len(result.stdout.splitlines()) > 1
 
 
-def test_what_was_classified_before_a_bad_picture_is_not_lost(artifact: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_was_classified_before_a_bad_picture_is_not_lost(
+    artifact: Path, photo: Path, tmp_path: Path, batch: int
+) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
-    request = ["predict", artifact, photo, tmp_path / "text.jpg", "--batch", 1]
+    request = ["predict", artifact, photo, tmp_path / "text.jpg", photo, "--batch", batch]
     result = run(*request)
     refused(result, 1, "text.jpg")
     assert result.stdout.count("%") == 5 and str(photo) in result.stdout

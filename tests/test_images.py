@@ -633,6 +633,8 @@ def test_find_images_refuses(tmp_path):
         ([tmp_path / "nowhere.jpg"], "nowhere.jpg does not exist"),
         ([tmp_path / "texts"], "texts holds no image"),
         ([], "no image is given"),
+        ([tmp_path / ("x" * 300)], r"x cannot be read \(File name too long\)"),
+        (["a\0b.jpg"], "does not exist"),
     ]:
         with pytest.raises(UsageError, match=words):
             find_images(paths)

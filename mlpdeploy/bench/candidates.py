@@ -42,10 +42,12 @@ class Source:
     Attributes:
         loader: a key of `peers.LOADERS`.
         path: what that loader takes: an artifact's folder or an ONNX file.
+        dtype: of the input, numpy's name.
     """
 
     loader: str
     path: Path
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def measure_memory(
         timeout_s: after which a process is ended.
     """
     command = [sys.executable, "-m", "mlpdeploy.bench.memory", "--loader", source.loader]
-    command += ["--shape", ",".join(map(str, shape)), "--threads", str(threads), str(source.path.resolve())]
+    command += ["--shape", ",".join(map(str, shape)), "--threads", str(threads)]
+    command += ["--dtype", source.dtype, str(source.path.resolve())]
     # The package may be imported from a checkout that is not installed.
     root = Path(__file__).resolve().parents[2]
     figures = []
@@ -115,7 +116,7 @@ def load_and_run(source: Source, shape: Sequence[int], threads: int) -> dict[str
     More than one run, because ONNX Runtime plans its memory in the first one and takes it in the second.
     """
     import_runtime()
-    batch = np.random.default_rng(0).standard_normal(tuple(shape), dtype=np.float32)
+    batch = np.random.default_rng(0).standard_normal(tuple(shape), dtype=np.float32).astype(source.dtype)
     base = status_bytes("VmRSS")
     start = time.perf_counter()
     run = LOADERS[source.loader](source.path, threads, shape[0])
@@ -139,8 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--loader", choices=sorted(LOADERS), required=True)
     parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--dtype", default="float32")
     given = parser.parse_args(arguments)
-    sys.stdout.write(json.dumps(load_and_run(Source(given.loader, given.path), given.shape, given.threads)) + "\n")
+    source = Source(given.loader, given.path, given.dtype)
+    sys.stdout.write(json.dumps(load_and_run(source, given.shape, given.threads)) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ knows of a framework.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 from mlpdeploy.bench.candidates import LABELS, Peer, PeerUnavailableError, Source, failures_of
 from mlpdeploy.bench.measure import Progress, Run
 from mlpdeploy.env import require
-from mlpdeploy.errors import InternalError, MissingDependencyError
+from mlpdeploy.errors import InternalError, MissingDependencyError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
 from mlpdeploy.runtime.session import Session, load
 
@@ -50,6 +51,11 @@ class PeerSite:
     workspace: Path
     module: torch.nn.Module | None = None
     precision: str = "fp32"
+
+    @property
+    def dtype(self) -> str:
+        """Of the artifact's input; the module and what is exported from it take float32 whatever that is."""
+        return self.manifest.inputs[0].dtype
 
     def example(self) -> np.ndarray:
         """Return the batch to trace with, (2, C, H, W): one row would be taken for a constant."""
@@ -88,7 +94,7 @@ def build_peers(
             for package in _BUILDERS[name][0]:
                 require(package)
             wanted.append(name)
-        except MissingDependencyError as error:
+        except (MissingDependencyError, ImportError) as error:  # missing, or installed and damaged
             built.unavailable[name] = str(error)
     needs_torch = any("torch" in _BUILDERS[name][0] for name in wanted)
     with tempfile.TemporaryDirectory(prefix="mlpdeploy-bench-") as workspace, _torch_threads(needs_torch, threads):
@@ -98,8 +104,11 @@ def build_peers(
             progress(f"preparing {LABELS[name]}")
             try:
                 with failures_of(name):
-                    built.peers.append(_BUILDERS[name][1](site))
-            except (PeerUnavailableError, MissingDependencyError) as error:
+                    peer = _BUILDERS[name][1](site)
+                if site.dtype != "float32" and name in _OTHERS:
+                    peer = dataclasses.replace(peer, run=in_float32(peer.run))
+                built.peers.append(peer)
+            except (PeerUnavailableError, MissingDependencyError, UsageError) as error:
                 built.unavailable[name] = str(error)
         yield built
 
@@ -173,7 +182,7 @@ def _no_kernels(site: PeerSite) -> Peer:
         if not session.kernels:
             raise PeerUnavailableError("no kernels of ours run this artifact here (mlpdeploy doctor)")
     run = no_kernels_run(site.directory, site.threads, site.max_batch)
-    return Peer("no-kernels", run, Source("no-kernels", site.directory))
+    return Peer("no-kernels", run, Source("no-kernels", site.directory, site.dtype))
 
 
 def _canonical(site: PeerSite) -> Peer:
@@ -185,7 +194,7 @@ def _canonical(site: PeerSite) -> Peer:
 
 def _onnxruntime(site: PeerSite) -> Peer:
     run = artifact_run(site.directory, site.threads, site.max_batch)
-    return Peer("onnxruntime", run, Source("artifact", site.directory))
+    return Peer("onnxruntime", run, Source("artifact", site.directory, site.dtype))
 
 
 def _openvino(site: PeerSite) -> Peer:
@@ -194,7 +203,19 @@ def _openvino(site: PeerSite) -> Peer:
             "the artifact has no file for openvino", fix=f"run: mlpdeploy lower {site.directory} --target openvino"
         )
     run = openvino_run(site.directory, site.threads, site.max_batch)
-    return Peer("openvino", run, Source("openvino", site.directory))
+    return Peer("openvino", run, Source("openvino", site.directory, site.dtype))
+
+
+def in_float32(run: Run) -> Run:
+    """Return what takes float32 as a callable on other floats. A batch is converted once, which no time is taken of."""
+    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def run_converted(batch: np.ndarray) -> Sequence[np.ndarray]:
+        if id(batch) not in known:
+            known[id(batch)] = batch, batch.astype(np.float32)  # the batch too: else its number may be another's
+        return run(known[id(batch)][1])
+
+    return run_converted
 
 
 def _torch_eager(site: PeerSite) -> Peer:
@@ -286,6 +307,9 @@ _BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[PeerSite], Peer]]] = {
     "naive-legacy": (("torch", "onnx", "onnxruntime"), _naive_legacy),
     "naive-openvino": (("torch", "onnx", "onnxscript", "openvino"), _naive_openvino),
 }
+
+
+_OTHERS = ("torch-eager", "torch-compile", "naive-dynamo", "naive-legacy", "naive-openvino")  # made without us
 
 
 def _reference_module(directory: Path, manifest: Manifest) -> torch.nn.Module:

@@ -45,7 +45,8 @@ def plot_png(report: BenchReport) -> bytes:
         _draw_latency(right, batch, results)
     figure.suptitle(_title(report), fontsize=11, color=_TEXT_COLOR)
     if missing := not_measured(report):
-        figure.supxlabel("\n".join(missing), x=0.01, ha="left", fontsize=7.5, color=_TEXT_COLOR, wrap=True)
+        text = _plain("\n".join(missing))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=_TEXT_COLOR, wrap=True)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
     return target.getvalue()
@@ -57,10 +58,15 @@ def _measured(report: BenchReport, batch: int) -> list[Result]:
 
 def _title(report: BenchReport) -> str:
     height, width = report.options["height_width"]
-    return (
+    return _plain(
         f"{report.model['name']} at {height}x{width}, {report.artifact['precision']}, {report.model['source']}\n"
         f"{report.machine['cpu']}, {report.options['threads']} threads"
     )
+
+
+def _plain(text: str) -> str:
+    """Return a text as matplotlib takes it: names of files and error messages are no formulas."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def _draw_throughput(axes: Axes, batch: int, results: list[Result]) -> None:

@@ -98,7 +98,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """Return the text of a results file."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
 def read_report(path: str | Path) -> BenchReport:

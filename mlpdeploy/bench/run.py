@@ -155,7 +155,7 @@ def _carry_out(
     on_gpu = plan.backend in GPU_BACKENDS
     device, threads = (None, None) if on_gpu else ("cpu", plan.threads)
     with load(directory, plan.backend, device, threads=threads, max_batch=largest, precision=plan.precision) as session:
-        ours = Peer(OURS, session_run(session), _source(plan, directory))
+        ours = Peer(OURS, session_run(session), _source(plan, directory, manifest))
         max_error = max(MAX_OUTPUT_ERROR[name] for name in (manifest.precision, session.precision))
         feeds = {batch: _feed(session, batch, plan.height_width) for batch in plan.batches}
         expected = {batch: _expected(ours, feed) for batch, feed in feeds.items()}
@@ -261,10 +261,12 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _source(plan: BenchPlan, directory: Path) -> Source | None:
+def _source(plan: BenchPlan, directory: Path, manifest: Manifest) -> Source | None:
     """Return from what a process of its own loads ours; None where it would not be the same."""
     loader = {"onnxruntime": "artifact", "openvino": "openvino"}.get(plan.backend)
-    return None if loader is None or plan.precision is not None else Source(loader, directory)
+    if loader is None or plan.precision is not None:
+        return None
+    return Source(loader, directory, manifest.inputs[0].dtype)
 
 
 def _artifact(manifest: Manifest, backend: str, file: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mlpdeploy.manifest import read_manifest
 @click.option("--storage-uri", required=True, help="Where the cluster finds the artifact, or the Triton repository.")
 @click.option("--runtime", default="mlpdeploy", show_default=True, help="mlpdeploy or triton.")
 @click.option("--image", default="", help="Container with mlpdeploy[serve] and a backend, for --runtime mlpdeploy.")
-@click.option("--model-format", default="onnx", show_default=True, help="onnx or tensorrt, for --runtime triton.")
+@click.option("--model-format", help="onnx or tensorrt, for --runtime triton.  [default: onnx]")
 @click.option("--name", help="Of the service.  [default: the model's]")
 @click.option("--min-replicas", default=1, show_default=True, help="0 lets KServe stop it when nobody asks.")
 @click.option("--max-replicas", default=1, show_default=True, help="To which KServe scales.")

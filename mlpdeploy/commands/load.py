@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 @click.option("--protocol", metavar="NAME", help="http or grpc, where the URL does not say.  [default: http]")
 @click.option("--clients", type=int, help="Closed loop: clients that wait for their answers.  [default: 32]")
 @click.option("--rate", type=float, help="Open loop: requests a second, whatever the server does.")
-@click.option("--arrivals", default="poisson", show_default=True, help="Of --rate and --ramp: poisson or constant.")
+@click.option("--arrivals", help="Of --rate and --ramp: poisson or constant.  [default: poisson]")
 @click.option("--duration", default=10.0, show_default=True, help="Seconds to measure; of each step with --ramp.")
 @click.option("--warmup", default=1.0, show_default=True, help="Seconds before that, which do not count.")
 @click.option("--rows", default=1, show_default=True, help="Of each request.")
 @click.option("--image", type=ARTIFACT, help="Send this picture to /v1/classify instead of tensors.")
 @click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: 224]")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds after which a request has failed.")
-@click.option("--connections", default=512, show_default=True, help="At most so many at once with --rate or --ramp.")
+@click.option("--connections", type=int, help="At most so many at once with --rate or --ramp.  [default: 512]")
 @click.option("--ramp", is_flag=True, help="Raise the rate to the knee, beginning at --rate.")
 @click.option("--p99-limit", type=float, metavar="MS", help="Of --ramp.  [default: ten medians of one client alone]")
-@click.option("--error-limit", default=0.01, show_default=True, help="Share of failures that --ramp takes.")
+@click.option("--error-limit", type=float, help="Share of failures that --ramp takes.  [default: 0.01]")
 @click.option("--api-key-file", type=ARTIFACT, help="File with the key to send as Authorization: Bearer.")
 @click.option("--ca-cert", type=ARTIFACT, help="Certificates to trust, as PEM.  [default: the system's]")
 @click.option("--seed", default=0, show_default=True, help="Of the inputs and the arrivals.")
@@ -47,35 +47,40 @@ if TYPE_CHECKING:
 @JSON
 def load(url: str, output: Path | None, plot: Path | None, as_json: bool, **asked: Any) -> None:
     """Send requests to a server that speaks the Open Inference Protocol v2, and measure its answers."""
-    from mlpdeploy.loadgen.options import DEFAULT_CLIENTS, LoadOptions, RampOptions
+    from mlpdeploy.loadgen.options import LoadOptions, RampOptions
     from mlpdeploy.loadgen.report import run_load
 
-    is_ramp, rate, clients = asked["ramp"], asked["rate"], asked["clients"]
-    if clients is not None and (is_ramp or rate is not None):
+    is_ramp, rate = asked["ramp"], asked["rate"]
+    if asked["clients"] is not None and (is_ramp or rate is not None):
         raise UsageError("--clients with --rate or --ramp", "a closed loop or an open one", "leave one out")
-    if asked["p99_limit"] is not None and not is_ramp:
-        raise UsageError("--p99-limit without --ramp", fix="add --ramp, or leave it out")
+    for name in ("p99_limit", "error_limit"):
+        if asked[name] is not None and not is_ramp:
+            raise UsageError(f"--{name.replace('_', '-')} without --ramp", fix="add --ramp, or leave it out")
+    for name in ("arrivals", "connections"):
+        if asked[name] is not None and rate is None and not is_ramp:
+            raise UsageError(f"--{name} without --rate or --ramp", fix="add one of them, or leave it out")
     size = asked["image_size"]
     if size == "dynamic":
         raise UsageError("image size dynamic for a request", "a size in pixels")
+    given = {name: asked[name] for name in ("clients", "arrivals", "connections") if asked[name] is not None}
     options = LoadOptions(
         model=asked["model"],
         version=asked["version"],
-        clients=DEFAULT_CLIENTS if clients is None else clients,
         rate=rate,
-        arrivals=asked["arrivals"],
         duration_s=asked["duration"],
         warmup_s=asked["warmup"],
         rows=asked["rows"],
         image=asked["image"],
         height_width=size or (224, 224),
         timeout_s=asked["timeout"],
-        connections=asked["connections"],
         seed=asked["seed"],
         api_key=_read_key(asked["api_key_file"]),
         ca_file=asked["ca_cert"],
+        **given,
     )
-    ramp = RampOptions(rate, p99_limit_ms=asked["p99_limit"], error_limit=asked["error_limit"]) if is_ramp else None
+    limits = {"p99_limit_ms": asked["p99_limit"], "error_limit": asked["error_limit"]}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    ramp = RampOptions(rate, **limits) if is_ramp else None
     check_files(output, plot)
     report = run_load(url, options, protocol=asked["protocol"], ramp=ramp, tell=steps())
     print_and_write(report.to_dict(), as_json, lambda: print_report(report), lambda: write_report(report, output, plot))
@@ -127,7 +132,7 @@ def _name(step: Step) -> str:
 def write_report(report: LoadReport, output: Path | None, plot: Path | None) -> None:
     """Write the report as JSON to `output` and as PNG to `plot`, where they are given."""
     if output is not None:
-        write_file(output, (json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_file(output, (json.dumps(report.to_dict(), indent=1) + "\n").encode())
     if plot is not None:
         from mlpdeploy.loadgen.chart import chart_png
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ ENGINES = ("local", "ray")
 @click.option("-o", "--output", type=ARTIFACT, help="Folder for the Parquet files of --engine ray.")
 @click.option("--workers", type=int, help="Of --engine ray.  [default: one for each 4 processors, or each GPU]")
 @click.option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster, or auto.  [default: this machine]")
-@click.option("--column", default="image", show_default=True, help="Of Parquet input, with the pictures.")
+@click.option("--column", help="Of Parquet input of --engine ray, with the pictures.  [default: image]")
 @JSON
 def predict(
     directory: Path,
@@ -58,7 +58,7 @@ def predict(
     output: Path | None,
     workers: int | None,
     ray_address: str | None,
-    column: str,
+    column: str | None,
     as_json: bool,
 ) -> None:
     """Classify photographs, or folders of them; with --engine ray also Parquet files with a column of pictures."""
@@ -69,20 +69,27 @@ def predict(
     if engine == "ray":
         if output is None:
             raise UsageError("--engine ray without a place for the results", fix="add -o FOLDER")
+        from mlpdeploy.distributed.chunks import DEFAULT_COLUMN
         from mlpdeploy.distributed.predict import RayOptions, predict_on_ray
 
         with bar("classifying") as progress:
-            options = RayOptions(ray_address, workers, column=column)
+            options = RayOptions(ray_address, workers, column=DEFAULT_COLUMN if column is None else column)
             summary = predict_on_ray(directory, images, output, options, progress=progress, **shared)
         print_summary(summary, as_json)
         return
-    if output is not None or workers is not None or ray_address is not None:
-        raise UsageError("-o, --workers or --ray-address without --engine ray", fix="add --engine ray, or leave it out")
+    if any(value is not None for value in (output, workers, ray_address, column)):
+        raise UsageError(
+            "-o, --workers, --ray-address or --column without --engine ray", fix="add --engine ray, or leave it out"
+        )
     from mlpdeploy.prediction import predict_batches
 
-    # On a terminal the results themselves show how far it is.
-    with bar("classifying") if as_json or not sys.stdout.isatty() else nullcontext() as progress:
-        print_predictions(directory, predict_batches(directory, images, progress=progress, **shared), as_json)
+    def parts() -> Iterator[list[Prediction]]:
+        # On a terminal the results themselves show how far it is. The bar is gone before JSON is printed.
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        with bar("classifying") if as_json or not on_terminal else nullcontext() as progress:
+            yield from predict_batches(directory, images, progress=progress, **shared)
+
+    print_predictions(directory, parts(), as_json)
 
 
 def print_summary(summary: Summary, as_json: bool) -> None:

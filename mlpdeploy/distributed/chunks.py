@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from mlpdeploy.classification import EncodedPicture, Picture
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
-from mlpdeploy.images import SUFFIXES, find_images
+from mlpdeploy.images import find_images
 
 PARQUET = ".parquet"
 DEFAULT_COLUMN = "image"
@@ -43,12 +44,16 @@ class Chunk:
     column: str = ""
 
     def pictures(self) -> Iterator[list[tuple[int | None, Picture]]]:
-        """Yield lists of (row in the table or None, picture)."""
+        """Yield lists of (row in the table or None, picture).
+
+        Raises:
+            UsageError: the table cannot be read, or no longer has the row group.
+        """
         if not self.table:
             yield [(None, Path(path)) for path in self.paths]
             return
         row = self.first_row
-        with require("pyarrow.parquet").ParquetFile(self.table) as file:
+        with _table_errors(self.table), require("pyarrow.parquet").ParquetFile(self.table) as file:
             for batch in file.iter_batches(ROWS_READ, row_groups=[self.row_group], columns=[self.column]):
                 found: list[tuple[int | None, Picture]] = []
                 for value in batch.column(0).to_pylist():
@@ -56,6 +61,16 @@ class Chunk:
                     found.append((row, EncodedPicture(f"{self.table} row {row}", data or b"")))
                     row += 1
                 yield found
+
+
+@contextmanager
+def _table_errors(table: Path | str) -> Iterator[None]:
+    """Turn what pyarrow raises for a damaged or missing table into one UsageError."""
+    arrow = require("pyarrow")
+    try:
+        yield
+    except (OSError, arrow.ArrowException) as error:
+        raise UsageError(f"{table} cannot be read ({error})", "a Parquet file") from error
 
 
 def find_chunks(inputs: Sequence[Path], rows: int, column: str) -> list[Chunk]:
@@ -71,7 +86,7 @@ def find_chunks(inputs: Sequence[Path], rows: int, column: str) -> list[Chunk]:
     """
     tables = [table for path in inputs for table in _tables(path)]
     if not tables:
-        paths = [str(path.resolve()) for path in find_images(inputs)]
+        paths = [_absolute(path) for path in find_images(inputs)]
         parts = [paths[start : start + rows] for start in range(0, len(paths), rows)]
         return [Chunk(index, len(part), paths=tuple(part)) for index, part in enumerate(parts)]
     if any(not _tables(path) or _has_images(path) for path in inputs):
@@ -81,31 +96,36 @@ def find_chunks(inputs: Sequence[Path], rows: int, column: str) -> list[Chunk]:
         first = 0
         for group, count in enumerate(_row_groups(table, column)):
             if count:
-                chunks.append(Chunk(len(chunks), count, (), str(table.resolve()), group, first, column))
+                chunks.append(Chunk(len(chunks), count, (), _absolute(table), group, first, column))
             first += count
     if not chunks:
         raise UsageError(f"{tables[0]} has no rows", "tables with rows")
     return chunks
 
 
+def _absolute(path: Path) -> str:
+    """Return the path from the root. The name itself stays, also that of a link: the results are known by it."""
+    return str(path.parent.resolve() / path.name)
+
+
 def _tables(path: Path) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return sorted(found for found in path.glob(f"*{PARQUET}") if not found.name.startswith("."))
     return [path] if path.suffix == PARQUET else []
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(found.suffix.lower() in SUFFIXES for found in folder.iterdir())
+    try:
+        return folder.is_dir() and bool(find_images([folder]))
+    except UsageError:  # it holds none
+        return False
 
 
 def _row_groups(table: Path, column: str) -> list[int]:
     """Return the rows of each row group."""
     parquet, arrow = require("pyarrow.parquet"), require("pyarrow")
-    try:
-        with parquet.ParquetFile(table) as file:
-            schema, metadata = file.schema_arrow, file.metadata
-    except (OSError, arrow.ArrowInvalid) as error:
-        raise UsageError(f"{table} cannot be read ({error})", "a Parquet file") from error
+    with _table_errors(table), parquet.ParquetFile(table) as file:
+        schema, metadata = file.schema_arrow, file.metadata
     if column not in schema.names:
         raise UsageError(f"{table} has no column {column!r}", f"one of {', '.join(schema.names)}", "name it: --column")
     kind = schema.field(column).type

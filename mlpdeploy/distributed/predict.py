@@ -102,10 +102,9 @@ def predict_on_ray(
         "backend": backend,
         "device": device,
         "precision": precision,
-        "skip_bad": skip_bad,
     }
     ray_module()
-    open_run(output, work_sha256(chunks, what), what)
+    open_run(output, work_sha256(chunks, what), what, skip_bad=skip_bad)
     missing = [chunk for chunk in chunks if not part_path(output, chunk).is_file()]
     total = sum(chunk.rows for chunk in chunks)
     rows_before = total - sum(chunk.rows for chunk in missing)

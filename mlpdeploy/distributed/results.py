@@ -63,30 +63,45 @@ def write_part(path: Path, batches: Iterable[list[tuple[str, int | None, Predict
 
 def _record(path: str, row: int | None, prediction: Prediction) -> dict[str, Any]:
     top = [{"index": s.index, "label": s.label, "probability": s.probability} for s in prediction.top]
-    return {"path": path, "row": row, "error": prediction.error, "top": top}
+    error = None if prediction.error is None else _text(prediction.error)
+    return {"path": _text(path), "row": row, "error": error, "top": top}
 
 
-def open_run(output: Path, sha256: str, what: dict[str, Any]) -> None:
+def _text(text: str) -> str:
+    """Return a text that Parquet takes: a name of a file may have bytes that are none, which become escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def open_run(output: Path, sha256: str, what: dict[str, Any], *, skip_bad: bool = False) -> None:
     """Make the folder of a new run, or find that it is the same one.
+
+    What was done without `skip_bad` has no errors in it, so a run that ended at a bad picture may go on with it.
 
     Raises:
         UsageError: the folder holds something else: results of other pictures, another model or other options.
     """
     record, old = output / RUN_NAME, output / OLD_RUN_NAME
+    body = {"format": FORMAT, "version": VERSION, "work_sha256": sha256, **what, "skip_bad": skip_bad}
     if record.is_file() or old.is_file():
         try:
-            known = json.loads((record if record.is_file() else old).read_text())["work_sha256"]
+            known = json.loads((record if record.is_file() else old).read_text())
+            same = known["work_sha256"] == sha256 and skip_bad >= known["skip_bad"]
         except (OSError, ValueError, KeyError, TypeError):
-            known = None
-        if known != sha256:
+            same = False
+        if not same:
             raise UsageError(
                 f"{output} holds the results of another run (other pictures, model or options)",
                 fix="choose another folder with -o, or remove this one",
             )
+        if known != body:
+            _write_record(record, body)
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and holds no results of mlpdeploy", fix="choose another folder with -o")
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    body = {"format": FORMAT, "version": VERSION, "work_sha256": sha256, **what}
-    write_file(record, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_record(record, body)
+
+
+def _write_record(record: Path, body: dict[str, Any]) -> None:
+    write_file(record, (json.dumps(body, indent=1) + "\n").encode())

@@ -46,7 +46,9 @@ def chart_png(report: LoadReport) -> bytes:
     _draw_percentiles(axes[-1], steps)
     target = report.target["model"] or report.target["platform"]
     figure.suptitle(
-        f"{target} over {report.address.protocol}, {report.options['rows']} row(s) a request", color=_TEXT_COLOR
+        f"{target} over {report.address.protocol}, {report.options['rows']} row(s) a request",
+        color=_TEXT_COLOR,
+        parse_math=False,  # a dollar sign in a name is one
     )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130, metadata={"Software": None})

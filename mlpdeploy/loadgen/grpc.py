@@ -17,6 +17,7 @@ from mlpdeploy.loadgen.target import (
     described,
     only_model,
     random_inputs,
+    tls_context,
 )
 from mlpdeploy.loadgen.wire import (
     grpc_index,
@@ -53,11 +54,8 @@ class GrpcTarget(Target):
         self._credentials = self._tls(options) if address.tls else None
 
     def _tls(self, options: LoadOptions) -> Any:
-        try:
-            roots = None if options.ca_file is None else options.ca_file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{options.ca_file} cannot be used ({error})", "certificates as PEM") from error
-        return self._grpc.ssl_channel_credentials(roots)
+        tls_context(options.ca_file)  # gRPC takes any file, and then reaches nobody
+        return self._grpc.ssl_channel_credentials(None if options.ca_file is None else options.ca_file.read_bytes())
 
     async def connect(self, slots: int) -> None:
         aio = self._grpc.aio
@@ -69,12 +67,12 @@ class GrpcTarget(Target):
             self._channels.append(channel)
             self._calls.append(channel.unary_unary(f"{SERVICE}/ModelInfer"))
 
-    async def send(self, slot: int, request: bytes) -> None:
-        await self._ask(self._calls[slot % len(self._calls)], request)
+    async def send(self, slot: int, request: bytes, timeout_s: float) -> None:
+        await self._ask(self._calls[slot % len(self._calls)], request, timeout_s)
 
-    async def _ask(self, call: Call, request: bytes) -> bytes:
+    async def _ask(self, call: Call, request: bytes, timeout_s: float) -> bytes:
         try:
-            return await call(request, timeout=self._timeout_s, metadata=self._headers)
+            return await call(request, timeout=timeout_s, metadata=self._headers)
         except self._grpc.aio.AioRpcError as error:
             raise RequestError(error.code().name) from error
 
@@ -97,7 +95,7 @@ class GrpcTarget(Target):
     async def _read(self, method: str, request: bytes, read: Callable[[bytes], Any]) -> Any:
         """Return what `read` finds in the answer to a call that has to succeed."""
         try:
-            answer = await self._ask(self._channels[0].unary_unary(f"{SERVICE}/{method}"), request)
+            answer = await self._ask(self._channels[0].unary_unary(f"{SERVICE}/{method}"), request, self._timeout_s)
             return read(answer)
         except RequestError as error:
             detail = getattr(error.__cause__, "details", lambda: "")() or ""

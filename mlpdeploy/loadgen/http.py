@@ -10,9 +10,9 @@ import asyncio
 import errno
 import json
 import os
+import re
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from mlpdeploy.loadgen.target import (
     described,
     only_model,
     random_inputs,
+    tls_context,
 )
 from mlpdeploy.loadgen.wire import rest_metadata, rest_request, rest_shapes
 
@@ -87,7 +88,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         head, self._transport = self._head, None
-        if head is not None and "content-length" not in head[1] and "transfer-encoding" not in head[1]:
+        ends_so = head is not None and "content-length" not in head[1] and "transfer-encoding" not in head[1]
+        if ends_so and error is None:
             self._finish(bytes(self._buffer))
         self._fail("connection closed")
 
@@ -105,19 +107,23 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Take status and headers from the buffer; return whether they are whole."""
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > _MAX_HEAD_BYTES:
-                raise ValueError("a head without end")
-            return False
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        protocol, status, *_ = first.split(" ")
-        if not protocol.startswith("HTTP/1.") or not status.isdigit():
-            raise ValueError(first)
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        del self._buffer[: end + 4]
-        self._head = (int(status), headers)
-        return True
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
+            protocol, status, *_ = first.split(" ")
+            if not protocol.startswith("HTTP/1.") or not status.isdigit():
+                raise ValueError(first)
+            del self._buffer[: end + 4]
+            if status.startswith("1"):
+                continue  # the answer itself comes after it
+            parts = (line.partition(":") for line in lines)
+            headers = {name.strip().lower(): value.strip() for name, _, value in parts}
+            if protocol == "HTTP/1.0":
+                headers.setdefault("connection", "close")
+            self._head = (int(status), headers)
+            return True
+        if len(self._buffer) > _MAX_HEAD_BYTES:
+            raise ValueError("a head without end")
+        return False
 
     def _read_body(self) -> bytes | None:
         """Return the body once it is whole."""
@@ -134,7 +140,7 @@ class Connection(asyncio.Protocol):
         assert self._head is not None
         (status, headers), self._head = self._head, None
         self._buffer.clear()
-        if headers.get("connection", "").lower() == "close":
+        if "close" in re.split(r"[ ,]+", headers.get("connection", "").lower()):
             self.close()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(Answer(status, headers, body))
@@ -158,10 +164,10 @@ def _dechunk(data: bytearray) -> bytes | None:
         if end < 0:
             return None
         size = int(data[at:end].split(b";")[0], 16)
+        if size == 0:  # then come headers, mostly none, and an empty line
+            return b"".join(parts) if data.find(b"\r\n\r\n", end) >= 0 else None
         if len(data) < end + 4 + size:
             return None
-        if size == 0:
-            return b"".join(parts)
         parts.append(bytes(data[end + 2 : end + 2 + size]))
         at = end + 4 + size
 
@@ -174,7 +180,7 @@ class HttpTarget(Target):
     def __init__(self, address: Address, options: LoadOptions) -> None:
         self._address, self._timeout_s = address, options.timeout_s
         self._connections: list[Connection] = []
-        self._ssl = _context(options.ca_file) if address.tls else None
+        self._ssl = tls_context(options.ca_file) if address.tls else None
         self._fixed = f"Host: {address.authority}\r\nUser-Agent: mlpdeploy-load\r\n"
         if options.api_key:
             self._fixed += f"Authorization: Bearer {options.api_key}\r\n"
@@ -183,8 +189,8 @@ class HttpTarget(Target):
         while len(self._connections) < slots:
             self._connections.append(Connection())
 
-    async def send(self, slot: int, request: bytes) -> None:
-        answer = await self._ask(slot, request)
+    async def send(self, slot: int, request: bytes, timeout_s: float) -> None:
+        answer = await self._ask(slot, request, timeout_s)
         if answer.status != 200:
             raise RequestError(f"HTTP {answer.status}")
 
@@ -192,16 +198,16 @@ class HttpTarget(Target):
         for connection in self._connections:
             connection.close()
 
-    async def _ask(self, slot: int, request: bytes) -> Answer:
+    async def _ask(self, slot: int, request: bytes, timeout_s: float) -> Answer:
         if not self._connections[slot].is_open:
-            await self._open(slot)
-        return await self._connections[slot].ask(request, self._timeout_s)
+            await self._open(slot, timeout_s)
+        return await self._connections[slot].ask(request, timeout_s)
 
-    async def _open(self, slot: int) -> None:
+    async def _open(self, slot: int, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         opening = loop.create_connection(Connection, self._address.host, self._address.port, ssl=self._ssl)
         try:
-            _, self._connections[slot] = await asyncio.wait_for(opening, self._timeout_s)
+            _, self._connections[slot] = await asyncio.wait_for(opening, timeout_s)
         except (TimeoutError, asyncio.TimeoutError):
             raise RequestError("timeout while connecting") from None
         except ssl.SSLError as error:
@@ -273,17 +279,10 @@ class HttpTarget(Target):
 
     async def _first_answer(self, request: bytes) -> Answer:
         try:
-            return await self._ask(0, request)
+            return await self._ask(0, request, self._timeout_s)
         except RequestError as error:
             where = f"{self._address.authority} over HTTP" + ("S" if self._address.tls else "")
             raise LoadError(f"no answer from {where} ({error})", fix="is the server running there?") from None
-
-
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except OSError as error:
-        raise UsageError(f"{ca_file} cannot be used ({error})", "certificates as PEM") from error
 
 
 def _kind_of(error: OSError) -> str:

@@ -41,7 +41,7 @@ async def closed_loop(target: Target, options: LoadOptions) -> Step:
     async def client(slot: int) -> None:
         while (sent := now()) < end:
             try:
-                await target.send(slot, target.requests[next(turn) % len(target.requests)])
+                await target.send(slot, target.requests[next(turn) % len(target.requests)], options.timeout_s)
             except RequestError as error:
                 if sent >= begin:
                     recorder.errors[str(error)] += 1
@@ -88,7 +88,7 @@ async def open_loop(target: Target, options: LoadOptions, rate: float) -> Step:
                 try:
                     if now() - due > options.timeout_s:
                         raise RequestError(NEVER_SENT)
-                    await target.send(slot, target.requests[next(turn) % len(target.requests)])
+                    await target.send(slot, target.requests[next(turn) % len(target.requests)], options.timeout_s)
                 except RequestError as error:
                     if due >= begin:
                         recorder.errors[str(error)] += 1

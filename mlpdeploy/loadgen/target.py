@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,8 @@ class Target(ABC):
         """Make ready for `slots` requests at once."""
 
     @abstractmethod
-    async def send(self, slot: int, request: Any) -> None:
-        """Send a request and read the whole answer; one at a time per slot.
+    async def send(self, slot: int, request: Any, timeout_s: float) -> None:
+        """Send a request and read the whole answer within the time; one at a time per slot.
 
         Raises:
             RequestError: any answer but a good one, or none.
@@ -102,6 +104,18 @@ def check_answer(shapes: Mapping[str, tuple[int, ...]], metadata: ModelMetadata,
             raise LoadError(f"the answer lacks the output {spec.name!r}", "every output of the model's metadata")
         if shapes[spec.name][:1] != (rows,):
             raise LoadError(f"output {spec.name!r} has the shape {list(shapes[spec.name])}", f"{rows} rows")
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what TLS trusts: the certificates in a file, or the system's.
+
+    Raises:
+        UsageError: the file cannot be read, or holds none.
+    """
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except OSError as error:
+        raise UsageError(f"{ca_file} cannot be used ({error})", "certificates as PEM") from error
 
 
 def only_model(names: list[str]) -> str:

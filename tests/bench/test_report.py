@@ -157,6 +157,13 @@ def test_the_plot_is_a_picture_with_our_bar_in_it(tmp_path: Path) -> None:
     assert ours > others > 5000  # ours is 2.5 times as fast, so its bars are longer
 
 
+def test_names_that_are_no_text_or_formulas(tmp_path: Path) -> None:
+    results = [*a_report().results, Result("canonical", 8, "unavailable", "$x_{$ of \udcff")]
+    report = a_report(model={"name": "a$x_{$", "source": "checkpoint $x_{$.pth"}, results=tuple(results))
+    write_report(report, tmp_path / "bench.json", tmp_path / "bench.png")
+    assert read_report(tmp_path / "bench.json") == report
+
+
 def test_the_plot_grows_with_the_batches() -> None:
     def height(report: BenchReport) -> int:
         return Image.open(io.BytesIO(plot_png(report))).height

@@ -21,6 +21,8 @@ from mlpdeploy.errors import ArtifactError, UsageError, VerificationError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.plugins.cpu import SWITCH_VARIABLE, ensure_cpu_library
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 
 QUICK = {"seconds": 0.0, "min_runs": 2, "warmup": 0}
 FAST_PEERS = ("canonical", "torch-eager")
@@ -125,6 +127,30 @@ def test_without_pytorch_ours_is_measured_and_the_rest_is_named(
         assert results[name].status == "unavailable"
         assert "torch is not installed" in results[name].reason
         assert "pip install 'mlpdeploy[export]'" in results[name].reason
+
+
+def test_a_package_that_cannot_be_loaded_is_unavailable(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(package: str) -> None:
+        raise ImportError(f"{package}: libx.so.1: no such file")
+
+    monkeypatch.setattr("mlpdeploy.bench.peers.require", damaged)
+    report = bench_artifact(exported, batches=(1,), peers=("canonical",), memory=False, **QUICK)
+    assert report.results[1].reason == "onnxruntime: libx.so.1: no such file"
+
+
+def test_an_artifact_that_takes_float16(exported: Path, tmp_path: Path) -> None:
+    """What takes float32 only is compared all the same, and the canonical file, which does not fit, ends nothing."""
+    quantize_artifact(exported, tmp_path / "half", Recipe("fp16", io="fp16"))
+    names = ("canonical", "torch-eager", "naive-legacy")
+    report = bench_artifact(tmp_path / "half", batches=(2,), threads=1, peers=names, **QUICK)
+    assert [(result.name, result.status) for result in report.results] == [
+        (OURS, "measured"),
+        ("canonical", "unavailable"),
+        ("torch-eager", "measured"),
+        ("naive-legacy", "measured"),
+    ]
+    assert "takes float32" in report.results[1].reason
+    assert {use.name: use.reason for use in report.memory} == {OURS: "", "naive-legacy": ""}
 
 
 def test_without_a_compiler_torch_compile_is_unavailable(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,39 @@ def test_a_bad_picture_is_an_error_and_leaves_no_file(exported: Path, tmp_path: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_table_that_cannot_be_read_any_more(exported: Path, tmp_path: Path) -> None:
+    table = table_of(tmp_path / "t.parquet", [b"x"] * 6)
+    first, last = find_chunks([table], 10, "image")
+    one = worker(exported, tmp_path / "out")
+    table_of(table, [b"x"])
+    all_done = [one.run(last)]
+    table.write_bytes(table.read_bytes()[:-30])
+    all_done.append(one.run(first))
+    table.unlink()
+    all_done.append(one.run(first))
+    for done in all_done:
+        assert done.error is not None
+        assert done.error[0] == "UsageError"
+        assert f"{table} cannot be read" in done.error[1]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_pictures_are_called_as_they_were_found(exported: Path, tmp_path: Path) -> None:
+    """Links keep their own names, and bytes that are no text become escapes."""
+    (path,) = paint(tmp_path / "stored", 1)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").symlink_to(path)
+    (folder / "b.png").symlink_to("../stored/000.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/c\xff.png")).write_bytes(b"no picture")
+    (tmp_path / "other").symlink_to(folder)
+    (chunk,) = find_chunks([tmp_path / "other"], 10, "image")
+    assert worker(exported, tmp_path / "out").run(chunk).error is None
+    rows = rows_in(tmp_path / "out")
+    assert [row["path"] for row in rows] == [str(folder / name) for name in ("a.png", "b.png", "c\\udcff.png")]
+    assert [bool(row["error"]) for row in rows] == [False, False, True]
+
+
 def test_what_there_is_to_do(tmp_path: Path) -> None:
     paint(tmp_path / "pictures", 2)
     table = table_of(tmp_path / "t.parquet", [b"x"])
@@ -132,6 +165,14 @@ def test_what_there_is_to_do(tmp_path: Path) -> None:
     table_of(tmp_path / "pictures" / "t.parquet", [b"x"])
     with pytest.raises(UsageError, match="together"):
         find_chunks([tmp_path / "pictures"], 2, "image")
+    tables = tmp_path / "tables"
+    paint(tables, 0)
+    table_of(tables / "t.parquet", [b"x"])
+    paint(tables / "more", 1)
+    with pytest.raises(UsageError, match="together"):
+        find_chunks([tables], 2, "image")
+    with pytest.raises(UsageError, match="cannot be read"):
+        find_chunks([tmp_path / ("x" * 300)], 2, "image")
     with pytest.raises(UsageError, match=r"no column 'picture'; wanted one of id, image"):
         find_chunks([table], 2, "picture")
     with pytest.raises(UsageError, match="is int64"):
@@ -152,6 +193,16 @@ def test_a_folder_keeps_one_run(tmp_path: Path) -> None:
     (tmp_path / "mine" / "diary.txt").write_text("x")
     with pytest.raises(UsageError, match="holds no results"):
         open_run(tmp_path / "mine", "a", {})
+
+
+def test_a_run_goes_on_with_skip_bad_and_not_without_it(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for skip_bad in (False, True, True):
+        open_run(output, "a", {"top": 1}, skip_bad=skip_bad)
+    with pytest.raises(UsageError, match="results of another run"):
+        open_run(output, "a", {"top": 1}, skip_bad=False)
+    with pytest.raises(UsageError, match="results of another run"):
+        open_run(output, "b", {"top": 1}, skip_bad=True)
 
 
 def test_the_folder_is_read_at_once(exported: Path, tmp_path: Path) -> None:
@@ -248,6 +299,7 @@ def test_what_is_asked_for(exported: Path, tmp_path: Path) -> None:
         (["--engine", "rya"], "did you mean ray"),
         (["--engine", "ray"], "add -o FOLDER"),
         (["-o", str(tmp_path / "out")], "without --engine ray"),
+        (["--column", "image"], "without --engine ray"),
         (["--engine", "ray", "-o", str(tmp_path / "out"), "--workers", "0"], "workers is 0"),
     ):
         done = CliRunner().invoke(main, [*arguments, *more])
@@ -286,8 +338,9 @@ def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeyp
     killed: list[int] = []
     options = RayOptions(chunk_rows=4)
 
-    def run(progress: Any = None) -> Summary:
-        return predict_on_ray(exported, [tmp_path / "pictures"], output, options, top=3, threads=1, progress=progress)
+    def run(progress: Any = None, skip_bad: bool = False) -> Summary:
+        more = {"progress": progress, "skip_bad": skip_bad}
+        return predict_on_ray(exported, [tmp_path / "pictures"], output, options, top=3, threads=1, **more)
 
     def disturb(done: int, total: int) -> None:
         assert total == 40
@@ -317,3 +370,6 @@ def test_killed_workers_and_a_killed_run(exported: Path, tmp_path: Path, monkeyp
         shutil.rmtree(output)
         with pytest.raises(ImageError, match=r"000\.png"):
             run()
+        # It can be passed over then, and what was done is not done again.
+        summary = run(skip_bad=True)
+        assert (summary.rows, summary.bad) == (40, 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from stub_v2 import MODEL, SIDE, Stub, serving
 
 from mlpdeploy.cli import main
 from mlpdeploy.errors import UsageError
+from mlpdeploy.loadgen.chart import chart_png
 from mlpdeploy.loadgen.options import LoadOptions, RampOptions
 from mlpdeploy.loadgen.report import LoadReport, run_load
 from mlpdeploy.loadgen.target import VARIANTS, LoadError
@@ -173,6 +176,37 @@ def test_the_knee_of_a_server_whose_capacity_is_known(stub: Stub) -> None:
     assert found.reason
 
 
+def test_what_is_too_late_for_a_ramp_is_not_waited_for(stub: Stub) -> None:
+    """A step that the server never answers ends after a second, however long a request may take otherwise."""
+    stub.stall = (1.1, 60.0)  # one client alone takes 1 s before
+    began = time.monotonic()
+    ramp = RampOptions(start_rate=30.0, p99_limit_ms=50.0, refinements=0)
+    found = loaded(stub, ramp=ramp, duration_s=1.0, warmup_s=0.0, timeout_s=20.0).ramp
+    assert found is not None and found.knee is None
+    assert "failed (timeout)" in found.reason
+    assert time.monotonic() - began < 12
+
+
+def test_certificates_that_are_none(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for protocol in ("http", "grpc"):
+        with pytest.raises(UsageError, match=r"ca\.pem cannot be used"):
+            run_load(f"{protocol}s://127.0.0.1:{stub.grpc_port}", LoadOptions(ca_file=tmp_path / "ca.pem"))
+
+
+def test_names_that_are_no_text_or_formulas(stub: Stub, tmp_path: Path) -> None:
+    picture = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
+    picture.write_bytes(b"x")
+    output = tmp_path / "load.json"
+    arguments = ["--duration", "0.2", "--warmup", "0", "--image", str(picture), "-o", str(output)]
+    done = CliRunner().invoke(main, ["load", f"127.0.0.1:{stub.http_port}", *arguments])
+    assert done.exit_code == 0, done.output
+    assert json.loads(output.read_text())["options"]["image"] == str(picture)
+    report = loaded(stub, clients=2)
+    report.target["model"] = "a$x_{$"
+    assert chart_png(report).startswith(b"\x89PNG")
+
+
 def test_command(stub: Stub, tmp_path: Path) -> None:
     url, output, plot = f"127.0.0.1:{stub.http_port}", tmp_path / "load.json", tmp_path / "load.png"
     quick = ["--duration", "0.3", "--warmup", "0"]
@@ -188,6 +222,9 @@ def test_command(stub: Stub, tmp_path: Path) -> None:
     for bad, text in (
         (["--rate", "5", "--clients", "2"], "--clients with --rate"),
         (["--p99-limit", "5"], "without --ramp"),
+        (["--rate", "5", "--error-limit", "0.5"], "--error-limit without --ramp"),
+        (["--arrivals", "constant"], "without --rate or --ramp"),
+        (["--connections", "5"], "without --rate or --ramp"),
         (["--protocol", "htpt"], "did you mean http"),
         (["--rate", "-1"], "above 0"),
         (["--ramp", "--rate", "1", "--duration", "2"], "at least 10 requests in a step"),

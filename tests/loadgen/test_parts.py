@@ -38,6 +38,62 @@ def test_a_connection_that_is_lost_before_it_is_used() -> None:
         asyncio.run(connection.ask(b"", 1.0))
 
 
+class Wire(asyncio.Transport):
+    """A transport that only knows whether it was closed."""
+
+    closed = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def answered(pieces: list[bytes], end: Exception | str | None = "open") -> tuple[int, bytes, bool]:
+    """Return (status, body, whether the connection is open) of an answer that comes in pieces, and then the end."""
+    connection, wire = Connection(), Wire()
+    connection.connection_made(wire)
+    asked = asyncio.ensure_future(connection.ask(b"", 0.2))
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+    if not isinstance(end, str):
+        connection.connection_lost(end)
+    answer = await asked
+    return answer.status, answer.body, connection.is_open
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", True)),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", False)),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", True)),
+        (b"HTTP/1.1 200 OK\r\nConnection: Te, Close\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", False)),
+        (b"HTTP/1.1 103 Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", True)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (200, b"ok", True)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n", (200, b"ok", True)),
+    ],
+)
+def test_answers(text: bytes, wanted: tuple[int, bytes, bool]) -> None:
+    for cut in range(len(text)):
+        assert asyncio.run(answered([text[:cut], text[cut:]])) == wanted
+    for end in range(len(text)):
+        with pytest.raises(RequestError, match="connection closed"):
+            asyncio.run(answered([text[:end]], None))
+
+
+def test_an_answer_that_ends_with_its_connection() -> None:
+    pieces = [b"HTTP/1.1 200 OK\r\n\r\n", b"o", b"k"]
+    assert asyncio.run(answered(pieces, None)) == (200, b"ok", False)
+    with pytest.raises(RequestError, match="connection closed"):
+        asyncio.run(answered(pieces, ConnectionResetError()))
+
+
 def test_an_error_of_ours_ends_an_open_loop() -> None:
     class Broken:
         requests = (b"",)
@@ -46,7 +102,7 @@ def test_an_error_of_ours_ends_an_open_loop() -> None:
         async def connect(self, slots: int) -> None:
             pass
 
-        async def send(self, slot: int, request: bytes) -> None:
+        async def send(self, slot: int, request: bytes, timeout_s: float) -> None:
             self.sent += 1
             if self.sent == 1:
                 raise RuntimeError("ours")
