@@ -7,7 +7,8 @@ install(TARGETS mlpdeploy mlpdeploy-infer EXPORT mlpdeploy-targets
 install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT mlpdeploy-targets NAMESPACE mlpdeploy:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)
 configure_package_config_file(cmake/mlpdeploy-config.cmake.in mlpdeploy-config.cmake
-  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy
+  PATH_VARS CMAKE_INSTALL_LIBDIR)
 write_basic_package_version_file(mlpdeploy-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mlpdeploy-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/mlpdeploy-config-version.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mlpdeploy)

@@ -44,10 +44,10 @@ if(MLPDEPLOY_WITH_ONNXRUNTIME)
     message(FATAL_ERROR
       "ONNX Runtime's C headers and library are not there; run: make cpp, or pass -DONNXRUNTIME_ROOT=<a folder with include/ and lib/>")
   endif()
-  set(onnxruntime_target onnxruntime_c)
-  add_library(onnxruntime_c UNKNOWN IMPORTED)
+  set(onnxruntime_target mlpdeploy::onnxruntime)
+  add_library(mlpdeploy::onnxruntime UNKNOWN IMPORTED)
   # As a system folder: its headers are not held to our warnings.
-  set_target_properties(onnxruntime_c PROPERTIES
+  set_target_properties(mlpdeploy::onnxruntime PROPERTIES
     IMPORTED_LOCATION ${ONNXRUNTIME_LIBRARY}
     INTERFACE_INCLUDE_DIRECTORIES ${ONNXRUNTIME_INCLUDE_DIR})
 endif()

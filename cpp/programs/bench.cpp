@@ -104,6 +104,11 @@ Plan plan_of(const Arguments& arguments) {
   const auto cross = size.find('x');
   plan.height = integer_from(size.substr(0, cross), "--image-size");
   plan.width = cross == std::string::npos ? plan.height : integer_from(size.substr(cross + 1), "--image-size");
+  constexpr int largest = 1 << 15;
+  if (std::min(plan.height, plan.width) < 1 || std::max(plan.height, plan.width) > largest) {
+    throw mlpdeploy::Error(mlpdeploy::ErrorKind::usage, "--image-size " + size,
+                           "sides of 1 to " + std::to_string(largest) + " pixels");
+  }
   return plan;
 }
 

@@ -13,6 +13,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "commands.h"
@@ -24,6 +25,9 @@ using mlpdeploy::Error;
 using mlpdeploy::ErrorKind;
 
 constexpr std::size_t max_connections = 64;
+constexpr int patience_ms = 5000;  // with a client that does not read its answers, once the server is to stop
+
+std::atomic<bool> stopping{false};
 
 std::size_t read_some(int file, std::uint8_t* out, std::size_t bytes) {
   while (true) {
@@ -33,11 +37,24 @@ std::size_t read_some(int file, std::uint8_t* out, std::size_t bytes) {
   }
 }
 
+// Waits until there is room in the socket, or it is broken. False where the server is to stop and there was none for
+// too long.
+bool wait_for_room(int socket) {
+  while (true) {
+    const bool last = stopping;  // before the wait, so that it is a whole one
+    pollfd event{socket, POLLOUT, 0};
+    const int ready = ::poll(&event, 1, patience_ms);
+    if (ready > 0) return true;
+    if (ready == 0 && last) return false;
+  }
+}
+
 bool send_line(int socket, std::string line) {
   line += '\n';
   for (std::size_t sent = 0; sent < line.size();) {
-    const ssize_t count = ::send(socket, line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
+    const ssize_t count = ::send(socket, line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && wait_for_room(socket)) continue;
     if (count <= 0) return false;
     sent += static_cast<std::size_t>(count);
   }
@@ -72,6 +89,7 @@ class Listener {
   explicit Listener(const std::string& path) : path_(path), socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
+    if (path.empty()) throw Error(ErrorKind::usage, "an empty path for the socket", "the path of a file");
     if (path.size() >= sizeof address.sun_path) {
       throw Error(ErrorKind::usage, "the path " + path + " is too long",
                   "at most " + std::to_string(sizeof address.sun_path - 1) + " bytes");
@@ -109,6 +127,19 @@ struct Connection {
   explicit Connection(int number) : socket(number) {}
 };
 
+void serve_connection(Service& service, Connection& connection) {
+  const int number = connection.socket.number();
+  try {
+    service.converse([number](std::uint8_t* out, std::size_t bytes) { return read_some(number, out, bytes); },
+                     [number](const std::string& line) { return send_line(number, line); });
+  } catch (const std::exception&) {
+    // It has no thread for the answers: this connection ends, and the others stay.
+    send_line(number, "{\"error\": \"too many connections\"}");
+  }
+  ::shutdown(number, SHUT_RDWR);
+  connection.done = true;
+}
+
 void reap(std::list<Connection>& connections, bool all) {
   for (auto one = connections.begin(); one != connections.end();) {
     if (!all && !one->done) {
@@ -144,14 +175,14 @@ int serve_socket(Service& service, const std::string& path) {
       continue;
     }
     Connection& connection = connections.emplace_back(socket);
-    connection.thread = std::thread([&service, &connection] {
-      const int number = connection.socket.number();
-      service.converse([number](std::uint8_t* out, std::size_t bytes) { return read_some(number, out, bytes); },
-                       [number](const std::string& line) { return send_line(number, line); });
-      ::shutdown(number, SHUT_RDWR);
-      connection.done = true;
-    });
+    try {
+      connection.thread = std::thread([&service, &connection] { serve_connection(service, connection); });
+    } catch (const std::system_error&) {
+      send_line(socket, "{\"error\": \"too many connections\"}");
+      connections.pop_back();
+    }
   }
+  stopping = true;
   // No more frames are read; those that were are answered.
   for (Connection& connection : connections) ::shutdown(connection.socket.number(), SHUT_RD);
   reap(connections, true);

@@ -28,10 +28,17 @@ Service::Service(const mlpdeploy::Session& session, const ServiceOptions& option
       prepare_(*session.preprocessing()),
       batching_(session, options.batching),
       jobs_(static_cast<std::size_t>(options.batching.max_batch)) {
-  for (int i = 0; i < std::min(max_decoders, session.threads()); ++i) decoders_.emplace_back([this] { decode(); });
+  try {
+    for (int i = 0; i < std::min(max_decoders, session.threads()); ++i) decoders_.emplace_back([this] { decode(); });
+  } catch (...) {
+    stop();  // those that were started
+    throw;
+  }
 }
 
-Service::~Service() {
+Service::~Service() { stop(); }
+
+void Service::stop() {
   jobs_.close();
   for (auto& decoder : decoders_) decoder.join();
 }
@@ -57,7 +64,7 @@ bool Service::converse(FrameReader::Source source, const std::function<bool(cons
       if (!answers.push({index, job.name, job.outcome.get_future()}) || !jobs_.push(std::move(job))) break;
       ++index;
     }
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // also that there is no memory for a frame
     broken = error.what();
   }
   answers.close();

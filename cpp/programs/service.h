@@ -53,6 +53,7 @@ class Service {
   Channel<Job> jobs_;
   std::vector<std::thread> decoders_;
 
+  void stop();
   void decode();
   Outcome outcome_of(const Job& job);
   std::string line(Answer answer) const;

@@ -8,6 +8,7 @@
 #include "bindings.h"
 #include "mlpdeploy/session.h"
 #include "text.h"
+#include "thread_pool.h"
 
 namespace mlpdeploy {
 
@@ -151,7 +152,7 @@ BatchingSession::BatchingSession(const Session& session, const BatchingOptions& 
     throw Error(ErrorKind::usage, "a model with " + std::to_string(session.inputs().size()) + " inputs", "one input");
   }
   queue_ = std::make_shared<Queue>(session, options);
-  queue_->worker = std::thread([queue = queue_.get()] { queue->serve(); });
+  queue_->worker = started([queue = queue_.get()] { queue->serve(); });
 }
 
 BatchingSession::~BatchingSession() { shutdown(); }

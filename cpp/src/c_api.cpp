@@ -18,7 +18,7 @@ namespace {
 using mlpdeploy::Error;
 using mlpdeploy::ErrorKind;
 
-constexpr int failed = 1, wrong_request = 2;
+constexpr int failed = 1;
 
 thread_local std::string last_error;  // NOLINT: the C interface's memory
 
@@ -97,9 +97,11 @@ std::vector<View> views_of(const mlpdeploy_tensor* tensors, std::size_t count) {
   return views;
 }
 
-int describe(const std::vector<mlpdeploy::TensorSpec>& specs, const mlpdeploy_session* session, std::size_t first,
-             std::size_t index, mlpdeploy_spec* spec) {
+int describe(const mlpdeploy_session* session, bool output, std::size_t index, mlpdeploy_spec* spec) {
   return guard([&] {
+    const auto& inputs = given(session, "session")->session.inputs();
+    const auto& specs = output ? session->session.outputs() : inputs;
+    const std::size_t first = output ? inputs.size() : 0;
     given(spec, "spec");
     if (index >= specs.size()) refuse("index " + std::to_string(index), "below " + std::to_string(specs.size()));
     const auto& found = specs[index];
@@ -150,13 +152,11 @@ size_t mlpdeploy_output_count(const mlpdeploy_session* session) {
 }
 
 int mlpdeploy_input(const mlpdeploy_session* session, size_t index, mlpdeploy_spec* spec) {
-  if (!session) return wrong_request;
-  return describe(session->session.inputs(), session, 0, index, spec);
+  return describe(session, false, index, spec);
 }
 
 int mlpdeploy_output(const mlpdeploy_session* session, size_t index, mlpdeploy_spec* spec) {
-  if (!session) return wrong_request;
-  return describe(session->session.outputs(), session, session->session.inputs().size(), index, spec);
+  return describe(session, true, index, spec);
 }
 
 int mlpdeploy_run(mlpdeploy_session* session, const mlpdeploy_tensor* inputs, size_t input_count,

@@ -78,8 +78,13 @@ void refuse_damaged(const Encoded& file, const std::string& reason) {
 }
 
 int exif_orientation(const std::uint8_t* tiff, std::size_t bytes) {
-  constexpr std::uint32_t orientation_tag = 0x0112, byte_type = 1, short_type = 3, long_type = 4;
-  if (bytes < 8 || (std::memcmp(tiff, "II*\0", 4) != 0 && std::memcmp(tiff, "MM\0*", 4) != 0)) return 1;
+  constexpr std::uint32_t orientation_tag = 0x0112;
+  constexpr char head[] = "Exif\0";  // some programs write it twice
+  for (; bytes >= sizeof head && std::memcmp(tiff, head, sizeof head) == 0; bytes -= sizeof head) tiff += sizeof head;
+  const auto begins_with = [&](const char* magic) { return std::memcmp(tiff, magic, 4) == 0; };
+  if (bytes < 8 || !(begins_with("II*\0") || begins_with("MM\0*") || begins_with("II\0*") || begins_with("MM*\0"))) {
+    return 1;
+  }
   const bool little = tiff[0] == 'I';
   const auto number = [&](std::size_t at, std::size_t size) {
     std::uint32_t value = 0;
@@ -94,9 +99,13 @@ int exif_orientation(const std::uint8_t* tiff, std::size_t bytes) {
     if (entry > bytes || bytes - entry < 12) return 1;
     if (number(entry, 2) != orientation_tag) continue;
     const std::uint32_t type = number(entry + 2, 2);
-    const std::size_t size = type == byte_type ? 1 : type == short_type ? 2 : type == long_type ? 4 : 0;
-    if (size == 0 || number(entry + 4, 4) != 1) return 1;
-    const std::uint32_t value = number(entry + 8, size);
+    // Those that Pillow takes for integers: SHORT, LONG, SBYTE, SSHORT, SLONG (TIFF 6.0, 2). Of several the first.
+    const std::size_t size = type == 6 ? 1 : type == 3 || type == 8 ? 2 : type == 4 || type == 9 ? 4 : 0;
+    const std::uint32_t count = number(entry + 4, 4);
+    if (size == 0 || count == 0) return 1;
+    const std::size_t place = count > 4 / size ? number(entry + 8, 4) : entry + 8;
+    if (place > bytes || (bytes - place) / size < count) return 1;
+    const std::uint32_t value = number(place, size);
     return value <= 8 ? static_cast<int>(value) : 1;
   }
   return 1;

@@ -1,5 +1,7 @@
 #include "json.h"
 
+#include <locale.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -10,6 +12,25 @@
 namespace mlpdeploy {
 
 namespace {
+
+// This thread's numbers have a decimal point while it lives: the library reads them in the program's locale, which may
+// have a comma.
+class DecimalPoint {
+ public:
+  DecimalPoint() : plain_(newlocale(LC_ALL_MASK, "C", nullptr)) {
+    if (!plain_) throw std::bad_alloc();
+    before_ = uselocale(plain_);
+  }
+  DecimalPoint(const DecimalPoint&) = delete;
+  DecimalPoint& operator=(const DecimalPoint&) = delete;
+  ~DecimalPoint() {
+    uselocale(before_);
+    freelocale(plain_);
+  }
+
+ private:
+  locale_t plain_, before_;
+};
 
 // As Python's dict does: the place of the first, the value of the last.
 void keep_last_of_equal_names(std::vector<std::pair<std::string, Json>>& members) {
@@ -113,11 +134,40 @@ std::vector<const std::pair<std::string, Json>*> sorted_members(const Json& valu
   return members;
 }
 
+// Bytes of the character that the text begins with; 0 where it begins with none (RFC 3629, 4).
+std::size_t utf8_bytes(std::string_view text) noexcept {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  const std::size_t bytes = first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+  const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+  const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+  if (second < least || second > most) return 0;
+  for (std::size_t i = 2; i < bytes; ++i) {
+    if (byte(i) >> 6 != 2) return 0;
+  }
+  return bytes;
+}
+
+// A byte that is no UTF-8, as in the name of a file, is a lone surrogate, as Python writes it.
 void write_string(std::string_view text, std::string& out) {
+  constexpr char digits[] = "0123456789abcdef";
   out += '"';
-  for (const char character : text) {
-    const auto byte = static_cast<unsigned char>(character);
-    switch (character) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte >= 0x80) {
+      const std::size_t bytes = utf8_bytes(text.substr(i));
+      if (bytes) {
+        out += text.substr(i, bytes);
+        i += bytes - 1;
+      } else {
+        out += "\\udc";
+        out += digits[byte >> 4];
+        out += digits[byte & 15];
+      }
+      continue;
+    }
+    switch (text[i]) {
       case '"':
         out += "\\\"";
         break;
@@ -141,12 +191,11 @@ void write_string(std::string_view text, std::string& out) {
         break;
       default:
         if (byte < 0x20) {
-          constexpr char digits[] = "0123456789abcdef";
           out += "\\u00";
           out += digits[byte >> 4];
           out += digits[byte & 15];
         } else {
-          out += character;
+          out += text[i];
         }
     }
   }
@@ -243,6 +292,7 @@ Json parse_json(std::string_view text) {
   // The library skips a byte order mark; Python refuses it.
   if (text.substr(0, 3) == "\xEF\xBB\xBF") throw std::runtime_error("it begins with a byte order mark");
   Builder builder;
+  const DecimalPoint point;
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) throw std::runtime_error(builder.reason);
   return std::move(builder.root);
 }

@@ -54,7 +54,7 @@ Json parse_json(std::string_view text);
 // As json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")): what checksums are taken of.
 std::string canonical_json(const Json& value);
 
-// As json.dumps(value, indent=1, ensure_ascii=False).
+// As json.dumps(value, indent=1, ensure_ascii=False); a byte that is no UTF-8 is \udcXX, as os.fsdecode has it.
 std::string indented_json(const Json& value);
 
 // As json.dumps(value, ensure_ascii=False), on one line.

@@ -89,8 +89,8 @@ Kernels find_kernels(const Manifest& manifest, std::string_view role) {
   if (!has_blocks(manifest, role)) return none();
   const std::string wanted = variable("MLPDEPLOY_NATIVE");
   if (wanted == "0") return none("MLPDEPLOY_NATIVE is 0");
-  const std::vector<std::string> sets = {"avx512",  "avx2",       "portable", "amx",      "avx512bf16", "avx512round",
-                                         "amxint8", "avx512vnni", "avxvnni",  "avx2int8"};
+  const std::vector<std::string> sets = {"avx512",      "avx2",    "portable",   "amx",     "avx512bf16",
+                                         "avx512round", "amxint8", "avx512vnni", "avxvnni", "avx2int8"};
   if (!wanted.empty() && std::find(sets.begin(), sets.end(), wanted) == sets.end()) {
     throw Error(ErrorKind::usage, "MLPDEPLOY_NATIVE is " + repr(wanted),
                 "0 or a set of kernels: " + closest(wanted, sets));
@@ -98,7 +98,8 @@ Kernels find_kernels(const Manifest& manifest, std::string_view role) {
   fs::path library = variable("MLPDEPLOY_CPU_LIBRARY");
   if (library.empty()) library = newest_build();
   if (library.empty()) return none("not built from these sources; run: mlpdeploy plugin build --cpu");
-  const std::string name = name_of(library, manifest.model.precision);  // first: from now on it is never unloaded, and made only once
+  // First: from now on it is never unloaded, and made only once.
+  const std::string name = name_of(library, manifest.model.precision);
   if (const std::string refusal = OnnxModel::refusal(library); !refusal.empty()) {
     return none(library.string() + " cannot be loaded (" + refusal + ")");
   }

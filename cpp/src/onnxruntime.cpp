@@ -79,7 +79,8 @@ std::shared_ptr<OrtEnv> environment() {
   const std::lock_guard<std::mutex> lock(mutex);
   if (auto existing = known.lock()) return existing;
   OrtEnv* created = nullptr;
-  check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "mlpdeploy", &created));
+  // It would print an error that its status says, too; the library prints nothing.
+  check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "mlpdeploy", &created));
   std::shared_ptr<OrtEnv> owner(created, Releaser<OrtEnv, &OrtApi::ReleaseEnv>());
   known = owner;
   return owner;
@@ -108,7 +109,7 @@ Options session_options(int threads, const std::filesystem::path& kernels) {
   check(api().AddSessionConfigEntry(created, "session.use_device_allocator_for_initializers", "1"));
   // Without VNNI sums of 8-bit products saturate but for this; with it the option would only cost time.
   if (sums_of_int8_saturate()) check(api().AddSessionConfigEntry(created, "session.x64quantprecision", "1"));
-  check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
+  check(api().SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_FATAL));
   if (!kernels.empty()) check(api().RegisterCustomOpsLibrary_V2(created, kernels.c_str()));
   return options;
 }

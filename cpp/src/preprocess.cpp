@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 
 #include "cpu/picture.h"
 #include "json.h"
@@ -11,14 +12,21 @@ namespace mlpdeploy {
 
 namespace {
 
+// Whole numbers, which may be larger than any integer.
 struct HeightWidth {
-  std::int64_t height, width;
+  double height, width;
 };
 
 std::string tuple(const std::vector<double>& values) {
   std::vector<std::string> texts;
   for (const double value : values) texts.push_back(python_float(value));
   return "(" + join(texts, ", ") + (texts.size() == 1 ? ",)" : ")");
+}
+
+std::string integer_text(double whole) {
+  char text[400];  // the largest has 309 digits
+  std::snprintf(text, sizeof text, "%.0f", whole);
+  return text;
 }
 
 void check(const Preprocessing& p) {
@@ -29,9 +37,14 @@ void check(const Preprocessing& p) {
     throw Error(ErrorKind::usage, "unknown color order " + repr(p.color_order), "one of RGB, L");
   }
   const auto channels = static_cast<std::size_t>(p.channels());
-  if (p.mean.size() != channels || p.std.size() != channels || std::count(p.std.begin(), p.std.end(), 0.0)) {
-    throw Error(ErrorKind::usage, "mean " + tuple(p.mean) + " and std " + tuple(p.std),
-                std::to_string(channels) + " numbers each, none of std zero");
+  const std::string numbers = "mean " + tuple(p.mean) + " and std " + tuple(p.std);
+  if (p.mean.size() != channels || p.std.size() != channels) {
+    throw Error(ErrorKind::usage, numbers, std::to_string(channels) + " numbers each");
+  }
+  const auto finite = [](double value) { return std::isfinite(value); };
+  const auto positive = [](double value) { return std::isfinite(value) && value > 0; };
+  if (!std::all_of(p.mean.begin(), p.mean.end(), finite) || !std::all_of(p.std.begin(), p.std.end(), positive)) {
+    throw Error(ErrorKind::usage, numbers, "finite numbers, std above zero");
   }
   const int side = std::min(p.height, p.width);
   if (side < 1 || !(0 < p.crop_pct && p.crop_pct <= side)) {
@@ -46,13 +59,12 @@ void check(const Preprocessing& p) {
 HeightWidth resized(const Preprocessing& p, const ImageView& image) {
   const double target_height = std::floor(p.height / p.crop_pct), target_width = std::floor(p.width / p.crop_pct);
   const double height = image.height, width = image.width;
-  const auto whole = [](double value) { return static_cast<std::int64_t>(value); };
   if (target_height != target_width) {
     const double ratio = std::min(height / target_height, width / target_width);
-    return {whole(std::nearbyint(height / ratio)), whole(std::nearbyint(width / ratio))};
+    return {std::nearbyint(height / ratio), std::nearbyint(width / ratio)};
   }
-  if (image.width <= image.height) return {whole(target_width * height / width), whole(target_width)};
-  return {whole(target_height), whole(target_height * width / height)};
+  if (image.width <= image.height) return {std::floor(target_width * height / width), target_width};
+  return {target_height, std::floor(target_height * width / height)};
 }
 
 // The crop's first pixel along one axis, negative where the picture is smaller than the crop.
@@ -114,11 +126,12 @@ void Preprocessor::operator()(const ImageView& image, float* out) const {
                 "at least 1 x 1");
   }
   const HeightWidth size = resized(p, image);
-  if (size.height * size.width > max_image_pixels) {
+  // "Not at most" is also true of what is no number.
+  if (!(size.height * size.width <= double{max_image_pixels})) {
     throw Error(ErrorKind::image,
                 "a picture of " + std::to_string(image.width) + " x " + std::to_string(image.height) +
-                    " pixels is too elongated: resized it has " + std::to_string(size.width) + " x " +
-                    std::to_string(size.height),
+                    " pixels is too elongated: resized it has " + integer_text(size.width) + " x " +
+                    integer_text(size.height),
                 "at most 64 megapixels", "crop it");
   }
   const int height = static_cast<int>(size.height), width = static_cast<int>(size.width);

@@ -1,7 +1,5 @@
 #include "mlpdeploy/session.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <string>
 
@@ -10,6 +8,7 @@
 #include "frame_batch.h"
 #include "manifest.h"
 #include "onnx_streams.h"
+#include "processors.h"
 #include "tensorrt/tensorrt.h"
 #include "text.h"
 #include "thread_pool.h"
@@ -17,13 +16,6 @@
 namespace mlpdeploy {
 
 namespace {
-
-int usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1U, std::thread::hardware_concurrency());
-}
 
 void check_options(const LoadOptions& options) {
   if (options.backend != "onnxruntime" && options.backend != tensorrt_name) {

@@ -2,9 +2,10 @@
 
 namespace mlpdeploy {
 
-ThreadPool::ThreadPool(int threads) {
+// By way of the other one, so that the destructor ends the threads that were started where the next one cannot be.
+ThreadPool::ThreadPool(int threads) : ThreadPool() {
   threads_.reserve(static_cast<std::size_t>(threads));
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { serve(); });
+  for (int i = 0; i < threads; ++i) threads_.push_back(started([this] { serve(); }));
 }
 
 ThreadPool::~ThreadPool() {

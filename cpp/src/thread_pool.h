@@ -5,10 +5,26 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "mlpdeploy/session.h"
+
 namespace mlpdeploy {
+
+// A thread that does `work`. Throws Error (backend) where the system gives none.
+template <typename Work>
+std::thread started(Work&& work) {
+  try {
+    return std::thread(std::forward<Work>(work));
+  } catch (const std::system_error& error) {
+    throw Error(ErrorKind::backend, std::string("no more threads can be started (") + error.what() + ")", "",
+                "ask for fewer threads, or raise the limit of the system");
+  }
+}
 
 // A fixed number of threads that share the indices of one or several `run` calls. A call allocates nothing: its state
 // is on the caller's stack. The caller waits and does not take part, so that never more than `threads` indices are
@@ -17,7 +33,7 @@ class ThreadPool {
  public:
   using Work = void (*)(void* context, std::size_t index);
 
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(int threads);  // throws Error (backend) where the system gives fewer
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
@@ -43,6 +59,7 @@ class ThreadPool {
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 
+  ThreadPool() = default;
   void serve();
 };
 

@@ -149,6 +149,33 @@ def test_a_library_without_any_backend_is_not_configured(tmp_path: Path) -> None
     assert done.returncode == 1 and "without ONNX Runtime the library needs" in done.stderr, done.stderr
 
 
+def test_a_static_library_is_found_and_linked(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    static, opt, user = tmp_path / "static", tmp_path / "opt", tmp_path / "user"
+
+    def run(*command: object) -> str:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    options = ["-DBUILD_SHARED_LIBS=OFF", "-DMLPDEPLOY_BUILD_TESTS=OFF", "-DCMAKE_SKIP_RPATH=ON"]
+    onnxruntime = ROOT / "build" / "onnxruntime"
+    run("cmake", "-S", ROOT / "cpp", "-B", static, f"-DONNXRUNTIME_ROOT={onnxruntime}", *options)
+    # Of the objects that are there, as compiling them again takes minutes.
+    objects = [file for name in ("core", "json") for file in build.glob(f"CMakeFiles/mlpdeploy_{name}.dir/**/*.o")]
+    run("ar", "rcs", static / "libmlpdeploy.a", *objects)
+    shutil.copy(build / "mlpdeploy-infer", static)
+    run("cmake", "--install", static, "--prefix", opt)
+    user.mkdir()
+    shutil.copy(build / "tests" / "header_example.cpp", user / "main.cpp")
+    (user / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.22)\nproject(user LANGUAGES CXX)\nfind_package(mlpdeploy REQUIRED)\n"
+        "add_executable(user main.cpp)\ntarget_link_libraries(user mlpdeploy::mlpdeploy)\n"
+    )
+    run("cmake", "-S", user, "-B", user / "out", f"-DCMAKE_PREFIX_PATH={opt}")
+    run("cmake", "--build", user / "out")
+    assert "china.jpg" in run(user / "out" / "user", artifacts["asmlp"], *sample_photographs())
+
+
 def test_a_folder_without_headers_is_refused(tmp_path: Path) -> None:
     script = [sys.executable, ROOT / "cpp" / "get_onnxruntime.py", tmp_path / "out", "--headers", tmp_path]
     done = subprocess.run(script, capture_output=True, text=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from native import NativeError, NativeSession, edit
 from pictures import SETTINGS, SIZES, noise
 from PIL import Image
 
-from mlpdeploy.errors import ImageError
+from mlpdeploy.errors import ImageError, MlpDeployError
 from mlpdeploy.images import preprocess, read_image, sample_photographs
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.plugins import cpu_pictures
@@ -62,6 +64,21 @@ def test_too_elongated(prepared: tuple[NativeSession, Preprocessing]) -> None:
     assert str(native.value) == str(python.value)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"crop_pct": 1e-10}, {"crop_pct": 1e-300, "height_width": (32, 33)}, {"std": (-1.0, 1.0, 1.0)}], ids=str
+)
+def test_settings_that_no_picture_can_be_prepared_with(build: Path, artifact: Path, changes: dict[str, object]) -> None:
+    plain = Preprocessing((32, 32), 1.0, "bilinear", (0.0,) * 3, (1.0,) * 3, "RGB")
+    settings = dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+    edit(artifact, preprocessing=dataclasses.asdict(settings))
+    image = noise((40, 50), 0)
+    with pytest.raises(MlpDeployError) as python:
+        preprocess(image, settings)
+    with pytest.raises(NativeError) as native:
+        NativeSession(build, artifact).prepare_pixels(np.asarray(image), shape_of(settings))
+    assert (str(native.value), native.value.code) == (str(python.value), python.value.exit_code)
+
+
 def save_all(folder: Path) -> list[Path]:
     """Write a photograph in every form of JPEG and PNG that Pillow writes and we read."""
     photograph = Image.open(sample_photographs()[1]).resize((97, 61))
@@ -105,6 +122,49 @@ def test_every_form_of_picture_decodes_as_in_python(build: Path, artifact: Path,
         wanted = preprocess(read_image(path), plain)
         got = session.prepare_file(path, shape_of(plain))
         assert np.abs(got - wanted).max() * 255 <= 1e-3, path.name
+    session.close()
+
+
+def orientations() -> dict[str, bytes]:
+    """Return blocks of EXIF that say 6 in more or less usual ways."""
+
+    def block(order: str, kind: int, count: int, value: bytes, magic: bytes = b"", rest: bytes = b"") -> bytes:
+        head = magic or struct.pack(order + "2sH", b"II" if order == "<" else b"MM", 42)
+        entry = struct.pack(order + "IHHHI", 8, 1, 0x0112, kind, count) + value.ljust(4, b"\0")
+        return head + entry + bytes(4) + rest
+
+    blocks = {}
+    for order in "<>":
+        for kind, letter in ((1, "B"), (2, "c"), (3, "H"), (4, "I"), (6, "b"), (7, "B"), (8, "h"), (9, "i")):
+            value = struct.pack(order + letter, b"6" if letter == "c" else 6)
+            blocks[f"{order} type {kind}"] = block(order, kind, 1, value)
+        short = struct.pack(order + "H", 6)
+        blocks[f"{order} twice"] = b"Exif\0\0" + blocks[f"{order} type 3"]
+        blocks[f"{order} none"] = block(order, 3, 0, short)
+        blocks[f"{order} two"] = block(order, 3, 2, short + struct.pack(order + "H", 3))
+        blocks[f"{order} three"] = block(order, 3, 3, struct.pack(order + "I", 26), rest=short * 3)
+        blocks[f"{order} three elsewhere"] = block(order, 3, 3, struct.pack(order + "I", 9999))
+        swapped = b"II\0*" if order == "<" else b"MM*\0"
+        blocks[f"{order} swapped"] = block(order, 3, 1, short, swapped)
+    return blocks
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_every_form_of_orientation_is_read_as_in_python(build: Path, artifact: Path, tmp_path: Path, kind: str) -> None:
+    plain = Preprocessing((16, 16), 1.0, "bilinear", (0.0,) * 3, (1.0,) * 3, "RGB")
+    edit(artifact, preprocessing=dataclasses.asdict(plain))
+    session = NativeSession(build, artifact)
+    photograph = Image.open(sample_photographs()[0]).resize((24, 16))
+    for name, exif in orientations().items():
+        if kind == "png" and "twice" in name:
+            continue  # libpng passes over it
+        path = tmp_path / f"picture.{kind}"
+        photograph.save(path, exif=b"Exif\0\0" + exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = preprocess(read_image(path), plain)
+        got = session.prepare_file(path, shape_of(plain))
+        assert np.abs(got - wanted).max() * 255 <= 1e-3, name
     session.close()
 
 

@@ -93,6 +93,8 @@ def test_the_text_is_that_of_predict(build: Path, artifacts: dict[str, Path], tm
         (["serve", "{asmlp}"], 2, "neither --stdin nor --unix"),
         (["serve", "{asmlp}", "--unix", "/" + "x" * 200], 2, "too long"),
         (["serve", "{asmlp}", "--unix", "/nowhere/socket"], 2, "cannot be listened at"),
+        (["serve", "{asmlp}", "--unix", ""], 2, "an empty path"),
+        (["bench", "{features}", "--image-size", "-32x32"], 2, "--image-size -32x32; wanted sides of 1 to 32768"),
     ],
 )
 def test_failures_have_exit_codes_and_one_line(
@@ -104,6 +106,78 @@ def test_failures_have_exit_codes_and_one_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert text in done.stderr
     assert not words or done.stderr.count("\n") == 1
+
+
+def test_the_json_of_a_name_that_is_no_utf_8(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    for name in (b"\xff\xc0\xaf.jpg", b"\xed\xa0\x80\xe2\x82.jpg", "\u00e9\u20ac\U0001f642.jpg".encode()):
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+        Path(path).symlink_to(PHOTOGRAPHS[0])
+        command = [build / "mlpdeploy-infer", "classify", artifacts["asmlp"], path, "--json"]
+        done = subprocess.run(command, capture_output=True, timeout=120)
+        assert json.loads(done.stdout.decode())["images"][0]["path"] == path
+
+
+# Has the system refuse threads after the first ones.
+FEW_THREADS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+static atomic_int made;
+typedef int (*Create)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+int pthread_create(pthread_t* thread, const pthread_attr_t* options, void* (*work)(void*), void* context) {
+  if (atomic_fetch_add(&made, 1) >= atoi(getenv("THREADS_AT_MOST"))) return EAGAIN;
+  return ((Create)dlsym(RTLD_NEXT, "pthread_create"))(thread, options, work, context);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def few_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload, which lets a process make THREADS_AT_MOST threads."""
+    folder = tmp_path_factory.mktemp("threads")
+    (folder / "few.c").write_text(FEW_THREADS)
+    command = ["g++", "-x", "c", "-shared", "-fPIC", "-o", folder / "few.so", folder / "few.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return folder / "few.so"
+
+
+def exit_codes(build: Path, few_threads: Path, *words: object) -> list[int]:
+    """Return how a command with two threads ends where the system gives no thread, one, two and so on."""
+    codes = []
+    for most in range(10):
+        environment = {**os.environ, "LD_PRELOAD": str(few_threads), "THREADS_AT_MOST": str(most)}
+        done = infer(build, *words, "--threads", 2, env=environment, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0 or done.stderr.count("\n") == 1, done.stderr
+        codes.append(done.returncode)
+    return codes
+
+
+def test_threads_that_the_system_refuses_are_a_failure(
+    build: Path, artifacts: dict[str, Path], few_threads: Path
+) -> None:
+    for words in (("classify", artifacts["asmlp"], PHOTOGRAPHS[0]), ("serve", artifacts["asmlp"], "--stdin")):
+        codes = exit_codes(build, few_threads, *words)
+        enough = codes.index(0)
+        assert codes == [1] * enough + [0] * (len(codes) - enough)
+
+
+def test_a_connection_without_threads_leaves_the_others(
+    build: Path, artifacts: dict[str, Path], few_threads: Path, tmp_path: Path
+) -> None:
+    # Enough for a stream on stdin: one of them for its answers.
+    enough = exit_codes(build, few_threads, "serve", artifacts["asmlp"], "--stdin").index(0)
+    for most in (enough - 1, enough):  # none for the connection, or none for its answers
+        environment = {**os.environ, "LD_PRELOAD": str(few_threads), "THREADS_AT_MOST": str(most)}
+        path = tmp_path / f"socket{most}"
+        process = start_socket(build, artifacts["asmlp"], path, "--threads", "2", env=environment)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            assert client.recv(1 << 16) == b'{"error": "too many connections"}\n'
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_help_is_printed_from_the_defaults(build: Path) -> None:
@@ -192,9 +266,9 @@ def test_a_broken_stream_fails_after_its_good_frames(
     assert done.returncode == 1 and len(good["top"]) == 5 and text in broken["error"]
 
 
-def start_socket(build: Path, folder: Path, path: Path) -> subprocess.Popen[str]:
-    command = [build / "mlpdeploy-infer", "serve", folder, "--unix", path]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def start_socket(build: Path, folder: Path, path: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    command = [build / "mlpdeploy-infer", "serve", folder, "--unix", path, *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("listening")
     return process
@@ -227,6 +301,21 @@ def test_a_socket_serves_several_clients_and_stops_cleanly(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert not path.exists()
+
+
+def test_a_client_that_takes_no_answers_does_not_keep_the_server(
+    build: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    process = start_socket(build, artifacts["asmlp"], path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):  # its answers fill the socket, so that no more frames are read
+            while True:
+                client.sendall(frame(b"no picture") * 1000)
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_killed_it_leaves_the_artifact_as_it_was(build: Path, artifact: Path, tmp_path: Path) -> None:

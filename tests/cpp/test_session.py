@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from native import NativeError, NativeSession, edit
+from native import NativeError, NativeSession, edit, library
 
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.manifest import file_entry
@@ -64,6 +68,40 @@ def test_many_threads_share_one_session(build: Path, artifacts: dict[str, Path])
             got = pool.map(lambda feed: native.run_like(feed, session.outputs)["logits"].tobytes(), feeds)
             assert list(got) == wanted
     native.close()
+
+
+def test_a_program_whose_numbers_have_a_comma(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    name = "de_DE.UTF-8"
+    localedef = shutil.which("localedef")
+    command = [localedef or "", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / name)]
+    if localedef is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no locale can be made here")
+    script = (
+        "import locale, sys, pathlib; locale.setlocale(locale.LC_ALL, sys.argv[1]); sys.path.append(sys.argv[2])\n"
+        "import native; native.NativeSession(*map(pathlib.Path, sys.argv[3:])).close()\n"
+        "sys.exit(locale.localeconv()['decimal_point'] != ',')"
+    )
+    words = [sys.executable, "-c", script, name, str(Path(__file__).parent), str(build), str(artifacts["asmlp"])]
+    done = subprocess.run(words, env={**os.environ, "LOCPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_library_prints_nothing(build: Path, artifacts: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    native = NativeSession(build, artifacts["features"], threads=1)
+    outputs = {"stage0": np.empty((1, 21, 9, 8), np.float32), "stage1": np.empty((1, 42, 4, 4), np.float32)}
+    with pytest.raises(NativeError, match="cannot compute this batch"):
+        native.run({"input": np.zeros((1, 3, 32, 32), np.float32)}, outputs)
+    native.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_session_that_is_null_has_a_reason(build: Path, artifacts: dict[str, Path]) -> None:
+    lib = library(build)
+    for call in (lib.mlpdeploy_input, lib.mlpdeploy_output):
+        with pytest.raises(NativeError):
+            NativeSession(build, artifacts["asmlp"], role="another")  # the last error is this one's
+        assert call(None, ctypes.c_size_t(0), None) == 2
+        assert lib.mlpdeploy_last_error() == b"session is NULL; wanted a pointer"
 
 
 def refusals(build: Path, folder: Path, **options: object) -> tuple[MlpDeployError, NativeError]:
