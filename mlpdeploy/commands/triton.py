@@ -32,7 +32,9 @@ from mlpdeploy.manifest import read_manifest
 @click.option("--instances", default=1, show_default=True, help="Of the model, on the CPU or on each GPU.")
 @click.option("--threads", type=int, help="Of one run on the CPU.  [default: ONNX Runtime's]")
 @click.option("--model-version", "version", default=1, show_default=True, help="Number of the version's folder.")
-@click.option("--keep-versions", default=1, show_default=True, help="How many of the newest are served.")
+@click.option(
+    "--keep-versions", default=1, show_default=True, help="How many of the newest are served, and stay with --force."
+)
 @click.option("--warmup/--no-warmup", default=True, help="Run the model before it is ready.  [default: yes]")
 @click.option("--ensemble", is_flag=True, help="Add models that take photographs (Triton's Python backend).")
 @click.option("--force", is_flag=True, help="Replace models of the same name.")

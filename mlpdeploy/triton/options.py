@@ -32,7 +32,7 @@ class TritonOptions:
         instances: of the model, on the CPU or on each GPU.
         threads: of one run in the onnxruntime backend; None leaves it to ONNX Runtime.
         version: the number of the folder that the model stands in.
-        keep_versions: how many of the newest versions Triton serves.
+        keep_versions: how many of the newest versions Triton serves; so many stay where a model is replaced.
         warmup: run the smallest and the largest batch before the model is ready.
         ensemble: add a model that decodes and prepares photographs, and one of both.
     """

@@ -52,7 +52,7 @@ def write_repository(
         artifacts: {model name in Triton: artifact folder}.
         output: the repository.
         options: for all of them.
-        force: replace models of these names.
+        force: replace models of these names, but for the newest other versions that `options` keeps.
 
     Raises:
         UsageError: a model of that name is there, options contradict each other, or an ensemble of what is no
@@ -76,7 +76,9 @@ def write_repository(
     with ExitStack() as stack:
         # Folders take their names in reverse order of this loop: a pipeline after the models that it is made of.
         for name in reversed(writers):
-            writers[name](stack.enter_context(new_artifact(output / name)))
+            folder = stack.enter_context(new_artifact(output / name))
+            writers[name](folder)
+            _keep_versions(output / name, folder, options)
     command = ["tritonserver", f"--model-repository={output.resolve()}"]
     plugins = {(output / name / LIBRARY_NAME).resolve() for name, source in sources.items() if source.plugin}
     if plugins:
@@ -94,6 +96,17 @@ def _check_place(place: Path, force: bool) -> None:
         raise UsageError(f"{place} is no model of Triton, so it is not replaced even with --force", fix="move it away")
     if not force:
         raise UsageError(f"{place} is there already", fix="pass --force to replace it, or choose another repository")
+
+
+def _keep_versions(before: Path, folder: Path, options: TritonOptions) -> None:
+    """Copy the newest other versions of a model that is replaced, with the new one as many as are served."""
+    if not before.is_dir():
+        return
+    versions = {int(path.name): path for path in before.iterdir() if path.is_dir() and path.name.isdigit()}
+    versions.pop(options.version, None)
+    with disk_errors(folder):
+        for number in sorted(versions, reverse=True)[: options.keep_versions - 1]:
+            shutil.copytree(versions[number], folder / versions[number].name)
 
 
 def _writers(

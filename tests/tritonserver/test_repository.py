@@ -203,6 +203,22 @@ def test_tensorrt(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         written(artifact, tmp_path / "r", force=True, backend="tensorrt")
 
 
+def test_other_versions_stay_as_many_as_are_served(exported: Path, tmp_path: Path) -> None:
+    for version in (1, 2, 10):
+        written(exported, tmp_path, force=True, version=version, keep_versions=9)
+    (tmp_path / NAME / "1" / "model.cpu.onnx").write_bytes(b"of version 1")
+
+    def versions() -> list[str]:
+        return sorted(path.name for path in (tmp_path / NAME).iterdir() if path.is_dir())
+
+    assert versions() == ["1", "10", "2"]
+    written(exported, tmp_path, force=True, version=1, keep_versions=2)
+    assert versions() == ["1", "10"]
+    assert (tmp_path / NAME / "1" / "model.cpu.onnx").read_bytes() != b"of version 1"
+    written(exported, tmp_path, force=True, version=11)
+    assert versions() == ["11"]
+
+
 def test_an_engine_of_open_sizes_is_warmed_at_its_own(exported: Path, tmp_path: Path) -> None:
     artifact = with_shape(exported, tmp_path, ("batch", 3, "32*height", "32*width"))
     add_engine(artifact, (1, 8, 64), pixels=(384, 512, 1024))
