@@ -77,6 +77,8 @@ class Step:
     def notes(self) -> list[str]:
         """What one must know before one believes the figures: where the generator was the slow part."""
         found = []
+        if not self.sent:
+            found.append("no request fell into the measured time: measure longer, or at a higher rate")
         if self.generator_busy > BUSY_SHARE:
             found.append(
                 f"the generator was busy {100 * self.generator_busy:.0f} % of the time: it may be the limit, and not "
