@@ -7,6 +7,7 @@ rounds a little otherwise than the one that ships; and its shift is in native la
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import onnx
 
 BACKENDS = ("onnxruntime", "tensorrt")
-DEFAULT_SIZE = 224
 IMAGES = 4
 # Whose values are channels-last, under the names that they have as planes in the canonical model.
 ON_ROWS = (
@@ -47,7 +47,8 @@ class BlockError:
     Attributes:
         block: as in the names of its nodes.
         value: the name of its last value that both files have.
-        error: root mean square of the differences, over the standard deviation of the reference.
+        error: root mean square of the differences, over the standard deviation of the reference; infinite where a value
+            is no finite number.
         worst: the largest difference, over the same.
         added: how much of `error` was not there after the block before; negative where a block hides an error.
     """
@@ -76,8 +77,12 @@ class DebugReport:
         return sorted(self.blocks, key=lambda block: -block.added)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON data."""
-        return asdict(self)
+        """Return the report as JSON data, which has no infinite numbers: None stands for them."""
+        blocks = [
+            {key: None if value in (math.inf, -math.inf) else value for key, value in asdict(block).items()}
+            for block in self.blocks
+        ]
+        return {**asdict(self), "blocks": blocks}
 
 
 def debug_artifact(
@@ -114,6 +119,7 @@ def debug_artifact(
     ):
         marks = _marks(reference, model)
         wanted = _run(_marked(reference, marks), marks, feed, Path(scratch) / "reference")
+        wanted = _planes(wanted, reference)
         if backend == "onnxruntime":
             found = _run(_marked(model, marks), marks, feed, Path(scratch) / "model")
         else:
@@ -127,7 +133,7 @@ def debug_artifact(
         backend=backend,
         images=len(feed),
         data="noise" if data is None else str(data),
-        blocks=_errors(marks, wanted, _laid_out(found, wanted, model)),
+        blocks=_errors(marks, wanted, _planes(found, model)),
     )
 
 
@@ -139,11 +145,15 @@ def _images(manifest: Manifest, data: str | Path) -> np.ndarray:
 
 
 def _noise(manifest: Manifest) -> np.ndarray:
-    """Return standard normal images of the model's size, as many as a fixed batch takes."""
-    rows, *sizes = manifest.inputs[0].shape
-    shape = [size if isinstance(size, int) else DEFAULT_SIZE for size in sizes]
+    """Return standard normal images of the model's size, as many as a fixed batch takes.
+
+    What an int8 model takes is cut to the range that it was calibrated for: beyond it, it is wrong by design.
+    """
+    rows, channels, *_ = manifest.inputs[0].shape
+    shape = (int(channels), *manifest.model["config"]["image_size"])
     count = rows if isinstance(rows, int) else IMAGES
-    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
+    low, high = (manifest.quantization or {}).get("input_range") or (-np.inf, np.inf)
+    return np.clip(np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32), low, high)
 
 
 def _file(manifest: Manifest, role: str) -> str:
@@ -217,13 +227,10 @@ def _run(model: onnx.ModelProto, marks: dict[str, str], feed: np.ndarray, path: 
     return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
 
 
-def _laid_out(
-    found: dict[str, np.ndarray], wanted: dict[str, np.ndarray], model: onnx.ModelProto
-) -> dict[str, np.ndarray]:
-    """Return the values of `model` laid out as the reference has them: its blocks' may be channels-last."""
+def _planes(values: dict[str, np.ndarray], model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return a model's values laid out as the canonical model has them: those of blocks may be channels-last."""
     rows = {node.output[0] for node in model.graph.node if node.domain == DOMAIN and node.op_type in ON_ROWS}
-    planes = {name: value.transpose(0, 3, 1, 2) if name in rows else value for name, value in found.items()}
-    return {name: value.reshape(wanted[name].shape) for name, value in planes.items()}
+    return {name: value.transpose(0, 3, 1, 2) if name in rows else value for name, value in values.items()}
 
 
 def _errors(
@@ -233,10 +240,13 @@ def _errors(
     errors = []
     before = 0.0
     for block, name in marks.items():
-        exact, other = (side[name].astype(np.float64) for side in (wanted, found))
+        exact = wanted[name].astype(np.float64)
+        other = found[name].astype(np.float64).reshape(exact.shape)  # tokens may be a matrix
         scale = float(np.std(exact)) or 1.0
         difference = np.abs(other - exact) / scale
-        error = float(np.sqrt(np.mean(np.square(difference))))
-        errors.append(BlockError(block, name, error, float(difference.max()), error - before))
+        error, worst = float(np.sqrt(np.mean(np.square(difference)))), float(difference.max())
+        if not math.isfinite(error):
+            error = worst = math.inf
+        errors.append(BlockError(block, name, error, worst, 0.0 if error == before else error - before))
         before = error
     return tuple(errors)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from fakes.machine import Machine
 from onnx import numpy_helper
@@ -72,6 +74,50 @@ def test_blocks_that_compute_on_rows(tmp_path: Path, family: str, precision: str
     report = debug_artifact(tmp_path / "out", data=images)
     assert 1e-4 < max(block.error for block in report.blocks) < 0.3
     assert (report.images, report.data) == (8, str(images))
+
+
+def test_another_file_as_the_reference(tmp_path: Path) -> None:
+    """The file for the CPU has its blocks' values as rows, the other one as planes."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32))
+    export_model(tiny_asmlp(embed_dim=32), tmp_path / "float32", verify=False)
+    targets = ("cpu", "openvino")
+    quantize_artifact(
+        tmp_path / "float32", tmp_path / "out", Recipe("int8"), images=images, targets=targets, verify=False
+    )
+    report = debug_artifact(tmp_path / "out", "openvino", against="cpu", data=images)
+    assert 1e-4 < max(block.error for block in report.blocks) < 0.3
+
+
+def test_noise_stays_in_the_range_of_the_calibration(tmp_path: Path) -> None:
+    """Beyond it an int8 model is wrong by design, and the first block would have the blame."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).random((16, 3, 32, 32), np.float32))  # 0 to 1
+    export_model(tiny_asmlp(embed_dim=32), tmp_path / "float32", verify=False)
+    quantize_artifact(
+        tmp_path / "float32", tmp_path / "out", Recipe("int8"), images=images, targets=("openvino",), verify=False
+    )
+    assert debug_artifact(tmp_path / "out").blocks[0].error < 0.1
+
+
+def test_an_overflow_is_named_and_is_json(tmp_path: Path) -> None:
+    model = tiny_asmlp()
+    with torch.no_grad():
+        model.get_parameter("layers.0.blocks.0.mlp.fc2.weight").mul_(3e4)
+        model.get_parameter("layers.0.blocks.0.mlp.fc1.weight").mul_(100)
+    export_model(model, tmp_path / "float32", verify=False)
+    quantize_artifact(tmp_path / "float32", tmp_path / "out", Recipe("fp16"), verify=False)
+    report = debug_artifact(tmp_path / "out")
+    assert report.ranked()[0].block == "layers.0.blocks.0" and report.ranked()[0].added == math.inf
+    assert not any(math.isnan(value) for block in report.blocks for value in (block.error, block.worst, block.added))
+    body: Any = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert body["blocks"][1]["error"] is None
+
+
+def test_noise_has_the_models_size_where_any_is_taken(tmp_path: Path) -> None:
+    model = tiny_asmlp(depths=(1,) * 5, embed_dim=8, image_size=(64, 64))  # multiples of 64, which 224 is not
+    export_model(model, tmp_path / "open", image_size="dynamic", verify=False)
+    assert debug_artifact(tmp_path / "open").blocks[-1].worst < 1e-4
 
 
 def test_an_engine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

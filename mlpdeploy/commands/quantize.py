@@ -64,9 +64,8 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Make an artifact in half precision or INT8, and prove what it costs."""
-    from mlpdeploy.artifact import check_output
     from mlpdeploy.quant.mixed import analyse
-    from mlpdeploy.quant.quantize import quantize_artifact
+    from mlpdeploy.quant.quantize import checked_source, quantize_artifact
     from mlpdeploy.quant.recipe import Recipe
     from mlpdeploy.quant.search import Goal
     from mlpdeploy.quant.speed import quick_speed
@@ -75,7 +74,7 @@ def quantize(
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
     if goal is None and labelled is not None:
         raise UsageError("--data without --max-drop or --min-sqnr", fix="labelled images serve the search only")
-    check_output(output, force)
+    checked_source(directory, output, recipe, targets or None, force)  # before a search, which takes its time
     say, report = steps(), None
     with tempfile.TemporaryDirectory() as folder, bar(f"quantizing to {precision}") as count:
         shared: dict[str, Any] = {"images": images, "threads": threads, "skip_bad": skip_bad}
@@ -132,10 +131,10 @@ def print_quantized(source: Path, directory: Path, manifest: Manifest, speeds: d
     if keep:
         rest = manifest.quantization["recipe"]["rest"]
         click.echo(f"  kept in {rest}: {', '.join(keep)}")
-    found = (manifest.quantization["search"] or {}).get("found")
-    if found:
-        cost = found["cost"]
-        click.echo(f"  found by {found['tried']} trials: {cost['sqnr_db']:.1f} dB, {cost['drop']:.2f} points lost")
+    search = manifest.quantization["search"] or {}
+    if found := search.get("found"):
+        cost, drop = found["cost"], "points lost" if search["labelled"] else "% of the classes changed"
+        click.echo(f"  found by {found['tried']} trials: {cost['sqnr_db']:.1f} dB, {cost['drop']:.2f} {drop}")
     error = largest_error(manifest.verification) if manifest.verification else None
     if error is not None:
         click.echo(f"  largest error {error:.1e} of the outputs' spread; its accuracy: mlpdeploy eval")

@@ -66,7 +66,7 @@ def _percentile(histogram: Histogram, symmetric: bool) -> Range:
     return max(low, histogram.minimum), min(high, histogram.maximum)
 
 
-def _search(cost: Callable[[Histogram, float, float], float]) -> Callable[[Histogram, bool], Range]:
+def _search(cost: Callable[[Histogram, float, float, bool], float]) -> Callable[[Histogram, bool], Range]:
     """Return a calibrator that tries thresholds and takes the one of least cost; of equal ones the largest."""
 
     def calibrator(histogram: Histogram, symmetric: bool) -> Range:
@@ -74,7 +74,7 @@ def _search(cost: Callable[[Histogram, float, float], float]) -> Callable[[Histo
             return 0.0, 0.0
         best = (np.inf, 0.0, 0.0)
         for low, high in candidates(histogram, symmetric):
-            found = cost(histogram, low, high)
+            found = cost(histogram, low, high, symmetric)
             if found < best[0]:
                 best = (found, low, high)
         return best[1:] if best[0] < np.inf else (histogram.minimum, histogram.maximum)
@@ -97,12 +97,16 @@ def candidates(histogram: Histogram, symmetric: bool) -> list[Range]:
     return ranges
 
 
-def mean_squared_error(histogram: Histogram, low: float, high: float) -> float:
-    """Return the mean squared error of the bins' centres, rounded to 256 steps from `low` to `high` and clipped."""
+def mean_squared_error(histogram: Histogram, low: float, high: float, symmetric: bool) -> float:
+    """Return the mean squared error of the bins' centres, rounded to levels from `low` to `high` and clipped.
+
+    There are 256 levels; of `symmetric` ones 255, so that zero, where most values may lie, is one of them.
+    """
     used = np.flatnonzero(histogram.counts)
     counts, centres = histogram.counts[used], histogram.centres[used]
-    step = (high - low) / (LEVELS - 1)
-    rounded = low + np.clip(np.rint((centres - low) / step), 0, LEVELS - 1) * step
+    steps = LEVELS - 2 if symmetric else LEVELS - 1
+    step = (high - low) / steps
+    rounded = low + np.clip(np.rint((centres - low) / step), 0, steps) * step
     return float((counts * (centres - rounded) ** 2).sum() / counts.sum())
 
 
@@ -133,6 +137,6 @@ def divergence(histogram: Histogram, low: float, high: float) -> float:
 _CALIBRATORS: dict[Calibrator, Callable[[Histogram, bool], Range]] = {
     "minmax": _minmax,
     "percentile": _percentile,
-    "entropy": _search(divergence),
+    "entropy": _search(lambda histogram, low, high, symmetric: divergence(histogram, low, high)),
     "mse": _search(mean_squared_error),
 }

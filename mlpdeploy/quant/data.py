@@ -121,7 +121,7 @@ def _from_files(
         try:
             image = read_image(path)
             if not good:
-                _check_shape(preprocess(image, preprocessing).shape, spec, "the preprocessed picture")
+                check_shape(preprocess(image, preprocessing).shape, spec, "the preprocessed picture")
         except ImageError as error:
             bad[str(path)] = error.got
         else:
@@ -158,7 +158,7 @@ def _from_array(
     if pictures and (preprocessing is None or file.shape[3:] not in ((), (1,), (3,))):
         raise UsageError(f"{path} holds uint8 of shape {file.shape}", "1 or 3 channels last, for a model of pictures")
     if not pictures:
-        _check_shape(file.shape[1:], spec, str(path))
+        check_shape(file.shape[1:], spec, str(path))
     chosen = evenly_spaced(file.shape[0], limit)
     prepare = _picture_preparer(preprocessing) if pictures and preprocessing is not None else np.ascontiguousarray
     check = _Check(preprocessing if pictures else None)
@@ -166,7 +166,7 @@ def _from_array(
         if not pictures and not np.isfinite(row).all():
             raise UsageError(f"row {index} of {path} has NaN or infinite values", "finite numbers")
         if pictures and done == 0:
-            _check_shape(prepare(row).shape, spec, "the preprocessed picture")
+            check_shape(prepare(row).shape, spec, "the preprocessed picture")
         check.add(np.ascontiguousarray(row).tobytes() + repr(row.shape).encode(), bool(row.min() == row.max()))
         say(done + 1, len(chosen))
 
@@ -187,7 +187,7 @@ def _picture_preparer(preprocessing: Preprocessing) -> Callable[[np.ndarray], np
     return prepare
 
 
-def _check_shape(shape: Sequence[int], spec: TensorSpec, what: str) -> None:
+def check_shape(shape: Sequence[int], spec: TensorSpec, what: str) -> None:
     """Raise UsageError unless (C, H, W) is what the model takes; `32*height` wants a multiple of 32."""
     wanted = spec.shape[1:]
 

@@ -95,7 +95,7 @@ def half_types(
             f"a typed {recipe.precision} model for {target}", fix="its operators stay float32; see HALF_FORMS"
         )
     recipe.check_names(str(node.name) for node in model.graph)
-    _fill_types(model)
+    fill_types(model)
     macs = macs_of(model)
     plan = plan_half(model, recipe, magnitudes)
     report = HalfReport(f"half_types({recipe.precision})", refused=plan.pinned, unmeasured=len(plan.unmeasured))
@@ -124,7 +124,7 @@ def unexpected_float32(model: ir.Model, report: PassReport) -> list[str]:
     ]
 
 
-def _fill_types(model: ir.Model) -> None:
+def fill_types(model: ir.Model) -> None:
     """Give every value its type: nodes that a pass made may lack it."""
     for node in model.graph:
         source = next((value for value in node.inputs if value is not None), None)

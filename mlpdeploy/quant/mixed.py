@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.classification import check_classifier
+from mlpdeploy.classification import check_classifier, classifier_preprocessing
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.evaluation.data import read_data
-from mlpdeploy.quant.data import calibration_images
+from mlpdeploy.quant.data import calibration_images, check_shape
 from mlpdeploy.quant.quantize import Images, calibration_for
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.search import BlockCost, Cost, Goal, SearchResult, search, sensitivity
@@ -25,6 +25,8 @@ ROWS = 8  # that run at once
 
 Progress = Callable[[str], None]
 Count = Callable[[int, int], None]
+# (n, C, H, W) float32 batches, of which the last may be filled up; N, the images that count; (N,) labels or None.
+_Measured = tuple[list[np.ndarray], int, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,16 @@ def analyse(
     say, tick = progress or (lambda text: None), count or (lambda done, total: None)
     if recipe.precision != "int8":
         raise UsageError(f"a sensitivity analysis for {recipe.precision}", "--precision int8")
+    if limit < 1:
+        raise UsageError(f"a limit of {limit} images", "at least 1")
     source = open_source(directory)
     check_classifier(source.manifest, directory)
+    given = None if labelled is None else _labelled_images(source, directory, labelled, limit, skip_bad)
     calibration = calibration_for(source, recipe, images, cache, threads, skip_bad, say, count)
     assert calibration is not None
-    batches, labels = _measured_images(source, images, labelled, limit, skip_bad)
-    variants = Variants(source, recipe, calibration, batches, labels, threads)
-    say(f"measuring {len(variants.macs)} blocks on {sum(map(len, batches))} images")
+    batches, measured, labels = given or _calibration_images(source, images, limit, skip_bad)
+    variants = Variants(source, recipe, calibration, batches, measured, labels, threads)
+    say(f"measuring {len(variants.macs)} blocks on {measured} images")
     blocks = sensitivity(variants.macs, variants, tick)
     found = None
     if goal is not None:
@@ -104,7 +109,7 @@ def analyse(
     return SensitivityReport(
         model["name"],
         model["source"],
-        sum(map(len, batches)),
+        measured,
         labels is not None,
         variants(frozenset()),
         tuple(blocks),
@@ -112,27 +117,38 @@ def analyse(
     )
 
 
-def _measured_images(
-    source: Source, images: Images | None, labelled: str | Path | None, limit: int, skip_bad: bool
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Return batches of (n, C, H, W) float32, and the (N,) labels where there are any."""
+def _calibration_images(source: Source, images: Images | None, limit: int, skip_bad: bool) -> _Measured:
+    """Return what to measure on where nothing is labelled."""
+    if images is None:
+        raise UsageError("no images to measure on", "--calibration-data or --data")
     manifest = source.manifest
-    spec, preprocessing = manifest.inputs[0], manifest.preprocessing
-    rows = spec.shape[0] if isinstance(spec.shape[0], int) else ROWS
-    if labelled is None:
-        if images is None:
-            raise UsageError("no images to measure on", "--calibration-data or --data")
-        data = calibration_images(images, preprocessing, spec, limit, skip_bad=skip_bad)
-        return list(data.batches(rows)), None
-    classes = int(manifest.outputs[0].shape[1])
-    chosen = read_data(labelled, manifest.labels, classes).limited(limit)
+    data = calibration_images(images, manifest.preprocessing, manifest.inputs[0], limit, skip_bad=skip_bad)
+    return list(data.batches(_rows(source))), data.count, None
+
+
+def _labelled_images(
+    source: Source, directory: str | Path, labelled: str | Path, limit: int, skip_bad: bool
+) -> _Measured:
+    """Return labelled images that the model takes."""
+    manifest, rows = source.manifest, _rows(source)
+    chosen = read_data(labelled, manifest.labels, int(manifest.outputs[0].shape[1])).limited(limit)
+    preprocessing = None if chosen.raw else classifier_preprocessing(manifest, directory)
     tensors = [chosen.tensor(index, preprocessing) for index in range(len(chosen))]
     errors = [item for item in tensors if isinstance(item, ImageError)]
     if errors and not skip_bad:
         raise errors[0]
     good = [index for index, item in enumerate(tensors) if not isinstance(item, ImageError)]
-    good = good[: len(good) // rows * rows] if isinstance(spec.shape[0], int) else good
+    good = good[: len(good) // rows * rows] if isinstance(manifest.inputs[0].shape[0], int) else good
     if not good:
         raise UsageError(f"no usable batch of {rows} images in {labelled}", "more images that can be read")
     stacked = np.stack([np.asarray(tensors[index]) for index in good])
-    return [stacked[start : start + rows] for start in range(0, len(good), rows)], chosen.labels[good]
+    check_shape(stacked.shape[1:], manifest.inputs[0], str(labelled))
+    if not np.isfinite(stacked).all():
+        raise UsageError(f"{labelled} has NaN or infinite values", "finite numbers")
+    return [stacked[start : start + rows] for start in range(0, len(good), rows)], len(good), chosen.labels[good]
+
+
+def _rows(source: Source) -> int:
+    """Return how many images run at once."""
+    rows = source.manifest.inputs[0].shape[0]
+    return rows if isinstance(rows, int) else ROWS

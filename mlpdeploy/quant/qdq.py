@@ -155,7 +155,8 @@ def _why_not(product: Product, form: Int8Form, recipe: Recipe, macs: int) -> str
         return "the recipe keeps it"
     if form.float_stem and product.node.op_type == "Conv" and origin_of(product.source).is_graph_input():
         return "it reads the image and writes the residual stream"
-    if macs == product.weight.size and not product.node.outputs[0].is_graph_output():
+    # A convolution is none: it has one row where its image is one pixel, as the last stage's smallest one is.
+    if macs == product.weight.size and product.node.op_type != "Conv" and not product.node.outputs[0].is_graph_output():
         return "one row an image: a gate, small and sensitive"
     return ""
 

@@ -17,7 +17,7 @@ from mlpdeploy.export.export import write_lowered
 from mlpdeploy.manifest import CALIBRATION, CANONICAL, Manifest, file_entry, read_manifest
 from mlpdeploy.quant.calibration import Calibration, calibrate, model_identity, read_calibration, write_calibration
 from mlpdeploy.quant.data import CalibrationData, calibration_images
-from mlpdeploy.quant.half import HALF_FORMS, HalfForm, half_types, unexpected_float32
+from mlpdeploy.quant.half import HALF_FORMS, HalfForm, fill_types, half_types, unexpected_float32
 from mlpdeploy.quant.half_blocks import half_blocks
 from mlpdeploy.quant.int8_blocks import quantize_int8
 from mlpdeploy.quant.products import quantized_tensors
@@ -74,11 +74,7 @@ def quantize_artifact(
         VerificationError: the result is further from PyTorch than the precision explains.
     """
     output, say = Path(output), progress or (lambda text: None)
-    source = open_source(directory, targets)
-    check_output(output, force)
-    if output.resolve() == source.directory.resolve():
-        raise UsageError(f"{output} is the float32 artifact itself", "another folder")
-    check_targets(recipe, source)
+    source = checked_source(directory, output, recipe, targets, force)
     calibration = calibration_for(source, recipe, images, cache, threads, skip_bad, say, count)
     manifest = source.manifest
     with new_artifact(output) as staging:
@@ -121,6 +117,18 @@ def quantize_artifact(
             say("comparing with PyTorch")
             verify_or_raise(staging, "calibrate on more and typical images, or keep blocks in float32")
     return read_manifest(output)
+
+
+def checked_source(
+    directory: str | Path, output: Path, recipe: Recipe, targets: Sequence[str] | None, force: bool
+) -> Source:
+    """Return the artifact to quantize, or raise what can be told before any work; see `quantize_artifact`."""
+    source = open_source(directory, targets)
+    check_output(output, force)
+    if output.resolve() == source.directory.resolve():
+        raise UsageError(f"{output} is the float32 artifact itself", "another folder")
+    check_targets(recipe, source)
+    return source
 
 
 def check_targets(recipe: Recipe, source: Source) -> None:
@@ -222,9 +230,10 @@ def calibration_for(
 
 
 def activations(model: ir.Model) -> list[str]:
-    """Return the names of every float32 value that a model computes, and of its inputs."""
+    """Return the names of every float32 value that a model computes, and of its inputs; its values get their types."""
+    fill_types(model)
     values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    return [str(value.name) for value in values if value.dtype in (None, ir.DataType.FLOAT)]
+    return [str(value.name) for value in values if value.dtype == ir.DataType.FLOAT]
 
 
 def _input_range(calibration: Calibration | None, recipe: Recipe, manifest: Manifest) -> list[float] | None:

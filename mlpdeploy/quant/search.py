@@ -7,6 +7,7 @@ holds without them. Every answer was measured: the set that is returned has been
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,10 @@ class Goal:
     min_sqnr_db: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_drop is not None and self.max_drop < 0:
+        if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"max-drop is {self.max_drop}", "points of accuracy, 0 or more")
+        if self.min_sqnr_db is not None and math.isnan(self.min_sqnr_db):
+            raise UsageError("min-sqnr is nan", "decibels")
 
     def reached(self, cost: Cost) -> bool:
         """Return whether a cost is within the goal."""
@@ -122,7 +125,7 @@ def search(ranked: Sequence[BlockCost], goal: Goal, measure: Measure) -> SearchR
     last = cost_of(frozenset(names[:high]))
     if not goal.reached(last):
         raise UsageError(
-            f"even with {names[-1]} alone in INT8: {last.sqnr_db:.1f} dB, {last.drop:.2f} points lost",
+            f"even with {names[-1]} alone in INT8: {last.sqnr_db:.1f} dB and a drop of {last.drop:.2f}",
             "the goal that was given",
             "take fp16, or a goal that INT8 can reach",
         )

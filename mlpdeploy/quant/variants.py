@@ -35,6 +35,7 @@ class Variants:
         recipe: Recipe,
         calibration: Calibration,
         images: Sequence[np.ndarray],
+        count: int,
         labels: np.ndarray | None = None,
         threads: int | None = None,
     ) -> None:
@@ -45,12 +46,14 @@ class Variants:
             recipe: of precision int8; its `keep` holds for every variant.
             calibration: the ranges.
             images: (n, C, H, W) float32 batches, all of the rows that the model takes at once.
+            count: N, the images that count; what fills up the last batch comes behind them.
             labels: (N,) class indices; None counts the images whose class changes.
             threads: of ONNX Runtime.
         """
         if source.manifest.outputs[0].layout != "NK":
             raise UsageError("a sensitivity analysis of feature maps", "a classifier that gives logits")
-        self._recipe, self._calibration, self._images, self._labels = recipe, calibration, images, labels
+        self._recipe, self._calibration, self._labels = recipe, calibration, labels
+        self._images, self._count = images, count
         self._threads = threads or cpu_count()
         self._model, _ = source.lowered(TARGET, expand_gelu=False, blocks=True)
         ir.external_data.load_to_model(self._model)
@@ -89,4 +92,4 @@ class Variants:
         session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         rows = [session.run(None, {name: batch})[0] for batch in self._images]
-        return np.concatenate(rows).astype(np.float64)
+        return np.concatenate(rows)[: self._count].astype(np.float64)

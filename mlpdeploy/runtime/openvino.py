@@ -58,7 +58,8 @@ class BackendSession(Session):
                 stacklevel=2,
             )
         self._threads = options.threads or cpu_count()
-        self._compute = resolve_precision(manifest.float_precision, options.precision)
+        of_artifact = "fp32" if _keeps_float32(manifest) else manifest.float_precision
+        self._compute = resolve_precision(of_artifact, options.precision)
         super().__init__(manifest, "cpu", options.max_batch)
         self._path = path
         self._model = _read(path)
@@ -179,6 +180,12 @@ def native_precisions() -> list[str]:
     """Return the precisions that this processor computes in by itself, out of fp32, bf16, fp16 and int8."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, capability in _NATIVE.items() if capability in capabilities]
+
+
+def _keeps_float32(manifest: Manifest) -> bool:
+    """Return whether a typed fp16 file has nodes out of fp16's range, or kept: OpenVINO would round these too."""
+    done = (manifest.quantization or {}).get("targets", {}).get(TARGET, {})
+    return manifest.float_precision == "fp16" and bool(done.get("refused"))
 
 
 def resolve_precision(of_artifact: str, asked: str | None) -> str:

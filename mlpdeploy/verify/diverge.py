@@ -13,9 +13,9 @@ from mlpdeploy.verify.tolerance import spread
 SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
 # Operators that stand for a whole torch module.
-BLOCKS = ("AxialShiftBlock", "AxialShiftBlockBf16", "PermutatorBlock", "PermutatorBlockBf16")
+BLOCKS = tuple(f"{block}Block{form}" for block in ("AxialShift", "Permutator") for form in ("", "Bf16", "Int8"))
 # Operators on (N, H, W, C) that stand for torch modules on (N, C, H, W).
-ON_ROWS = ("AxialShiftBlockBf16", "PatchMergingBf16")
+ON_ROWS = ("AxialShiftBlockBf16", "AxialShiftBlockInt8", "PatchMergingBf16", "PatchMergingInt8")
 
 
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from mlpdeploy.verify.inputs import Pool
 from mlpdeploy.verify.tolerance import SAME_CLASSES, allowed_error, allowed_rms, rms, row_identity, spread
 
 BATCHES = (1, 2, 3, 8)
+NOT_FINITE = "NaN or infinite values"
 
 Outputs = dict[str, np.ndarray]
 
@@ -55,7 +57,7 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
                 "pytorch": reference.own_rms[output] / scale,
             }
         limit = row_identity(precision, session.backend)
-        apart = max(float(np.abs(array[row] - one[output][0]).max()) for row, one in enumerate(alone)) / scale
+        apart = float(np.abs(array - np.concatenate([one[output][:1] for one in alone])).max()) / scale
         yield {"check": f"row alone equals row in a batch, {output}, {size}", **_bounded(apart, limit)}
         same = float(np.abs(equal[output] - equal[output][:1]).max()) / scale
         yield {"check": f"equal rows give equal results, {output}, {size}", **_bounded(same, limit)}
@@ -77,16 +79,18 @@ def _values(outputs: Outputs, batch: int, reference: Reference, precision: str, 
     for output, array in outputs.items():
         yield {
             "check": f"values of {output}, batch {batch}, {which}",
-            **_compare(array, reference.exact[output][:batch], reference.own_error[output], precision),
+            **_compare(array, reference.exact[output], reference.own_error[output], precision, batch),
         }
 
 
-def _compare(array: np.ndarray, exact: np.ndarray, own: float, precision: str) -> dict[str, Any]:
-    if array.shape != exact.shape:
-        return {"passed": False, "reason": f"shape {array.shape}, wanted {exact.shape}"}
+def _compare(array: np.ndarray, exact: np.ndarray, own: float, precision: str, batch: int) -> dict[str, Any]:
+    """Compare the first rows; the spread is that of all, because a row of few classes has hardly any of its own."""
+    wanted = exact[:batch]
+    if array.shape != wanted.shape:
+        return {"passed": False, "reason": f"shape {array.shape}, wanted {wanted.shape}"}
     if not bool(np.isfinite(array).all()):
-        return {"passed": False, "reason": "NaN or infinite values"}
-    error = float(np.abs(array - exact).max())
+        return {"passed": False, "reason": NOT_FINITE}
+    error = float(np.abs(array - wanted).max())
     limit = allowed_error(precision, exact, own)
     return {
         "passed": error <= limit,
@@ -98,6 +102,8 @@ def _compare(array: np.ndarray, exact: np.ndarray, own: float, precision: str) -
 
 
 def _bounded(value: float, limit: float) -> dict[str, Any]:
+    if not math.isfinite(value):
+        return {"passed": False, "reason": NOT_FINITE}
     return {"passed": value <= limit, "relative_error": value, "allowed": limit}
 
 

@@ -74,15 +74,30 @@ def test_mse_finds_the_best_threshold(symmetric: bool) -> None:
     histogram = histogram_of(values)
 
     def error(low: float, high: float) -> float:
-        step = (high - low) / (LEVELS - 1)
-        rounded = low + np.clip(np.round((values - low) / step), 0, LEVELS - 1) * step
+        steps = LEVELS - 2 if symmetric else LEVELS - 1
+        step = (high - low) / steps
+        rounded = low + np.clip(np.round((values - low) / step), 0, steps) * step
         return float(((values - rounded) ** 2).mean())
 
     best = min(error(low, high) for low, high in candidates(histogram, symmetric))
     assert error(*value_range(histogram, "mse", symmetric=symmetric)) <= 1.02 * best
     low, high = candidates(histogram, symmetric)[40]
-    assert mean_squared_error(histogram, low, high) == pytest.approx(error(low, high), rel=0.02)
+    assert mean_squared_error(histogram, low, high, symmetric) == pytest.approx(error(low, high), rel=0.02)
     assert best < 0.7 * error(-12, 12)
+
+
+def test_mse_knows_that_zero_is_exact() -> None:
+    """Most values of a tensor may be zero, or nearly, as behind a GELU; then the few others need their range."""
+    random = np.random.default_rng(8)
+    values = random.standard_t(3, 100_000) * (random.random(100_000) < 0.05)
+    histogram = histogram_of(values)
+
+    def error(high: float) -> float:
+        step = np.float32(high / 127)
+        return float(((values - np.clip(np.rint(values / step), -127, 127) * step) ** 2).mean())
+
+    best = min(error(high) for _, high in candidates(histogram, symmetric=True))
+    assert error(value_range(histogram, "mse", symmetric=True)[1]) <= 1.02 * best
 
 
 def slow_divergence(histogram: Histogram, low: float, high: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from calibration_inputs import IMAGES
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from mlpdeploy.artifact import write_manifest
 from mlpdeploy.cli import main
+from mlpdeploy.manifest import read_manifest
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +58,46 @@ def test_the_drop_on_labelled_images(exported: Path, images: Path, tmp_path: Pat
     assert (report["labelled"], report["images"]) == (True, 8)
 
 
+def test_what_fills_up_a_batch_does_not_count(exported: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "nine.npy", IMAGES[:9])
+    np.savez(tmp_path / "labelled.npz", images=IMAGES[:9], labels=np.zeros(9, np.int64))
+    command = ("sensitivity", exported, "--calibration-data", tmp_path / "nine.npy", "--json")
+    counted, labelled = (
+        json.loads(run(*command, *more).stdout) for more in ((), ("--data", tmp_path / "labelled.npz"))
+    )
+    assert counted["images"] == labelled["images"] == 9
+    assert counted["int8"]["sqnr_db"] == pytest.approx(labelled["int8"]["sqnr_db"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images_of", "message"),
+    [
+        (IMAGES[:, :, :16], r"has the shape (3, 16, 32) (C, H, W)"),
+        (np.full_like(IMAGES, np.nan), "has NaN or infinite values"),
+        (None, "does not say how a photograph becomes its input"),
+    ],
+)
+def test_labelled_images_that_do_not_fit_are_told_before_the_work(
+    artifact: Path, tmp_path: Path, images_of: np.ndarray | None, message: str
+) -> None:
+    labelled = tmp_path / "labelled.npz"
+    if images_of is None:
+        write_manifest(artifact, dataclasses.replace(read_manifest(artifact), preprocessing=None))
+        images_of = np.zeros((16, 40, 40, 3), np.uint8)
+    np.savez(labelled, images=images_of, labels=np.zeros(16, np.int64))
+    done = run("sensitivity", artifact, "--calibration-data", tmp_path / "nowhere.npy", "--data", labelled)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_without_labels_no_loss_is_claimed(exported: Path, images: Path, tmp_path: Path) -> None:
+    command = ("quantize", exported, "--precision", "int8", "--calibration-data", images, "-o", tmp_path / "mixed")
+    done = run(*command, "--max-drop", "100", "--no-verify")
+    assert done.exit_code == 0, done.output
+    assert "% of the classes changed" in done.stdout
+    assert "points lost" not in done.stdout
+
+
 def test_the_summary_tells_size_share_and_what_was_kept(exported: Path, images: Path, tmp_path: Path) -> None:
     done = run("quantize", exported, "--precision", "int8", "--calibration-data", images, "-o", tmp_path / "int8")
     assert done.exit_code == 0, done.output
@@ -93,6 +136,15 @@ def test_a_bad_picture_stops_it_or_is_left_out(exported: Path, tmp_path: Path) -
         (("--precision", "int8", "--calibration-data", "IMAGES", "--keep", "layers.0.block.0"), "layers.0.blocks.0"),
         (("--precision", "int8", "--calibration-data", "IMAGES", "--data", "x"), "--data without --max-drop"),
         (("--precision", "int8", "--calibration-data", "IMAGES", "--max-drop", "-1"), "max-drop is -1"),
+        # What a search would be in vain for is told before it.
+        (
+            ("--precision", "int8", "--calibration-data", "nowhere", "--max-drop", "1", "--rest", "fp16"),
+            "fp16 beside int8",
+        ),
+        (
+            ("--precision", "int8", "--calibration-data", "nowhere", "--max-drop", "1", "--target", "x"),
+            "unknown target",
+        ),
         (("--precision", "int8", "--calibration-data", "FEW"), "3 calibration images; wanted at least 8"),
         (("--precision", "int8", "--calibration-data", "CONSTANT"), "constant"),
         (("--precision", "int8", "--calibration-data", "SMALL"), "wanted"),

@@ -10,9 +10,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from calibration_inputs import run, sqnr_db
+from tiny import tiny_asmlp
 
 from mlpdeploy.errors import ArtifactError, UsageError
+from mlpdeploy.export.lower import TARGETS as TARGETS_OF_EXPORT
+from mlpdeploy.export.lower import lower
 from mlpdeploy.export.passes.rewrite import array_of
+from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.products import is_shift_convolution, products_of
 from mlpdeploy.quant.qdq import INT8_FORMS, insert_qdq
@@ -163,6 +167,17 @@ def test_gates_and_stem_stay_in_float(lowered: Lowered, calibrations: dict[str, 
     assert len(gates) == 2 * 2
     assert set(report.kept) - set(gates) == {"patch_embed.proj/Conv"}
     assert "head/Gemm" in report.quantized
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_a_stage_whose_smallest_image_is_a_pixel_has_no_gates(
+    calibrations: dict[str, Calibration], target: str
+) -> None:
+    model = onnx_from_model(tiny_asmlp(embed_dim=32), ExportShape(None, True))
+    lower(model, TARGETS_OF_EXPORT[target], TARGETS_OF_EXPORT[target].shift)
+    report = insert_qdq(model, INT8_FORMS[target], calibrations["asmlp"], INT8)
+    assert report.kept == {}
+    assert "layers.1.blocks.0.mlp.fc1/Conv" in report.quantized
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from calibration_inputs import IMAGES
-from tiny import tiny_vip
+from tiny import tiny_asmlp, tiny_vip
 
 import mlpdeploy
 from mlpdeploy.errors import ArtifactError, UsageError, VerificationError
@@ -39,6 +40,27 @@ def in_int8(exported_for_all: Path, images: Path, tmp_path_factory: pytest.TempP
         exported_for_all, directory, INT8, images=images, targets=("cpu", "openvino", "tensorrt"), verify=False
     )
     return directory
+
+
+def test_fp16_is_verified_where_pytorchs_own_overflows(images: Path, tmp_path: Path) -> None:
+    """What the file leaves in float32 stays finite, in OpenVINO too, and the yardstick is a number."""
+    model = tiny_asmlp()
+    with torch.no_grad():
+        model.get_parameter("layers.1.blocks.0.mlp.fc1.weight").mul_(100)
+        model.get_parameter("layers.1.blocks.0.mlp.fc2.weight").mul_(3e4)
+    export_model(model, tmp_path / "float32", target=("cpu", "openvino"), verify=False)
+    manifest = quantize_artifact(tmp_path / "float32", tmp_path / "half", Recipe("fp16"), images=images)
+    checks = [check for file in manifest.verification["files"].values() for check in file["checks"]]
+    own = [check["pytorch_error"] for check in checks if "pytorch_error" in check]
+    assert own and 0 < max(own) < 1e-2
+
+
+def test_fp16_of_any_size(images: Path, tmp_path: Path) -> None:
+    """Sizes that are open are computed in the graph, as whole numbers, which have no range to calibrate."""
+    export_model(tiny_asmlp(), tmp_path / "float32", image_size="dynamic", verify=False)
+    manifest = quantize_artifact(tmp_path / "float32", tmp_path / "half", Recipe("fp16"), images=images, verify=False)
+    assert manifest.quantization is not None
+    assert manifest.quantization["targets"]["cpu"]["unmeasured"] == 0
 
 
 def operators(path: Path) -> list[str]:

@@ -68,8 +68,9 @@ def test_a_goal_is_reached_at_its_border() -> None:
 def test_an_impossible_goal_is_refused() -> None:
     with pytest.raises(UsageError, match="even with d alone"):
         search(sensitivity(MACS, lambda keep: Cost(len(keep), 5), quiet), Goal(max_drop=1), lambda keep: Cost(10, 5))
-    with pytest.raises(UsageError, match="0 or more"):
-        Goal(max_drop=-1)
+    for goal in ({"max_drop": -1.0}, {"max_drop": math.nan}, {"min_sqnr_db": math.nan}):
+        with pytest.raises(UsageError, match=r"is -1|is nan"):
+            Goal(**goal)
 
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.floats(1e-6, 1), min_size=2), st.floats(-10, 60))

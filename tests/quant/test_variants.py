@@ -34,7 +34,7 @@ def known(exported: Path, tmp_path: Path, recipe: Recipe, labels: np.ndarray | N
     np.save(path, IMAGES)
     calibration = calibration_for(source, recipe, path, None, 1, False, lambda text: None, None)
     assert calibration is not None
-    return Known(source, recipe, calibration, [IMAGES[:5]], labels, threads=1)
+    return Known(source, recipe, calibration, [IMAGES[:5]], 5, labels, threads=1)
 
 
 @pytest.mark.parametrize(

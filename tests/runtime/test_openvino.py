@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mlpdeploy.env import cpu_count, installed_version
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import file_entry, read_manifest
+from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.runtime import openvino as backend
 from mlpdeploy.runtime.session import load
 
@@ -37,6 +39,21 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         export_model(model(), folder / name, target=("cpu", "openvino"), verify=False)
     export_model(tiny_asmlp(features=True), folder / "maps", image_size="dynamic", target="openvino", verify=False)
     return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("shift", ["conv", "slice"])
+@pytest.mark.parametrize("image_size", [None, "dynamic"])
+def test_circular_padding(tmp_path: Path, shift: Any, image_size: Any) -> None:
+    """OpenVINO knows no Pad that wraps."""
+    for spec in (ShiftSpec(5, 1, "circular"), ShiftSpec(3, 2, "circular"), ShiftSpec(1, 1, "circular")):
+        manifest = export_model(
+            tiny_asmlp(shift=spec),
+            tmp_path / f"{spec.shift_size}",
+            target="openvino",
+            shift=shift,
+            image_size=image_size,
+        )
+        assert manifest.verification["files"]["model.openvino.onnx"]["checks"]
 
 
 def images(rows: int, height: int = 32, width: int = 32) -> np.ndarray:
@@ -178,6 +195,23 @@ def test_a_processor_without_bfloat16_refuses(artifacts: dict[str, Path], monkey
     with pytest.warns(UserWarning, match="no float16 arithmetic: OpenVINO computes in float32"):
         assert backend.resolve_precision("fp16", None) == "fp32"
     assert backend.resolve_precision("int8", None) == "fp32"
+
+
+@pytest.mark.parametrize("refused", [{}, {"the recipe keeps it": ["head/Gemm"]}])
+def test_what_fp16_keeps_in_float32_stays_there(
+    artifact_in_bf16: Path, monkeypatch: pytest.MonkeyPatch, refused: dict
+) -> None:
+    """The hint fp16 is for every node, whatever its type in the file."""
+    wanted = "fp32" if refused else "fp16"
+    done = {"targets": {"openvino": {"refused": refused}}}
+    manifest = dataclasses.replace(read_manifest(artifact_in_bf16), precision="fp16", quantization=done)
+    write_manifest(artifact_in_bf16, manifest)
+    monkeypatch.setattr(backend, "native_precisions", lambda: ["fp32", "fp16"])
+    # The file itself is in float32, which any processor computes.
+    monkeypatch.setitem(backend.HINTS, "fp16", "f32")
+    monkeypatch.setattr(backend, "precision_of", lambda compiled: wanted)
+    with load(artifact_in_bf16, "openvino") as session:
+        assert session.precision == wanted
 
 
 def test_what_is_compiled_is_read_back(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

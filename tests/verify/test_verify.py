@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from calibration_inputs import IMAGES
 from onnx import numpy_helper
-from tiny import tiny_vip
+from tiny import tiny_asmlp, tiny_vip
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import TensorSpec, file_entry, read_manifest
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
+from mlpdeploy.verify.inputs import Pool
 from mlpdeploy.verify.interface import interface_failures
-from mlpdeploy.verify.tolerance import allowed_error, allowed_rms, rms
+from mlpdeploy.verify.tolerance import ENOUGH, allowed_error, allowed_rms, rms
+from mlpdeploy.verify.values import Reference, value_checks
+from mlpdeploy.verify.verify import describe
 
 CPU = "model.cpu.onnx"
 
@@ -97,6 +104,67 @@ def test_an_error_just_above_rounding_is_found(artifact: Path) -> None:
     assert not verify_artifact(artifact).passed
 
 
+@pytest.mark.parametrize(
+    ("family", "weight", "node"),
+    [
+        ("asmlp", "layers.0.blocks.0.mlp.fc1.folded.weight", "layers.0.blocks.0/Add"),
+        ("asmlp", "layers.0.downsample.reduction.merged.weight", "layers.0.downsample.reduction/Conv"),
+        ("asmlp", "layers.1.blocks.0.mlp.fc2.weight", "layers.1.blocks.0/Add"),
+        ("vip", "network.2.0.mlp.fc2.weight.T", "network.2.0/Add"),
+    ],
+)
+def test_a_wrong_scale_is_found_at_its_int8_block(tmp_path: Path, family: str, weight: str, node: str) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    export_model(tiny_asmlp(embed_dim=32) if family == "asmlp" else tiny_vip(), tmp_path / "float32", verify=False)
+    given = tmp_path / "images.npy"
+    quantize_artifact(tmp_path / "float32", tmp_path / "int8", Recipe("int8"), images=given, verify=False)
+    damage(tmp_path / "int8", scale_weight(f"{weight}/scale", 16))
+    report = verify_artifact(tmp_path / "int8")
+    assert not report.passed
+    assert f"first node that diverges is {node}" in report.failure()
+
+
+def test_pytorch_checks_no_file_that_it_does_not_run(artifact: Path) -> None:
+    damage(artifact, scale_weight("head.weight", 1.05))
+    report = verify_artifact(artifact, backend="torch", record=False)
+    assert {name: file["backend"] for name, file in report.files.items()} == {"model.onnx": "torch", CPU: "onnxruntime"}
+    assert not report.passed
+
+
+class Known:
+    """A session that gives 100 times its input and a little more, and what a test wants for a row alone."""
+
+    backend = "onnxruntime"
+    inputs = (TensorSpec("input", ("batch", 1, 1, 1), "float32", "NCHW"),)
+
+    def __init__(self, off: float = 0.0, alone: float = 0.0) -> None:
+        self.off, self.alone = off, alone
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = feeds["input"].reshape(-1, 1)
+        own = self.alone if len(rows) == 1 and rows[0, 0] == 3 else 0.0
+        return {"logits": 100 * rows + self.off + own}
+
+
+def failed_checks(session: Known, precision: str) -> list[dict[str, Any]]:
+    images = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    reference = Reference({"logits": 100.0 * images.reshape(8, 1)}, {"logits": 0.0}, {"logits": 0.0})
+    checks = value_checks(session, Pool((1, 1), images, 0), reference, precision)  # type: ignore[arg-type]
+    return [check for check in checks if not check["passed"]]
+
+
+def test_one_class_alone_has_the_spread_of_all_images() -> None:
+    """One number has no standard deviation, and two may be equal by chance."""
+    assert failed_checks(Known(off=50.0), "int8") == []
+    assert len(failed_checks(Known(off=150.0), "int8")) == 4  # four batches
+
+
+def test_a_row_alone_that_is_no_number_is_found() -> None:
+    (failed,) = failed_checks(Known(alone=math.nan), "fp32")
+    assert failed["check"].startswith("row alone equals row in a batch")
+    assert describe(failed) == "NaN or infinite values"
+
+
 def test_rows_that_depend_on_each_other_are_found(artifact: Path) -> None:
     """A mean over the batch leaves batch 1 right and every other batch wrong."""
 
@@ -164,7 +232,8 @@ def test_the_tolerance_follows_the_frameworks_error_and_has_a_floor() -> None:
 
 
 def test_half_precision_has_a_narrow_bound_on_the_root_mean_square() -> None:
-    reference = np.array([-1.0, 1.0])
+    reference = np.tile([-1.0, 1.0], ENOUGH // 2)
+    assert allowed_rms("fp16", reference[:-1], 1e-3) is None  # of few errors it says nothing
     assert rms(np.array([3.0, -4.0])) == pytest.approx(12.5**0.5)
     assert allowed_rms("fp32", reference, 1.0) is None
     assert allowed_rms("fp16", reference, 1e-3) == pytest.approx(1.2e-3)
