@@ -124,6 +124,19 @@ def test_a_wrong_scale_is_found_at_its_int8_block(tmp_path: Path, family: str, w
     assert f"first node that diverges is {node}" in report.failure()
 
 
+@pytest.mark.parametrize(("factor", "passes"), [(1, True), (4, False)])
+def test_feature_maps_in_int8(tmp_path: Path, factor: float, passes: bool) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    export_model(tiny_asmlp(embed_dim=32, features=True), tmp_path / "float32", verify=False)
+    given = tmp_path / "images.npy"
+    quantize_artifact(tmp_path / "float32", tmp_path / "int8", Recipe("int8"), images=given, verify=False)
+    damage(tmp_path / "int8", scale_weight("layers.0.blocks.0.mlp.fc2.weight/scale", factor))
+    report = verify_artifact(tmp_path / "int8")
+    assert report.passed is passes
+    checks = [check["check"] for check in report.files[CPU]["checks"]]
+    assert any(check.startswith("root mean square of the errors of stage0") for check in checks)
+
+
 def test_pytorch_checks_no_file_that_it_does_not_run(artifact: Path) -> None:
     damage(artifact, scale_weight("head.weight", 1.05))
     report = verify_artifact(artifact, backend="torch", record=False)
@@ -229,6 +242,13 @@ def test_the_tolerance_follows_the_frameworks_error_and_has_a_floor() -> None:
     reference = np.array([-1.0, 1.0])
     assert allowed_error("fp32", reference, 1e-3) == pytest.approx(8e-3)
     assert allowed_error("fp32", reference, 0.0) == pytest.approx(1e-5)
+
+
+def test_feature_maps_in_int8_have_bounds_of_their_own() -> None:
+    maps = np.tile([-1.0, 1.0], (2, 3, 4, 4))
+    assert (allowed_error("int8", maps, 0.0), allowed_rms("int8", maps, 0.0)) == (1.0, 0.125)
+    assert (allowed_error("int8", maps[0, 0], 0.0), allowed_rms("int8", maps[0, 0], 0.0)) == (0.5, None)
+    assert allowed_error("fp32", maps, 0.0) == pytest.approx(1e-5)
 
 
 def test_half_precision_has_a_narrow_bound_on_the_root_mean_square() -> None:
