@@ -41,8 +41,8 @@ TOLERANCES = {
     "int8": Tolerance(times_reference=0.0, floor=0.5),
 }
 
-# Of the hundred thousands of errors of a feature map in int8 the largest is that of a value beyond the calibrated range,
-# 0.6 with random weights, and may be twice a logit's. Their root mean square, 0.02 to 0.07 there, has a bound beside it.
+# Of the hundred thousands of errors of a feature map in int8 the largest is that of a value beyond the calibrated
+# range, 0.6 with random weights, and may be twice a logit's. Their root mean square, 0.02 to 0.07, is bounded too.
 INT8_MAPS = Tolerance(times_reference=0.0, floor=1.0)
 INT8_MAPS_RMS = 0.125
 _MAP_AXES = 4  # (N, C, H, W)
