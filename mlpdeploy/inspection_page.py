@@ -33,9 +33,13 @@ def inspection_page(directory: Path, data: dict[str, Any]) -> str:
         "<h2>With NVIDIA's tools</h2>" if data["commands"] else "",
         *(f"<h3>{escape(what)}</h3><pre class='wide'>{escape(line)}</pre>" for what, line in data["commands"].items()),
         "<h2>Verification</h2>",
-        f"<pre class='wide'>{escape(json.dumps(data['verification'], indent=1)) or 'never run'}</pre>",
+        _verification(data["verification"]),
     ]
     return page(f"{directory.name}: what it holds", body)
+
+
+def _verification(data: dict[str, Any]) -> str:
+    return f"<pre class='wide'>{escape(json.dumps(data, indent=1))}</pre>" if data else "<p>never run</p>"
 
 
 def _operators(files: dict[str, Any]) -> str:

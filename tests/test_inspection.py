@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mlpdeploy.artifact import write_manifest
 from mlpdeploy.cli import main
 from mlpdeploy.engines.sidecar import FOLDER, Fingerprint, Sidecar
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.inspection import inspect_artifact
+from mlpdeploy.manifest import read_manifest
 
 EACH = [
     {"name": "conv <1>", "kind": "CaskConvolution", "types": ["HALF"], "tactic": "sm89_xmma"},
@@ -70,6 +72,13 @@ def test_an_engine_in_json_text_and_page(with_engine: Path, tmp_path: Path) -> N
     assert "sm89_xmma" in page.read_text()
     data = json.loads(CliRunner().invoke(main, ["inspect", str(with_engine), "--json"]).stdout)
     assert data["engines"][0]["engine_layers"]["each"] == EACH
+
+
+def test_a_page_says_that_nothing_was_verified(artifact: Path, tmp_path: Path) -> None:
+    write_manifest(artifact, dataclasses.replace(read_manifest(artifact), verification={}))
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(main, ["inspect", str(artifact), "--html", str(page)]).exit_code == 0
+    assert "never run" in page.read_text()
 
 
 def test_commands_for_an_engine(with_engine: Path) -> None:

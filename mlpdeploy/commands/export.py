@@ -116,7 +116,7 @@ def export(
         batch=batch,
         shift=shift,
         target=targets,
-        opset=opset or DEFAULT_OPSET,
+        opset=DEFAULT_OPSET if opset is None else opset,
         labels=None if labels is None else read_labels(labels),
         preprocessing=preprocessing_for(model, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation),
         force=force,

@@ -30,7 +30,7 @@ from mlpdeploy.manifest import (
     state_dict_sha256,
 )
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
-from mlpdeploy.models.build import Model
+from mlpdeploy.models.build import Model, model_from_config
 from mlpdeploy.models.create import create_model
 from mlpdeploy.models.statistics import model_statistics
 from mlpdeploy.models.vip import VisionPermutator
@@ -64,7 +64,7 @@ def export_model(
     """Write an artifact folder and return its manifest. The folder appears whole and verified, or not at all.
 
     Args:
-        model: a name for `create_model`, or a model that it returned.
+        model: a name for `create_model`, or a model that it returned, of which config and weights count: not its hooks.
         directory: the folder to make.
         checkpoint: only with a name.
         image_size: pixels; `dynamic` leaves height and width open (AS-MLP); None means the model's own.
@@ -171,7 +171,7 @@ def write_lowered(model: ir.Model, directory: Path, target: str, shift: str) -> 
 
 
 def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
-    if not isinstance(model, AsMlp | VisionPermutator):
+    if type(model) not in (AsMlp, VisionPermutator):  # whose layers are built anew to be traced
         raise UsageError(f"a {type(model).__name__}", "a model from mlpdeploy.create_model")
     if size is not None:
         wanted = (size, size) if isinstance(size, int) else tuple(size)
@@ -179,7 +179,22 @@ def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
             raise UsageError(
                 f"image size {wanted} for a model made for {model.config.image_size}", fix="pass it to create_model"
             )
-    for name, tensor in model.state_dict().items():
+    state = model.state_dict()
+    own = {name: tensor.shape for name, tensor in model_from_config(model.config, "meta").state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} != own:
+        changed = next(
+            name for name in (*own, *state) if name not in own or name not in state or state[name].shape != own[name]
+        )
+        raise UsageError(
+            f"a model that was changed after it was made ({changed})",
+            "the layers of its config",
+            "pass num_classes and the like to create_model, and load the weights into that",
+        )
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise UsageError(
+                f"the weight {name} is {tensor.dtype} on {tensor.device}", "float32", "model.float().cpu()"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise UsageError(f"the weight {name} has NaN or infinite values", "finite weights")
 

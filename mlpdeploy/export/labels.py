@@ -50,7 +50,7 @@ def read_labels(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows puts a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the labels in {path} cannot be read ({error})", "a text file, one label a line") from error
     if path.suffix == ".json":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import copy
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from mlpdeploy.env import package_version
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import TRANSPOSED
 from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.build import Model
+from mlpdeploy.models.build import Model, model_from_config
 from mlpdeploy.models.vip import VipConfig, one_grid_error
 from mlpdeploy.ops import axial_shift, group_norm, permute_mlp
 from mlpdeploy.ops.axial_shift import DOMAIN
@@ -29,6 +29,8 @@ from mlpdeploy.ops.tracing import canonical_tracing
 DEFAULT_OPSET = 21
 OPSETS = range(18, 24)
 INPUT_NAME = "input"
+_SIZE_AXES = ("", "", "height", "width")  # of a feature map (N, C, H, W)
+_EXPORTERS_SYMBOL = re.compile(r"s\d+$")
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,14 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
         axes[0] = torch.export.Dim("batch", min=1)
     if shape.dynamic_size:
         divisor = _dynamic_divisor(model)
-        axes[2] = divisor * torch.export.Dim("height", min=1)
-        axes[3] = divisor * torch.export.Dim("width", min=1)
+        axes |= {axis: divisor * torch.export.Dim(name, min=1) for axis, name in enumerate(_SIZE_AXES) if name}
         height, width = max(height, 2 * divisor), max(width, 2 * divisor)
     output_names = output_names_of(model)
     with canonical_tracing(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _with_distinct_weights(model),
-            (torch.zeros(batch, config.in_chans, height, width),),
+            (torch.zeros(batch, config.in_chans, height, width, dtype=torch.float32),),
             dynamo=True,
             opset_version=opset,
             dynamic_shapes=(axes,) if axes else None,
@@ -81,6 +82,8 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
     assert program is not None
     exported = program.model
     _rename(exported)
+    if shape.dynamic_size:
+        _name_sizes(exported)
     _put_weights(exported, model)
     _strip_metadata(exported)
     _attach_functions(exported, config, opset)
@@ -120,13 +123,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_distinct_weights(model: Model) -> Model:
-    """Return a copy to trace: the exporter makes one of weights that are equal, as those of a new model are."""
-    copied = copy.deepcopy(model)
+    """Return such a model to trace: the exporter makes one of weights that are equal, as those of a new model are."""
+    traced = model_from_config(model.config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in copied.state_dict().values():
+        for tensor in traced.state_dict().values():
             tensor.copy_(torch.rand(tensor.shape, generator=generator))
-    return copied
+    return traced.eval()
 
 
 def _put_weights(exported: ir.Model, model: Model) -> None:
@@ -170,6 +173,17 @@ def _rename_constants(model: ir.Model) -> None:
             value.name = f"constant_{made}"
             made += 1
         model.graph.register_initializer(value)
+
+
+def _name_sizes(model: ir.Model) -> None:
+    """Call the open sizes of all feature maps as the input's are called: `2*height`, and not `2*s89`."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is None or len(value.shape) != len(_SIZE_AXES):
+                continue
+            for axis, name in enumerate(_SIZE_AXES):
+                if name and not isinstance(value.shape[axis], int):
+                    value.shape[axis] = _EXPORTERS_SYMBOL.sub(name, str(value.shape[axis]))
 
 
 def _strip_metadata(model: ir.Model) -> None:

@@ -25,9 +25,9 @@ def config_from_dict(family: str, values: dict[str, Any]) -> Config:
 
 
 def model_from_config(config: Config, device: str = "cpu") -> Model:
-    """Return the module with storage but without meaningful weights (without storage on the device `meta`)."""
+    """Return the float32 module with storage but without meaningful weights (without storage on the device `meta`)."""
     with torch.device("meta"):  # no time is spent on an initialization that would be overwritten
-        model = AsMlp(config) if isinstance(config, AsMlpConfig) else VisionPermutator(config)
+        model = (AsMlp(config) if isinstance(config, AsMlpConfig) else VisionPermutator(config)).float()
     return model if device == "meta" else model.to_empty(device=device)
 
 

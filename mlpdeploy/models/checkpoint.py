@@ -51,7 +51,9 @@ def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
         raise CheckpointError(f"{path.name} holds no tensors", "a state dict, or a dict with one under model")
     state, prefix = _strip_prefixes(state)
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(f"{name} in {path.name} is a tensor without plain values", "dense tensors on the CPU")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(torch.float32)).all()):
             raise CheckpointError(
                 f"{name} in {path.name} has NaN or infinite values", "finite weights", "choose an earlier checkpoint"
             )
@@ -115,15 +117,14 @@ def _read_pickle(path: Path) -> Any:
 
 def _unwrap(loaded: Any) -> tuple[StateDict, str]:
     """Return the innermost dict of tensors, and its key where there were others to take."""
-    chosen = ""
-    while isinstance(loaded, dict):
-        inner = [key for key in _WRAPPERS if isinstance(loaded.get(key), dict) and loaded[key]]
-        if not inner:
-            return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, chosen
-        if len(inner) > 1:
-            chosen = inner[0]
-        loaded = loaded[inner[0]]
-    return {}, chosen
+    if not isinstance(loaded, dict):
+        return {}, ""
+    # Below such a key there may be options, or an average of weights without names: nothing to take.
+    inner = {key: found for key in _WRAPPERS if (found := _unwrap(loaded.get(key)))[0]}
+    if not inner:
+        return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, ""
+    key, (state, chosen) = next(iter(inner.items()))
+    return state, chosen or (key if len(inner) > 1 else "")
 
 
 def _strip_prefixes(state: StateDict) -> tuple[StateDict, str]:
@@ -158,10 +159,20 @@ def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: 
         for name, shape in wanted.items()
         if name in state and tuple(state[name].shape) != shape
     ]
-    if missing or unexpected or misshapen:
+    integers = [
+        f"{name} is {str(state[name].dtype).removeprefix('torch.')}"
+        for name in wanted
+        if name in state and not state[name].is_floating_point()
+    ]
+    if missing or unexpected or misshapen or integers:
         found = [
             f"{len(items)} {kind} ({_few(items)})"
-            for kind, items in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+            for kind, items in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("misshapen", misshapen),
+                ("of no real type", integers),
+            )
             if items
         ]
         raise CheckpointError(
@@ -194,7 +205,7 @@ def identify(state: StateDict, path: Path) -> tuple[ModelEntry, dict[str, Any]]:
         )
     implied: dict[str, Any] = {"in_chans": state[_STEM].shape[1]}
     if "head.weight" in state:
-        implied["num_classes"] = state["head.weight"].shape[0]
+        implied["num_classes"] = next(iter(state["head.weight"].shape), None)
     elif entry.family == "asmlp":
         implied["features"] = True
     return entry, implied
@@ -287,11 +298,13 @@ def _few(items: list[str], shown: int = 3) -> str:
 def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_name: str) -> str:
     """Return the most likely reason for a mismatch, in one sentence."""
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if _body(have) == _body(wanted):
+    if _body(have) == _body(wanted) and "head.weight" in wanted:
         head = have.get("head.weight")
         if head is None:
+            if any(name.startswith("network.") for name in wanted):
+                return "it has no classifier, and a Vision Permutator has no other outputs: choose one with a head"
             return "it is a backbone without a classifier: export it with --features"
-        if head[0] != wanted["head.weight"][0]:
+        if head and head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
     entry = _registered(have)
     if entry is None and _custom(have) is not None:

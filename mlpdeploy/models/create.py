@@ -53,12 +53,18 @@ def create_model(
         raise UsageError("neither a model nor a checkpoint", "a name (mlpdeploy models), a checkpoint, or both")
     entry = resolve_model(name) if name is not None else None
     state, chosen = read_checkpoint(checkpoint) if checkpoint is not None else (None, "")
+    implied: dict[str, Any] = {}
     if entry is None:
         assert state is not None
         entry, implied = identify(state, Path(str(checkpoint)))
-        num_classes = implied.get("num_classes") if num_classes is None else num_classes
         in_chans = implied["in_chans"] if in_chans is None else in_chans
         features = features or implied.get("features", False)
+    if features and num_classes is not None:
+        has_none = ", or give a checkpoint that has a head" if "features" in implied else ""
+        raise UsageError(
+            f"{num_classes} classes for feature maps", fix=f"leave --num-classes or --features out{has_none}"
+        )
+    num_classes = implied.get("num_classes") if num_classes is None else num_classes
     changes: dict[str, Any] = {}
     if num_classes is not None:
         if num_classes < 1:

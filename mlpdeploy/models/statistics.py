@@ -31,7 +31,7 @@ def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: in
     """Return the counts for one image of `image_size` (height, width) pixels."""
     shadow = copy.deepcopy(model).to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, in_chans, *image_size, device="meta"))
+        shadow(torch.empty(1, in_chans, *image_size, dtype=torch.float32, device="meta"))
     return ModelStatistics(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 

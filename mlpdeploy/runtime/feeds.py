@@ -25,6 +25,8 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any], on_gpu:
         on_gpu: gives a backend's own array for one on a GPU; None refuses it.
     """
     names = [spec.name for spec in specs]
+    if not isinstance(feeds, Mapping):
+        raise UsageError(f"inputs are a {type(feeds).__name__}", f"a dict: {{{names[0]!r}: array}}")
     unknown = sorted(set(feeds) - set(names))
     if unknown:
         raise UsageError(f"unknown input {unknown[0]!r}", fix=closest(unknown[0], names))
@@ -52,35 +54,59 @@ def _is_on_gpu(value: Any) -> bool:
 
 
 def check_outputs(
-    specs: tuple[TensorSpec, ...], outputs: Mapping[str, Any], rows: int, on_gpu: OnGpu | None = None
+    specs: tuple[TensorSpec, ...],
+    outputs: Mapping[str, Any],
+    rows: int,
+    on_gpu: OnGpu | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Arrays:
     """Return the output arrays in the model's order, after checking that results can be written to them directly.
 
     Args:
         on_gpu: gives a backend's own array for one on a GPU; None refuses it.
+        sizes: as `open_sizes` returns them; a size that is not in it is not compared.
     """
     arrays: Arrays = {}
     for spec in specs:
         array = outputs.get(spec.name)
         if array is None:
             raise UsageError(f"outputs lacks {spec.name!r}", f"arrays for {', '.join(s.name for s in specs)}")
+        wanted = (rows, *(_resolved(size, sizes or {}) for size in spec.shape[1:]))
+        text = f"a writable, contiguous {spec.dtype} ({', '.join(map(str, wanted))})"
         if on_gpu is not None and _is_on_gpu(array):
             array = on_gpu(array, spec.name)
             usable = array.writable
-        else:
+        elif isinstance(array, np.ndarray):
             usable = array.flags.c_contiguous and array.flags.writeable
-        fits = array.ndim == len(spec.shape) and array.shape[0] == rows
-        if fits:
-            sizes = zip(array.shape[1:], spec.shape[1:], strict=True)
-            fits = all(size == wanted or not isinstance(wanted, int) for size, wanted in sizes)
+        else:
+            raise UsageError(f"output array {spec.name!r} is a {type(array).__name__}", f"a numpy array: {text}")
+        fits = len(array.shape) == len(wanted) and all(
+            size == expected or not isinstance(expected, int)
+            for size, expected in zip(array.shape, wanted, strict=True)
+        )
         if array.dtype != np.dtype(spec.dtype) or not fits or not usable:
-            shape = (rows, *spec.shape[1:])
-            raise UsageError(
-                f"output array {spec.name!r} is {array.dtype} {array.shape}",
-                f"a writable, contiguous {spec.dtype} ({', '.join(map(str, shape))})",
-            )
+            raise UsageError(f"output array {spec.name!r} is {array.dtype} {array.shape}", text)
         arrays[spec.name] = array
     return arrays
+
+
+def open_sizes(specs: tuple[TensorSpec, ...], arrays: Arrays) -> dict[str, int]:
+    """Return {symbol: size} of the axes that the inputs leave open, but for the rows: 40 pixels of `8*height` are 5."""
+    sizes = {}
+    for spec in specs:
+        for size, expected in zip(arrays[spec.name].shape[1:], spec.shape[1:], strict=True):
+            if not isinstance(expected, int):
+                factor, _, symbol = expected.rpartition("*")
+                sizes[symbol] = size // int(factor or 1)
+    return sizes
+
+
+def _resolved(size: int | str, sizes: Mapping[str, int]) -> int | str:
+    """Return what an output's axis must have for these inputs, or its name where they do not tell."""
+    if isinstance(size, int):
+        return size
+    factor, _, symbol = size.rpartition("*")
+    return sizes[symbol] * int(factor or 1) if symbol in sizes else size
 
 
 def _to_numpy(value: Any, name: str) -> np.ndarray:
@@ -89,7 +115,7 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
     try:
         return np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"input {name!r} cannot be read on the CPU ({error})", fix="move it to the CPU") from error
+        raise UsageError(f"input {name!r} cannot be read on the CPU ({error})", fix="give a numpy array") from error
 
 
 def _check_array(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> None:

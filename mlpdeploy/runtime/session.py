@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ import numpy as np
 from mlpdeploy.env import closest
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, read_manifest
-from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, pad_rows
+from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, open_sizes, pad_rows
 
 # Backend name -> module with a class `BackendSession(directory, manifest, options)`.
 BACKENDS = {
@@ -63,8 +65,8 @@ class LoadOptions:
 class Session(ABC):
     """A loaded model. Any batch is taken: it is split, and padded where the model's batch is fixed.
 
-    `run` may be called from several threads at once. A closed session refuses, and so does one in a forked process:
-    the backend's threads are not there.
+    `run` may be called from several threads at once. A closed session refuses, and what was running when it was closed
+    ends as it would have. A session in a forked process refuses too: the backend's threads are not there.
 
     Attributes:
         inputs, outputs: what the model takes and gives.
@@ -93,9 +95,12 @@ class Session(ABC):
         self.fixed_batch = fixed if isinstance(fixed, int) else None
         self.max_batch = self.fixed_batch or max_batch or DEFAULT_MAX_BATCH
         self._process = os.getpid()
-        self._closed = threading.Event()
+        self._state = threading.RLock()  # held to change what follows; a signal's handler may close within it
+        self._closed = False
+        self._runs = 0  # that are not over; the last one after `close` frees the backend's memory
         self._async: ThreadPoolExecutor | None = None
-        self._making_async = threading.Lock()
+        self._async_threads: set[int] = set()
+        _SESSIONS.add(self)
 
     @abstractmethod
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
@@ -115,16 +120,19 @@ class Session(ABC):
             UsageError: an input is missing, unknown, of another dtype or of a shape that the model cannot take; an
                 output array does not fit; or the session is closed, or was loaded before a fork.
         """
-        self._check_process()
-        if self._closed.is_set():
-            raise UsageError("this session is closed", fix="load the artifact again")
-        return self._run_taken(*self._take(feeds, outputs), outputs)
+        self._begin_run()
+        try:
+            return self._run_taken(*self._take(feeds, outputs), outputs)
+        finally:
+            self._end_run()
 
     def _take(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> tuple[Arrays, Arrays | None]:
         """Return the inputs and outputs as the backend's own arrays, after checking them."""
         arrays = check_feeds(self.inputs, feeds, self._on_gpu)
         rows = len(next(iter(arrays.values())))
-        return arrays, None if outputs is None else check_outputs(self.outputs, outputs, rows, self._on_gpu)
+        if outputs is None:
+            return arrays, None
+        return arrays, check_outputs(self.outputs, outputs, rows, self._on_gpu, open_sizes(self.inputs, arrays))
 
     def _run_taken(self, arrays: Arrays, into: Arrays | None, outputs: Mapping[str, Any] | None) -> Arrays:
         results = self._run_batch(arrays, into, len(next(iter(arrays.values()))))
@@ -140,30 +148,47 @@ class Session(ABC):
             UsageError: the session is closed, or was loaded before a fork. All other errors of `run` are raised by the
                 Future.
         """
-        self._check_process()
-        with self._making_async:
-            if self._closed.is_set():
-                raise UsageError("this session is closed", fix="load the artifact again")
-            if self._async is None:
-                self._async = ThreadPoolExecutor(ASYNC_RUNS, "mlpdeploy-async")
+        with self._state:  # so that `close` comes before all of it or after
+            self._begin_run()
             try:  # in this thread: another one has other current streams
                 arrays, into = self._take(feeds, outputs)
                 arrays, into = _ordered(arrays), None if into is None else _ordered(into)
             except Exception as error:  # noqa: BLE001 - whatever it is, the Future raises it
+                self._end_run()
                 failed: Future[Arrays] = Future()
                 failed.set_exception(error)
                 return failed
+
+            def over(_: object) -> None:
+                _release(arrays, into or {})
+                self._end_run()
+
+            if self._async is None:
+                self._async = ThreadPoolExecutor(
+                    ASYNC_RUNS, "mlpdeploy-async", lambda: self._async_threads.add(threading.get_ident())
+                )
             future = self._async.submit(self._run_taken, arrays, into, outputs)
-            future.add_done_callback(lambda done: _release(arrays, into or {}))
+            future.add_done_callback(over)
             return future
 
-    def _check_process(self) -> None:
-        """Refuse in a forked process, where a run would wait for ever for threads that were not copied."""
+    def _begin_run(self) -> None:
+        """Count a run, or refuse it: in a forked process it would wait for ever for threads that were not copied."""
         if self._process != os.getpid():
             raise UsageError(
                 "this session was loaded in another process",
-                fix="load the artifact after the fork, or start processes with spawn",
+                fix="start processes with spawn, or load no artifact before the fork",
             )
+        with self._state:
+            if self._closed:
+                raise UsageError("this session is closed", fix="load the artifact again")
+            self._runs += 1
+
+    def _end_run(self) -> None:
+        with self._state:
+            self._runs -= 1
+            last = self._closed and not self._runs
+        if last:
+            self._release()
 
     def _on_gpu(self, value: Any, name: str) -> Any:
         """Return an array on a GPU as this backend's own; those that have none refuse."""
@@ -212,14 +237,21 @@ class Session(ABC):
             self.run(feeds)
 
     def close(self) -> None:
-        """Free the backend's memory; later calls of `run` refuse. Closing twice is fine."""
-        with self._making_async:
-            if self._closed.is_set():
+        """Free the backend's memory, after the runs of other threads; later calls of `run` refuse.
+
+        Closing twice is fine, and in a forked process it does nothing.
+        """
+        if self._process != os.getpid():
+            return
+        with self._state:
+            if self._closed:
                 return
-            if self._async is not None:
-                self._async.shutdown()
-            self._closed.set()
-        self._release()
+            self._closed = True
+            idle = not self._runs
+        if self._async is not None:  # a thread of the pool, which a Future's callback may be in, cannot wait for itself
+            self._async.shutdown(wait=threading.get_ident() not in self._async_threads)
+        if idle:
+            self._release()
 
     @abstractmethod
     def native_interface(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -240,6 +272,19 @@ class Session(ABC):
     def __repr__(self) -> str:
         name = self.manifest.model.get("name")
         return f"<Session {name} on {self.backend} ({self.device}), at most {self.max_batch} rows at once>"
+
+
+_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """Keep the parent's sessions in a forked process: freed there, backends wait for threads that were not copied."""
+    for session in _SESSIONS:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _ordered(arrays: Mapping[str, Any]) -> Arrays:

@@ -49,6 +49,7 @@ class BackendSession(Session):
 
         torch.set_num_threads(self._threads)
         (array,) = feeds.values()
+        array = array if array.flags.writeable else array.copy()  # torch warns of what it could overwrite
         with torch.inference_mode(), nullcontext() if self.device == "cpu" else _float32_products():
             result = self._model(torch.from_numpy(array).to(self.device, torch.float32))
         tensors = result if isinstance(result, tuple) else (result,)

@@ -15,8 +15,10 @@ from tiny import tiny_asmlp, tiny_vip
 import mlpdeploy
 from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.export.export import export_model
+from mlpdeploy.export.labels import read_labels
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.runtime.torch import canonical_weights
+from mlpdeploy.torch_operator import use_operator
 
 VARIANTS = {
     "defaults": ({}, {}),
@@ -180,6 +182,55 @@ def test_weights_that_are_equal_stay_apart(tmp_path: Path, family: str) -> None:
     assert manifest.verification["passed"]
     weights = canonical_weights(tmp_path / "out" / "model.onnx")
     assert all(torch.equal(torch.from_numpy(weights[name]), tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_weight_in_two_places_and_another_operator_are_exported(tmp_path: Path) -> None:
+    model = use_operator(tiny_asmlp())
+    block = model.layers[0].blocks[0]
+    block.norm2.weight = block.norm1.weight
+    assert export_model(model, tmp_path / "out").verification["passed"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_default_type_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
+    export_model(tiny_asmlp(), tmp_path / "one", verify=False)
+    torch.set_default_dtype(dtype)
+    try:
+        assert export_model(tiny_asmlp(), tmp_path / "two").verification["passed"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in ("model.onnx", "model.cpu.onnx", "model.cpu.weights"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_model_that_was_changed_is_refused(tmp_path: Path) -> None:
+    replaced = tiny_asmlp(num_classes=1000)
+    replaced.head = torch.nn.Linear(42, 5)
+    for model, text in (
+        (replaced, r"changed after it was made \(head\.weight\).*pass num_classes"),
+        (tiny_asmlp().half(), "torch.float16 on cpu; wanted float32"),
+        (tiny_asmlp().to("meta"), "torch.float32 on meta"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            export_model(model, tmp_path / "out", verify=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_sizes_of_outputs_are_named_as_the_inputs(tmp_path: Path) -> None:
+    manifest = export_model(tiny_asmlp(features=True), tmp_path / "out", image_size="dynamic", verify=False)
+    assert manifest.inputs[0].shape == ("batch", 3, "8*height", "8*width")
+    sizes = [("batch", 21, "2*height", "2*width"), ("batch", 42, "height", "width")]
+    assert [spec.shape for spec in manifest.outputs] == sizes
+    for name in manifest.models:
+        outputs = onnx.load(tmp_path / "out" / name, load_external_data=False).graph.output
+        found = [tuple(d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim) for o in outputs]
+        assert found == sizes
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    (tmp_path / "labels.json").write_text('["cat", "dog"]', encoding="utf-8-sig")
+    assert read_labels(tmp_path / "labels.txt") == read_labels(tmp_path / "labels.json") == ["cat", "dog"]
 
 
 def test_nan_weights_are_refused(tmp_path: Path) -> None:

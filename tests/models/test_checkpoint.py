@@ -42,8 +42,21 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {"state_dict": prefixed("_orig_mod.module.")},
         {"state_dict": {name: -tensor for name, tensor in prefixed("model.").items()} | prefixed("ema_model.")},
         {"state_dict": {name: -tensor for name, tensor in prefixed("module.").items()} | prefixed("ema_model.module.")},
+        {"model": {"arch": "asmlp_t"}, "state_dict": STATE},
+        {"model": STATE, "ema": {"decay": 0.9, "shadow_params": list(STATE.values())}},
     ],
-    ids=["plain", "model", "module", "backbone beside a head", "EMA wins", "two prefixes", "EMA prefix", "and nested"],
+    ids=[
+        "plain",
+        "model",
+        "module",
+        "backbone beside a head",
+        "EMA wins",
+        "two prefixes",
+        "EMA prefix",
+        "and nested",
+        "options under model",
+        "EMA without names",
+    ],
 )
 def test_wrappers_and_prefixes(tmp_path: Path, content: dict) -> None:
     torch.save(content, tmp_path / "c.pth")
@@ -79,6 +92,34 @@ def test_a_metric_as_numpy_gave_it_is_skipped(tmp_path: Path) -> None:
 def test_safetensors(tmp_path: Path) -> None:
     save_file(dict(STATE), tmp_path / "c.safetensors")
     assert read_checkpoint(tmp_path / "c.safetensors")[0].keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda weight: weight.to(torch.int8), "of no real type (head.weight is int8)"),
+        (lambda weight: weight.to(torch.complex64), "of no real type (head.weight is complex64)"),
+        (lambda weight: weight.to_sparse(), "head.weight in c.pth is a tensor without plain values"),
+        (lambda weight: weight.to("meta"), "head.weight in c.pth is a tensor without plain values"),
+        (lambda weight: weight.double() * 1e300, "head.weight in c.pth has NaN or infinite values"),
+        (lambda weight: weight.sum(), "head.weight is a scalar, wanted 10x64"),
+    ],
+    ids=["int8", "complex", "sparse", "meta", "too large", "scalar"],
+)
+@pytest.mark.parametrize("name", ["asmlp_digits", None])
+def test_what_is_no_float_weight_is_named(tmp_path: Path, change, text: str, name: str | None) -> None:
+    state = full_state("asmlp_digits")
+    torch.save(state | {"head.weight": change(state["head.weight"])}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError) as error:
+        create_model(name, checkpoint=tmp_path / "c.pth")
+    assert text in str(error.value)
+
+
+def test_float8_weights_become_float32(tmp_path: Path) -> None:
+    state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in full_state("asmlp_digits").items()}
+    torch.save(state, tmp_path / "c.pth")
+    weights = create_model("asmlp_digits", checkpoint=tmp_path / "c.pth").state_dict()
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in weights.items())
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
@@ -193,6 +234,25 @@ def test_a_mismatch_guesses_the_cause(tmp_path: Path, content, cause: str) -> No
     assert cause in str(error.value)
 
 
+def test_a_vision_permutator_without_a_head_is_not_called_a_backbone(tmp_path: Path) -> None:
+    state = full_state("vip_digits")
+    torch.save({name: state[name] for name in state if not name.startswith("head")}, tmp_path / "c.pth")
+    for name in ("vip_digits", None):
+        with pytest.raises(CheckpointError, match="a Vision Permutator has no other outputs"):
+            create_model(name, checkpoint=tmp_path / "c.pth")
+
+
+def test_classes_for_feature_maps_are_refused(tmp_path: Path) -> None:
+    state = full_state("asmlp_digits")
+    torch.save(state, tmp_path / "c.pth")
+    assert create_model(checkpoint=tmp_path / "c.pth", features=True).config.features
+    with pytest.raises(UsageError, match=r"5 classes for feature maps; leave --num-classes or --features out$"):
+        create_model("asmlp_digits", features=True, num_classes=5)
+    torch.save({name: state[name] for name in state if not name.startswith("head")}, tmp_path / "c.pth")
+    with pytest.raises(UsageError, match="give a checkpoint that has a head"):
+        create_model(checkpoint=tmp_path / "c.pth", num_classes=5)
+
+
 @pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "asmlp_digits", "vip_digits"])
 def test_a_checkpoint_says_which_model_it_is_of(tmp_path: Path, name: str) -> None:
     state = full_state(name, num_classes=7)
@@ -267,7 +327,10 @@ def test_what_is_said_of_a_checkpoint_is_not_passed_over(tmp_path: Path) -> None
         {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "network.0.proj.weight": torch.zeros(8, 8, 2, 2)},
         {name: tensor for name, tensor in STATE.items() if name != "layers.1.blocks.0.norm2.bias"},
         # Nine channels cannot be cut into segments for a grid of 14 by 14.
-        model_from_config(VipConfig((1,), (9,), (False,), 16)).state_dict(),
+        {
+            name: torch.zeros_like(tensor)
+            for name, tensor in model_from_config(VipConfig((1,), (9,), (False,), 16)).state_dict().items()
+        },
     ],
     ids=["foreign", "dimensions", "body", "nothing", "no stage", "a part", "segments"],
 )

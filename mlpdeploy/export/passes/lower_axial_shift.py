@@ -5,7 +5,7 @@
   (shift_size - 1 - g), taps `dilation` apart: exact, because every product is with 0 or 1 and every sum has one term.
 - `slice`: Pad, one Slice per group, Concat per direction; the padded tensor is shared by the groups.
 
-`circular`, `reflect` and `replicate` pad first, then convolve without padding.
+`reflect` and `replicate` pad first, then convolve without padding; `circular` likewise, with Slice and Concat for Pad.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _conv(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis: 
     if spec.padding == "zero":
         pads[along] = pads[along + 2] = spec.reach
     elif spec.reach:
-        nodes.append(_pad(model, node, spec, axis))
+        nodes += _continued(model, node, spec, axis)
         source = nodes[-1].outputs[0]
     dilations = [1, 1]
     dilations[along] = spec.dilation
@@ -108,8 +108,8 @@ def _slices(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis
     assert source is not None
     if spec.reach == 0:
         return [ir.node("Identity", [source], name=f"{node.name}/{axis}")]
-    padded = _pad(model, node, spec, axis)
-    nodes, parts, first = [padded], [], 0
+    nodes = _continued(model, node, spec, axis)
+    padded, parts, first = nodes[-1], [], 0
     axes = constant(model, f"axes_channel_{axis}", np.array([1, _AXES[axis]], np.int64))
     for group, count in enumerate(spec.group_sizes(channels)):
         if count == 0:
@@ -137,14 +137,41 @@ def _slices(model: ir.Model, node: ir.Node, spec: ShiftSpec, channels: int, axis
     return nodes
 
 
-def _pad(model: ir.Model, node: ir.Node, spec: ShiftSpec, axis: str) -> ir.Node:
+def _continued(model: ir.Model, node: ir.Node, spec: ShiftSpec, axis: str) -> list[ir.Node]:
+    """Return the nodes that continue the image along one axis, `w` or `h`; the last one gives the larger image."""
     source = node.inputs[0]
     assert source is not None
+    if spec.padding == "circular":
+        return _wrapped(model, node, source, spec.reach, axis)
     amounts = np.zeros(8, np.int64)
     amounts[_AXES[axis]] = amounts[_AXES[axis] + 4] = spec.reach
     pads = constant(model, f"pads_{axis}_{spec.reach}", amounts)
-    mode = ONNX_PAD_MODE[spec.padding]
-    padded = ir.node("Pad", [source, pads], {"mode": mode}, name=f"{node.name}/{axis}/Pad")
-    padded.outputs[0].type = source.type
-    padded.outputs[0].name = f"{padded.name}:0"
-    return padded
+    padded = ir.node("Pad", [source, pads], {"mode": ONNX_PAD_MODE[spec.padding]}, name=f"{node.name}/{axis}/Pad")
+    return [_typed(padded, source)]
+
+
+def _wrapped(model: ir.Model, node: ir.Node, source: ir.Value, reach: int, axis: str) -> list[ir.Node]:
+    """Return the nodes of a circular continuation; as a mode of Pad, OpenVINO does not know it."""
+    axes = constant(model, f"axis_{axis}", np.array([_AXES[axis]], np.int64))
+    ends = [
+        ir.node(
+            "Slice",
+            [
+                source,
+                constant(model, f"from_{first}", np.array([first], np.int64)),
+                constant(model, f"until_{name}", np.array([stop], np.int64)),
+                axes,
+            ],
+            name=f"{node.name}/{axis}/{name}",
+        )
+        for name, first, stop in (("end", -reach, np.iinfo(np.int64).max), (f"first_{reach}", 0, reach))
+    ]
+    last, first = (_typed(piece, source).outputs[0] for piece in ends)
+    joined = ir.node("Concat", [last, source, first], {"axis": _AXES[axis]}, name=f"{node.name}/{axis}/Wrap")
+    return [*ends, _typed(joined, source)]
+
+
+def _typed(node: ir.Node, source: ir.Value) -> ir.Node:
+    """Return the node, after giving its output a name and the type of `source`."""
+    node.outputs[0].type, node.outputs[0].name = source.type, f"{node.name}:0"
+    return node
