@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import FILE_NAME, Manifest
 
+_YOUNG_SECONDS = 3600.0
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -110,17 +114,53 @@ def new_artifact(directory: Path, fix: str = "") -> Iterator[Path]:
     directory = Path(os.path.abspath(directory))
     with disk_errors(directory, fix):
         directory.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(directory)
         staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
         try:
-            staging.chmod(0o755)
-            yield staging
-            for path in staging.rglob("*"):
-                _sync(path)
-            _sync(staging)
-            _replace_folder(staging, directory)
-            _sync(directory.parent)
+            with lock_folder(staging):
+                staging.chmod(0o755)
+                yield staging
+                for path in staging.rglob("*"):
+                    _sync(path)
+                _sync(staging)
+                _replace_folder(staging, directory)
+                _sync(directory.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what killed commands left beside an artifact an hour ago or more; who is at work holds its folder."""
+    for path in directory.parent.glob(f".{glob.escape(directory.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # somebody else's, or removed by somebody else
+            if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < _YOUNG_SECONDS:
+                continue
+            with lock_folder(path) as mine:
+                if mine:
+                    shutil.rmtree(path)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Hold a folder against other processes; yields whether nobody else holds it. The lock ends with the process.
+
+    Without `fcntl` (Windows) nobody is asked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
 
 
 def _replace_folder(staging: Path, directory: Path) -> None:

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlpdeploy import artifact as module
-from mlpdeploy.artifact import check_files, check_output, new_artifact, write_file
+from mlpdeploy.artifact import check_files, check_output, lock_folder, new_artifact, write_file
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import FILE_NAME
 
@@ -103,6 +104,25 @@ def test_killed_while_writing_leaves_the_old_artifact(tmp_path: Path) -> None:
     process.stdout.close()
     assert (target / FILE_NAME).read_text() == "old"
     assert names(target) == [FILE_NAME]
+
+
+def test_what_killed_commands_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    def left(name: str, age: float) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"half of it")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+        return tmp_path / name
+
+    old, young, others = left(".a.x1.partial", 4000), left(".a.x2.partial", 3000), left(".ab.x3.partial", 4000)
+    busy = left(".a.x4.partial", 4000)
+    (tmp_path / ".a.x5.partial").symlink_to(others)
+    with lock_folder(busy) as mine:
+        assert mine
+        with new_artifact(tmp_path / "a") as staging:
+            assert not old.exists() and staging.exists()
+            with lock_folder(staging) as free:
+                assert not free
+    assert young.exists() and others.exists() and busy.exists() and (tmp_path / ".a.x5.partial").is_symlink()
 
 
 def test_write_file_replaces_or_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

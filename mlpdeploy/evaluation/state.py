@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.artifact import disk_errors, write_file
+from mlpdeploy.artifact import disk_errors, lock_folder, write_file
 from mlpdeploy.errors import UsageError
 
 FILE_NAME = "state.json"
@@ -176,7 +176,9 @@ def open_state(folder: Path | None, data: DataIdentity) -> Iterator[State]:
         raise UsageError(f"{folder} holds something else", "an empty folder, or one that --resume made")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with lock_folder(folder) as mine:
+        if not mine:
+            raise UsageError(f"another process is at work in {folder}", "a folder for each evaluation")
         state = _read(folder, data) if (folder / FILE_NAME).exists() else State(folder, data, [])
         state.write()
         yield state
@@ -202,22 +204,3 @@ def _read(folder: Path, data: DataIdentity) -> State:
             other,
         )
     return State(folder, data, candidates)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes; the lock ends with the process. Nothing happens without `fcntl`."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is at work in {folder}", "a folder for each evaluation") from None
-        yield
-    finally:
-        os.close(handle)
