@@ -192,7 +192,8 @@ def calibration_for(
     """Return the ranges that the recipe needs, from the cache or from the images; None where it needs none.
 
     Raises:
-        UsageError: neither images nor a cache, or both of no use; or the cache cannot be written.
+        UsageError: neither images nor a cache, or both of no use; a kept name is no module's; or the cache cannot be
+            written.
         ArtifactError: the cache is of another model or of other images.
     """
     int8 = recipe.precision == "int8"
@@ -207,6 +208,9 @@ def calibration_for(
         check_files(Path(cache))
     manifest = source.manifest
     model, _ = source.lowered("cpu")
+    # Modules are the same for every target; which nodes they have there is seen when it is written.
+    modules = dataclasses.replace(recipe, keep=tuple(name.partition("/")[0] for name in recipe.keep))
+    modules.check_names(str(node.name) for node in model.graph)
     counted = quantized_tensors(model) if int8 else []
     tensors = counted if recipe.rest == "fp32" and int8 else activations(model)
     identity = model_identity(manifest)

@@ -169,6 +169,12 @@ def test_a_kept_block_stays_in_float32(exported: Path, images: Path, tmp_path: P
     assert operators(tmp_path / "mixed" / "model.cpu.onnx").count("AxialShiftBlock") == 1
 
 
+@pytest.mark.parametrize("name", ["layers.0.blok", "layers.7.blocks.0/Conv"])
+def test_a_block_that_is_none_is_refused_before_the_images_are_read(exported: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no node of the model is 'layers"):
+        quantize_artifact(exported, tmp_path / "out", Recipe("int8", keep=(name,)), images=tmp_path / "none")
+
+
 def test_the_cache_serves_every_calibrator_and_no_other_model(exported: Path, images: Path, tmp_path: Path) -> None:
     cache = tmp_path / "ranges.json"
     quantize_artifact(exported, tmp_path / "first", INT8, images=images, cache=cache, verify=False)
