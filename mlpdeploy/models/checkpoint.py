@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -13,21 +11,15 @@ import torch
 from torch import nn
 
 from mlpdeploy.env import require
-from mlpdeploy.errors import CheckpointError, UsageError
-from mlpdeploy.models.asmlp import AsMlpConfig
-from mlpdeploy.models.build import model_from_config
-from mlpdeploy.models.registry import DEMO_MODELS, MODELS, Config, ModelEntry, entry_of
-from mlpdeploy.models.vip import VipConfig
+from mlpdeploy.errors import CheckpointError
+from mlpdeploy.models.identify import STEM, body, custom, registered
 
 StateDict = dict[str, torch.Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
 # Where training code puts the weights inside of a checkpoint, in the order of preference: EMA weights are what was
 # evaluated. A file that has several says in `source` which one was taken.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model", "state_dict", "module")
 _PREFIXES = ("ema_model.", "model_ema.", "ema.", "module.", "_orig_mod.", "model.", "backbone.", "encoder.")
-_SIDE = 224  # pixels that a model with sizes of its own is taken to be for
-_STEM, _STEM_DIMENSIONS = "patch_embed.proj.weight", 4  # (embed_dim, in_chans, patch, patch) in every model
 _IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
 
 
@@ -181,112 +173,6 @@ def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: 
     model.load_state_dict({name: state[name].to(torch.float32) for name in wanted})
 
 
-def identify(state: StateDict, path: Path) -> tuple[ModelEntry, dict[str, Any]]:
-    """Return the model whose weights these are, and the options for `create_model` that they imply.
-
-    It is a registered one, or one whose sizes are read from the weights' names and shapes: `asmlp_custom`, or
-    `vip_custom` for 224x224 pixels. The options are `in_chans` and `num_classes`, or `features` for an AS-MLP without
-    a head. What leaves no trace in weights, such as the shift size, is as published.
-
-    Args:
-        state: as `read_checkpoint` returns it.
-        path: the file, for the error's text.
-
-    Raises:
-        CheckpointError: they are none of an AS-MLP or a Vision Permutator.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    entry = _registered(shapes) or _custom(shapes)
-    if entry is None:
-        raise CheckpointError(
-            f"{path.name} fits no model that mlpdeploy knows",
-            "weights of an AS-MLP or a weighted Vision Permutator (mlpdeploy models)",
-            "name the model that is nearest with --model to see what differs",
-        )
-    implied: dict[str, Any] = {"in_chans": state[_STEM].shape[1]}
-    if "head.weight" in state:
-        implied["num_classes"] = next(iter(state["head.weight"].shape), None)
-    elif entry.family == "asmlp":
-        implied["features"] = True
-    return entry, implied
-
-
-def _registered(shapes: Shapes) -> ModelEntry | None:
-    """Return the registered model with these tensors, whatever its head, its last norms and its channels are."""
-    if len(shapes.get(_STEM, ())) != _STEM_DIMENSIONS:
-        return None
-    return next((entry for entry in (*MODELS, *DEMO_MODELS) if _has_body(entry.config, shapes)), None)
-
-
-def _has_body(config: Config, shapes: Shapes) -> bool:
-    """Whether these are the tensors of such a model, whatever its head, its last norms and its channels are."""
-    own = model_from_config(dataclasses.replace(config, in_chans=shapes[_STEM][1]), "meta").state_dict()
-    return _body(shapes) == _body({name: tuple(tensor.shape) for name, tensor in own.items()})
-
-
-def _custom(shapes: Shapes) -> ModelEntry | None:
-    """Return a model whose sizes are read from the tensors; None if these are not those of such a model."""
-    try:
-        config = _asmlp_config(shapes) or _vip_config(shapes)
-        if config is None or not _has_body(config, shapes):
-            return None
-    except (KeyError, ValueError, IndexError, ZeroDivisionError, UsageError):  # a part is missing or makes no sense
-        return None
-    return entry_of("asmlp_custom" if isinstance(config, AsMlpConfig) else "vip_custom", config)
-
-
-def _asmlp_config(shapes: Shapes) -> AsMlpConfig | None:
-    depths = _depths(shapes, "layers.{}.blocks.{}.mlp.fc1.weight")
-    if not depths:
-        return None
-    embed_dim, _, patch_size, _ = shapes[_STEM]
-    hidden = shapes["layers.0.blocks.0.mlp.fc1.weight"][0]
-    divisor = patch_size << (len(depths) - 1)
-    side = max(divisor, round(_SIDE / divisor) * divisor)
-    return AsMlpConfig(embed_dim, depths, patch_size, hidden // embed_dim, image_size=(side, side))
-
-
-def _vip_config(shapes: Shapes) -> VipConfig | None:
-    """Read a Vision Permutator: `network` has stages, and convolutions behind some of them."""
-    depths: list[int] = []
-    widths: list[int] = []
-    downsample: list[bool] = []
-    for index in itertools.count():
-        if f"network.{index}.proj.weight" in shapes:
-            downsample[-1] = True
-            continue
-        depth = _count(shapes, f"network.{index}.{{}}.attn.mlp_c.weight")
-        if not depth:
-            break
-        depths.append(depth)
-        widths.append(shapes[f"network.{index}.0.attn.mlp_c.weight"][0])
-        downsample.append(False)
-    if not depths:
-        return None
-    ratio = shapes["network.0.0.mlp.fc1.weight"][0] // widths[0]
-    config = VipConfig(tuple(depths), tuple(widths), tuple(downsample), shapes[_STEM][2], ratio)
-    grid = config.grid
-    for width, halved in zip(widths, downsample, strict=True):
-        if width % grid:  # the segments that are mixed along an axis
-            return None
-        grid //= 2 if halved else 1
-    return config
-
-
-def _depths(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """Return how many blocks each stage has; `name` is a tensor of stage {} and block {}."""
-    counts = (_count(shapes, name.replace("{}", str(stage), 1)) for stage in itertools.count())
-    return tuple(itertools.takewhile(bool, counts))
-
-
-def _count(shapes: Shapes, name: str) -> int:
-    return next(index for index in itertools.count() if name.format(index) not in shapes)
-
-
-def _body(shapes: Shapes) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if not name.startswith(("head.", "norm"))}
-
-
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
@@ -298,7 +184,7 @@ def _few(items: list[str], shown: int = 3) -> str:
 def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_name: str) -> str:
     """Return the most likely reason for a mismatch, in one sentence."""
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if _body(have) == _body(wanted) and "head.weight" in wanted:
+    if body(have) == body(wanted) and "head.weight" in wanted:
         head = have.get("head.weight")
         if head is None:
             if any(name.startswith("network.") for name in wanted):
@@ -306,13 +192,13 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
             return "it is a backbone without a classifier: export it with --features"
         if head and head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
-    entry = _registered(have)
-    if entry is None and _custom(have) is not None:
+    entry = registered(have)
+    if entry is None and custom(have) is not None:
         return "it is a model with sizes of its own: leave --model out, they are read from it"
     if entry is not None and entry.name != model_name:
         return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
-    first = have.get(_STEM)
-    if first and wanted[_STEM][1] != first[1]:
+    first = have.get(STEM)
+    if first and wanted[STEM][1] != first[1]:
         return f"its images have {first[1]} channels: pass --in-chans {first[1]}"
     if not set(have) & set(wanted):
         return "no tensor name is the same: it is not a checkpoint of this family"

@@ -9,7 +9,8 @@ from typing import Any
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig, Branches
 from mlpdeploy.models.build import Model, model_from_config, random_weights
-from mlpdeploy.models.checkpoint import identify, load_checkpoint, read_checkpoint
+from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
+from mlpdeploy.models.identify import identify
 from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.ops.axial_shift import Padding
 
