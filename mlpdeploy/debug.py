@@ -20,24 +20,17 @@ import numpy as np
 from mlpdeploy.env import closest, require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest, checked_file, read_manifest
-from mlpdeploy.ops import axial_shift_block, patch_merging
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.quant.blocks import blocks_of
 from mlpdeploy.quant.data import FEWEST, calibration_images
 from mlpdeploy.runtime.onnxruntime import inference_session
+from mlpdeploy.verify.diverge import ON_ROWS
 
 if TYPE_CHECKING:
     import onnx
 
 BACKENDS = ("onnxruntime", "tensorrt")
 IMAGES = 4
-# Whose values are channels-last, under the names that they have as planes in the canonical model.
-ON_ROWS = (
-    axial_shift_block.BF16_NAME,
-    axial_shift_block.INT8_NAME,
-    patch_merging.BF16_NAME,
-    patch_merging.INT8_NAME,
-)
 
 
 @dataclass(frozen=True)
