@@ -69,9 +69,8 @@ def _package(module: str, purpose: str) -> Finding:
     target = f"'mlpdeploy[{extra}]'" if extra else distributions[0]
     status: Status = "missing" if module == "onnxruntime" else "warning"
     if problem:
-        return Finding(
-            module, status, f"{version}, which cannot be loaded: {problem}", "pip install --force-reinstall it"
-        )
+        again = f"pip install --force-reinstall {distributions[0]}"
+        return Finding(module, status, f"{version}, which cannot be loaded: {problem}", again)
     return Finding(module, status, f"not installed ({purpose})", f"pip install {target}")
 
 

@@ -156,6 +156,7 @@ def test_doctor_of_a_package_that_cannot_be_loaded(tmp_path: Path, package: str,
     (found,) = (finding for finding in json.loads(done.stdout) if finding["name"] == package)
     assert "cannot be loaded: libx.so.1: no such file" in found["detail"]
     assert found["status"] == ("missing" if code else "warning")
+    assert found["fix"] == f"pip install --force-reinstall {package}"
 
 
 def test_doctor() -> None:

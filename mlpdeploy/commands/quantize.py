@@ -74,7 +74,8 @@ def quantize(
     goal = None if max_drop is None and min_sqnr is None else Goal(max_drop, min_sqnr)
     if goal is None and labelled is not None:
         raise UsageError("--data without --max-drop or --min-sqnr", fix="labelled images serve the search only")
-    checked_source(directory, output, recipe, targets or None, force)  # before a search, which takes its time
+    if goal is not None:  # before the search, which takes its time
+        checked_source(directory, output, recipe, targets or None, force)
     say, report = steps(), None
     with tempfile.TemporaryDirectory() as folder, bar(f"quantizing to {precision}") as count:
         shared: dict[str, Any] = {"images": images, "threads": threads, "skip_bad": skip_bad}
