@@ -22,7 +22,7 @@ class BenchPlan:
     Attributes:
         batches: rows per run.
         threads: of every candidate.
-        seconds: of measuring per batch size, all candidates together.
+        seconds: of measuring per batch size, all candidates together; as many again for `callers`.
         warmup: runs of each candidate before its first round.
         min_runs: timed runs per candidate at least.
         height_width: of the images, in pixels.

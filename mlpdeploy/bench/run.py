@@ -67,7 +67,7 @@ def bench_artifact(
         directory: made by `mlpdeploy export`.
         batches: rows per run; None means 1 and 8, or the one that the artifact is fixed to.
         threads: of every candidate; None takes every processor that this process may use.
-        seconds: of measuring per batch size, all candidates together.
+        seconds: of measuring per batch size, all candidates together; as many again for `callers`.
         warmup: runs of each candidate before its first round.
         min_runs: timed runs per candidate at least.
         image_size: pixels, one number or (height, width), where the artifact leaves them open; None means the model's.

@@ -19,7 +19,7 @@ from mlpdeploy.errors import UsageError
 @click.argument("directory", type=ARTIFACT)
 @click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1, 8]")
 @click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: the model's own]")
-@click.option("--seconds", default=20.0, show_default=True, help="Measuring time per batch size.")
+@click.option("--seconds", default=20.0, show_default=True, help="Measuring time per batch size; twice with --callers.")
 @click.option("--peer", "peers", multiple=True, help="Compare with these only; `none` for no peer. Repeat for several.")
 @click.option(
     "--callers", multiple=True, type=int, help="Also: throughput of so many threads at once. Repeat for a sweep."

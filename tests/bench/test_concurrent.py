@@ -26,9 +26,9 @@ def sleeps(feed: np.ndarray) -> list[np.ndarray]:
 def test_callers_that_do_not_wait_for_each_other_get_more() -> None:
     one, four = measure_concurrent(sleeps, FEED, (1, 4), seconds=2.4)
     assert (one.callers, four.callers, one.batch) == (1, 4, 2)
-    assert one.images_per_s == pytest.approx(2 / SLEEP, rel=0.3)
-    assert four.images_per_s == pytest.approx(4 * one.images_per_s, rel=0.3)
-    assert four.p50_ms == pytest.approx(1000 * SLEEP, rel=0.3)
+    assert one.images_per_s <= 2 / SLEEP  # on a busy machine it sleeps longer
+    assert 2.5 * one.images_per_s < four.images_per_s <= 4 * 2 / SLEEP
+    assert four.p50_ms >= 1000 * SLEEP
     for each in (one, four):
         assert each.lowest_images_per_s <= each.images_per_s <= each.highest_images_per_s
         assert each.p50_ms <= each.p95_ms <= each.p99_ms
