@@ -26,6 +26,8 @@ ROWS_PER_STREAM_RUN = 2
 # OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+# Held while a shape is computed for the first time, see `BackendSession._meet`. One for the process, as OpenVINO's cache is.
+_MEETING = Lock()
 
 
 class BackendSession(Session):
@@ -91,6 +93,8 @@ class BackendSession(Session):
 
     def _run(self, requests: _Requests, parts: list[Arrays], into: Arrays | None) -> Arrays:
         """Run the parts, as many at once as there are streams, and return the results in order."""
+        for part in parts:
+            self._meet(requests, part)
         results: list[list[Any]] = []
         with requests.taken(min(requests.streams, len(parts))) as taken:
             start = 0
@@ -108,6 +112,22 @@ class BackendSession(Session):
         arrays = [[tensor.data for tensor in tensors] for tensors in results]
         joined = arrays[0] if len(arrays) == 1 else [np.concatenate(column) for column in zip(*arrays, strict=True)]
         return {spec.name: array for spec, array in zip(self.outputs, joined, strict=True)}
+
+    def _meet(self, requests: _Requests, part: Arrays) -> None:
+        """Run a part alone if it has the first rows of their shape.
+
+        OpenVINO 2026.4.1 makes its kernels for a shape when it first comes. Where two streams do so at the same time,
+        one of them may be given a product with a fused Gelu that is wrong, and stays so: on an AMD Zen 5 that happened
+        to Vision Permutator in every third process. A kernel that has run once is safe for all streams.
+        """
+        shapes = tuple(array.shape for array in part.values())
+        if shapes in requests.met:
+            return
+        with _MEETING, requests.taken(1) as (request,):
+            self._bind(request, part, None)
+            request.start_async()
+            request.wait()
+        requests.met.add(shapes)
 
     def _bind(self, request: Any, feeds: Arrays, into: Arrays | None) -> list[Any]:
         """Give a request the caller's memory for its inputs and outputs, or new tensors for the outputs."""
@@ -155,6 +175,7 @@ class _Requests:
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
         self.streams = int(compiled.get_property("NUM_STREAMS"))
+        self.met: set[tuple[tuple[int, ...], ...]] = set()  # the inputs' shapes that were computed before
         self._free: deque[Any] = deque()
 
     @contextmanager

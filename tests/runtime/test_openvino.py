@@ -96,6 +96,59 @@ def test_feature_maps_of_any_size(artifacts: dict[str, Path], size: tuple[int, i
         np.testing.assert_array_equal(into[name], maps[name])
 
 
+class Watched:
+    """An infer request; the list gets (input's shape, how many run) whenever one starts."""
+
+    def __init__(self, request: Any, running: set[Watched], started: list[tuple[tuple[int, ...], int]]) -> None:
+        self.request, self.running, self.started = request, running, started
+
+    def set_tensor(self, name: str, tensor: Any) -> None:
+        if name == "input":
+            self.shape = tuple(tensor.shape)
+        self.request.set_tensor(name, tensor)
+
+    def start_async(self) -> None:
+        self.running.add(self)
+        self.started.append((self.shape, len(self.running)))
+        self.request.start_async()
+
+    def wait(self) -> None:
+        self.request.wait()
+        self.running.discard(self)
+
+
+def test_the_first_rows_of_a_shape_run_alone(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two streams meet a shape at once, OpenVINO's kernels for it may be wrong for good."""
+    running: set[Watched] = set()
+    started: list[tuple[tuple[int, ...], int]] = []
+    take = backend._Requests._one
+
+    def watched(requests: Any) -> Watched:
+        request = take(requests)
+        return request if isinstance(request, Watched) else Watched(request, running, started)
+
+    monkeypatch.setattr(backend._Requests, "_one", watched)
+    two, one = (2, 3, 32, 32), (1, 3, 32, 32)
+    with load(artifacts["vip"], "openvino", threads=2) as session:
+        session.run({"input": images(8)})
+        session.run({"input": images(3)})
+        session.run({"input": images(8)})
+    assert started[:5] == [(two, 1), (two, 1), (two, 2), (two, 2), (two, 2)]
+    assert [count for shape, count in started if shape == one][:2] == [1, 1]  # alone, then the first of two
+    assert sum(shape == two and count == 1 for shape, count in started) == 3  # not again
+
+
+def test_sessions_do_not_meet_their_first_shapes_at_once(artifacts: dict[str, Path]) -> None:
+    with load(artifacts["vip"], "openvino", threads=1) as session:
+        with backend._MEETING:
+            waiting = session.run_async({"input": images(1)})
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+        assert waiting.result(timeout=60)["logits"].shape == (1, 7)
+        with backend._MEETING:
+            session.run_async({"input": images(1)}).result(timeout=60)
+
+
 def test_results_are_not_overwritten_by_later_runs(artifacts: dict[str, Path]) -> None:
     with load(artifacts["asmlp"], "openvino", threads=1) as session:
         into = np.empty((2, 7), np.float32)
