@@ -26,7 +26,7 @@ ROWS_PER_STREAM_RUN = 2
 # OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
-# Held while a shape is computed for the first time, see `BackendSession._meet`. One for the process, as OpenVINO's cache is.
+# Held while a shape is computed for the first time (`BackendSession._meet`): OpenVINO's cache is one for the process.
 _MEETING = Lock()
 
 
