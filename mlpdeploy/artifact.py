@@ -105,13 +105,13 @@ def new_artifact(directory: Path, fix: str = "") -> Iterator[Path]:
     """Yield a fresh folder beside `directory`, which takes that name when the block ends well, and vanishes otherwise.
 
     Args:
-        directory: the folder to make or to replace.
+        directory: the folder to make or to replace; where it is a link, what it points to.
         fix: see `disk_errors`.
 
     Raises:
         ArtifactError: the place cannot be written, or the disk is full.
     """
-    directory = Path(os.path.abspath(directory))
+    directory = Path(os.path.realpath(directory))
     with disk_errors(directory, fix):
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(directory)

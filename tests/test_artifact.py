@@ -54,6 +54,19 @@ def test_an_old_folder_is_replaced_or_kept(tmp_path: Path, exchange: bool, monke
     assert names(tmp_path) == ["out"]
 
 
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    link = tmp_path / "current"
+    link.symlink_to("models/one")
+    for text in ("new", "newer"):  # the link dangles at first
+        with new_artifact(link) as staging:
+            (staging / "file").write_text(text)
+        assert os.readlink(link) == "models/one"
+        assert (tmp_path / "models" / "one" / "file").read_text() == text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert os.listdir(tmp_path / "models") == ["one"]
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     target = old_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="no space left"), new_artifact(target) as staging:
