@@ -240,7 +240,7 @@ def test_the_interface_is_onnxruntimes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-SANITIZED = ["g++", "-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall",
+SANITIZED = ["g++", "-std=c++17", "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall",
              "-Wextra", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # of GCC 12's AVX-512 headers
              f"-I{CSRC / CPU_FOLDER}", "-pthread"]  # fmt: skip
 
@@ -308,7 +308,7 @@ def test_gelu(tmp_path: Path, isa: str) -> None:
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_what_a_thread_keeps_is_its_own(tmp_path: Path, sanitizers: str) -> None:
     folder, program = CSRC / CPU_FOLDER, tmp_path / "spares"
-    checks = ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
+    checks = ["-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
     source = Path(__file__).parent / "native" / "spares.cpp"
     command = ["g++", "-std=c++17", *checks, f"-I{folder}", folder / "spares.cpp", source, "-o", program, "-pthread"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)

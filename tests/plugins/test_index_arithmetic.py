@@ -109,7 +109,7 @@ def run_cases(program: Path, cases: list[Case], folder: Path, rng: np.random.Gen
 @pytest.fixture(scope="module")
 def host_shift(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("native") / "host_shift"
-    compile_host("host_shift.cpp", program, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    compile_host("host_shift.cpp", program, "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
     return program
 
 
