@@ -158,11 +158,14 @@ def sanitize(library: Path, deadline: float) -> dict[str, str]:
     torch's own cache of memory is off: within one large piece of it no access is out of bounds. The kernel has no
     shared memory, so racecheck has little to find.
     """
-    if shutil.which("compute-sanitizer") is None:
-        return dict.fromkeys(SANITIZERS, "not run: no compute-sanitizer on PATH")
+    nvcc = find_nvcc()
+    beside = nvcc.resolve().with_name("compute-sanitizer") if nvcc else None
+    sanitizer = shutil.which("compute-sanitizer") or (str(beside) if beside and beside.is_file() else None)
+    if sanitizer is None:
+        return dict.fromkeys(SANITIZERS, "not run: no compute-sanitizer on PATH or beside nvcc")
     results = {}
     for index, tool in enumerate(SANITIZERS):
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, __file__, "--check"]
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, __file__, "--check"]
         seconds = (deadline - time.monotonic()) / (len(SANITIZERS) - index)
         if seconds < 1:
             results[tool] = "not run: no time left"

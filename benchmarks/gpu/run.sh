@@ -61,8 +61,8 @@ first() { # the first reason that is not empty
   return 0
 }
 # The labels' names do not matter, and a package with ImageNet's may be missing.
-export_model() {
-  "$python" -m mlpdeploy export --model "$1" -o "$scratch/$1" --labels "$scratch/labels.txt" --no-verify
+export_model() { # MODEL [FOLDER]
+  "$python" -m mlpdeploy export --model "$1" -o "$scratch/${2:-$1}" --labels "$scratch/labels.txt" --no-verify
 }
 seq -f 'class_%.0f' 0 999 >"$scratch/labels.txt"
 to_file() { # FILE COMMAND...: JSON from stdout
@@ -73,6 +73,10 @@ to_file() { # FILE COMMAND...: JSON from stdout
 quantized() { # PRECISION OPTIONS...
   local precision=$1
   shift
+  # Quantized files keep the form of the shift, and without headers there is no plugin.
+  if [ -n "$no_headers" ]; then
+    "$python" -m mlpdeploy lower "$scratch/asmlp_t" --target tensorrt --shift conv --force --no-verify
+  fi
   "$python" -m mlpdeploy quantize "$scratch/asmlp_t" -o "$scratch/$precision" --precision "$precision" "$@" \
     --target tensorrt --no-verify &&
     "$python" benchmarks/gpu/runtime.py "$scratch/$precision" -o "$out/tensorrt_asmlp_t_$precision.json"
@@ -95,8 +99,11 @@ for model in $models; do
 done
 step onnxruntime_tensorrt "$(first "$no_gpu" "$no_ort" "$no_tensorrt")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
   "$scratch/asmlp_t" --backend onnxruntime-tensorrt -o "$out/onnxruntime_tensorrt_asmlp_t.json"
-step embedded_plugin "$(first "$no_gpu" "$no_tensorrt" "$no_embedded" "$no_nvcc")" "$python" benchmarks/gpu/runtime.py \
-  "$scratch/asmlp_t" --plugin embedded -o "$out/tensorrt_asmlp_t_embedded.json"
+embedded() { # in an artifact of its own: of several engines a session takes the one that was measured
+  export_model asmlp_t embedded &&
+    "$python" benchmarks/gpu/runtime.py "$scratch/embedded" --plugin embedded -o "$out/tensorrt_asmlp_t_embedded.json"
+}
+step embedded_plugin "$(first "$no_gpu" "$no_tensorrt" "$no_embedded" "$no_nvcc")" embedded
 step fp16 "$(first "$no_gpu" "$no_tensorrt")" quantized fp16
 no_data=""
 [ -n "${CALIBRATION_DATA:-}" ] || no_data="no CALIBRATION_DATA"

@@ -49,6 +49,8 @@ def examine(
     }
     failed = [] if report.passed else ["parity"]
     with load(directory, backend="tensorrt") as session:
+        if session.sidecar != built.sidecar:  # type: ignore[attr-defined]
+            failed.append("another engine was run")
         sizes = sorted({1, 8, session.max_batch, session.max_batch + 1})
         for batch in sizes:
             session.warmup(batch)

@@ -136,6 +136,21 @@ TEST_CASE("hardware-compatible and version-compatible engines run elsewhere") {
   CHECK(older.refusal().empty());
 }
 
+TEST_CASE("the same version is told with more or fewer numbers") {
+  const std::string here = fake_version();
+  const auto dots = std::count(here.begin(), here.end(), '.');
+  const std::string three = dots < 3 ? here : here.substr(0, here.rfind('.'));
+  for (const std::string& told : {here + ".post1", three + ".post1", three, three + ".7.post1"}) {
+    const bool other_build = dots == 3 && told == three + ".7.post1" && here != three + ".7";
+    const EngineFolder folder("asmlp");
+    folder.add(with("version", told));
+    CHECK_MESSAGE(folder.refusal().empty() != other_build, told);
+  }
+  const EngineFolder newer("asmlp");
+  newer.add(with("version", three.substr(0, three.rfind('.')) + ".99.post1"));
+  CHECK(newer.refusal().find("it is for TensorRT") != std::string::npos);
+}
+
 TEST_CASE("damaged folders are refused before anything is loaded") {
   const std::string again = "; build the engine again with mlpdeploy build --force";
   const EngineFolder folder("asmlp");

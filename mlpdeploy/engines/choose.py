@@ -17,6 +17,7 @@ from mlpdeploy.errors import MissingDependencyError
 from mlpdeploy.manifest import Manifest
 from mlpdeploy.runtime.session import LoadOptions
 from mlpdeploy.runtime.tensorrt import BackendSession
+from mlpdeploy.runtime.tensorrt_api import EngineError
 
 ROUNDS, RUNS = 5, 10
 _BUILD_SHARE = 0.45  # of the progress bar, for each of the two
@@ -33,11 +34,14 @@ def build_fastest(
     The slower one is removed, unless it was there before. Where nothing reaches CUDA from Python, neither can be run:
     then the one with the plugin stays, with a warning.
 
+    Where TensorRT does not build the plugin's, the other one stays, with a warning, unless the plugin was asked for.
+
     Raises:
         As `build_artifact`.
     """
     tell = progress or (lambda done, text: None)
     forms = [dataclasses.replace(options, shift="plugin"), dataclasses.replace(options, shift="native", plugin=None)]
+    warnings: tuple[str, ...] = ()
     for form in forms if not force else ():
         known = find_engine(directory, manifest, form)
         if known is not None and known.sidecar.measured_ms:
@@ -48,13 +52,20 @@ def build_fastest(
         def part(done: float, text: str, start: float = number * _BUILD_SHARE, shift: str = form.shift) -> None:
             tell(start + _BUILD_SHARE * done, f"{shift}: {text}")
 
-        built.append(build_one(directory, manifest, form, force=force, progress=part))
+        try:
+            built.append(build_one(directory, manifest, form, force=force, progress=part))
+        except EngineError as error:
+            if form.shift == "native" or options.asks_for_plugin:
+                raise
+            warnings = (f"the shift is in native layers: {error}",)
+    if len(built) == 1:
+        return _settle(built[0], warnings=(*warnings, *built[0].sidecar.warnings))
     tell(2 * _BUILD_SHARE, "measuring both")
     try:
         times = measure(directory, manifest, [engine.sidecar for engine in built])
     except MissingDependencyError as error:
         warning = f"the two forms of the shift were not measured, so this is the plugin: {error}"
-        return _settle(built[0], built[1], warnings=(warning, *built[0].sidecar.warnings))
+        return _settle(*built, warnings=(warning, *built[0].sidecar.warnings))
     speed = [math.prod(times[engine.sidecar.fingerprint.shift].values()) for engine in built]
     winner, loser = built if speed[0] <= speed[1] else reversed(built)
     return _settle(winner, loser, measured_ms=times)
@@ -92,11 +103,11 @@ def _optima(engine: Sidecar) -> list[tuple[int, tuple[int, int] | None]]:
     return list(found.items()) or [(1, None)]
 
 
-def _settle(winner: Built, loser: Built, **changes: object) -> Built:
+def _settle(winner: Built, loser: Built | None = None, **changes: object) -> Built:
     """Write what was found into the winner's sidecar, and remove the loser if it was built for this only."""
     sidecar = dataclasses.replace(winner.sidecar, **changes)  # type: ignore[arg-type]
     write_file(winner.path.with_suffix(".json"), sidecar.to_json().encode())
-    if not loser.reused:
+    if loser is not None and not loser.reused:
         loser.path.with_suffix(".json").unlink()
         loser.path.unlink()
     return Built(winner.path, sidecar, winner.reused)

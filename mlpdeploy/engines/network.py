@@ -63,9 +63,13 @@ def lowered_network(directory: Path, manifest: Manifest, target: str, shift: Shi
         weights = sha256_of(directory / entry.weights) if entry.weights else ""
         return Network(path, entry.shift, _joined(sha256_of(path), weights))
     if manifest.precision != "fp32":
+        other = any(_own_file(manifest, target, form) for form in FORMS)
+        again = f"run: mlpdeploy quantize FLOAT32_ARTIFACT --precision {manifest.precision} --target {target}"
+        first = f", after: mlpdeploy lower FLOAT32_ARTIFACT --target {target} --shift {shift} --force" if other else ""
+        plugin = ", or build the plugin: mlpdeploy plugin build" if other and shift == NATIVE_SHIFT else ""
         raise UsageError(
             f"{directory} has no {manifest.precision} model for {target} with the shift as {shift}",
-            fix=f"run: mlpdeploy quantize FLOAT32_ARTIFACT --precision {manifest.precision} --target {target}",
+            fix=f"{again}{first}{plugin}",
         )
     model = ir.load(checked_file(directory, manifest, manifest.file_for(CANONICAL)))
     has_shift = any((node.domain, node.op_type) == ("mlpdeploy", "AxialShift") for node in model.graph)

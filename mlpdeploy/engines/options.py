@@ -53,6 +53,13 @@ class BuildOptions:
     timing_cache: Path | None = None
     flags: EngineFlags = field(default_factory=EngineFlags)
 
+    @property
+    def asks_for_plugin(self) -> str:
+        """How the plugin was asked for by name; empty where it is left to us."""
+        if self.shift == "plugin":
+            return "--shift plugin"
+        return f"--plugin {self.plugin}" if self.plugin else ""
+
     def check(self) -> None:
         """Raise UsageError for what cannot be, or contradicts itself."""
         if self.target not in TARGETS:

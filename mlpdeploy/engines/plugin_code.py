@@ -41,7 +41,7 @@ def plugin_to_build_with(
     """
     if options.shift == "native" or options.target == "tensorrt-rtx":
         return None, ()
-    asked = "--shift plugin" if options.shift == "plugin" else options.plugin and f"--plugin {options.plugin}"
+    asked = options.asks_for_plugin
     if manifest.model["family"] != "asmlp":
         if asked:
             raise UsageError(f"{asked} for {manifest.model['name']}", "an AS-MLP", f"leave {asked} out")
@@ -63,7 +63,9 @@ def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None, say: Say)
         EngineError: the driver is too old for it.
     """
     if options.plugin != "embedded":
-        return PluginCode(library=find_library(api.version, say))
+        library = find_library(api.version, say)
+        _check_runtime(library, gpu)
+        return PluginCode(library=library)
     from mlpdeploy.plugins.ptx import build_ptx
 
     api.check_embedded()
@@ -76,6 +78,19 @@ def plugin_code(options: BuildOptions, api: TensorRt, gpu: Gpu | None, say: Say)
             "update the driver, name another nvcc in CUDACXX, or build with --plugin library",
         )
     return PluginCode(ptx=ptx)
+
+
+def _check_runtime(library: Path, gpu: Gpu | None) -> None:
+    """Raise EngineError where the library has a later major version of CUDA than the driver: no kernel would start."""
+    from mlpdeploy.plugins.find import read_record
+
+    record = read_record(library)
+    if record is not None and gpu is not None and gpu.cuda and _numbers(gpu.cuda)[0] < _numbers(record.nvcc)[0]:
+        raise EngineError(
+            f"the NVIDIA driver {gpu.driver} serves CUDA {gpu.cuda}, and {library} was compiled by nvcc {record.nvcc}",
+            f"nvcc {_numbers(gpu.cuda)[0]}, or a driver as new as nvcc",
+            "update the driver, or name another nvcc in CUDACXX and run: mlpdeploy plugin build --force",
+        )
 
 
 def find_library(version: str, say: Say) -> Path:

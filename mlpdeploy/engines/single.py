@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpdeploy.artifact import disk_errors, keep_file, write_file
-from mlpdeploy.engines.network import NATIVE_SHIFT, Network, lowered_network
+from mlpdeploy.engines.network import FORMS, NATIVE_SHIFT, Network, has_own_file, lowered_network
 from mlpdeploy.engines.options import BuildOptions, Shapes, profiles_for
 from mlpdeploy.engines.plugin_code import PluginCode, plugin_to_build_with
 from mlpdeploy.engines.process import Progress, run_build
@@ -99,6 +99,8 @@ def _build(
     folder = directory / FOLDER
     with _scratch(folder) as scratch:
         tell(0.0, "lowering")
+        if plugin and not options.asks_for_plugin and _only_native(manifest, options.target):
+            plugin, why_native = None, ("the shift is in native layers: so it is in the artifact's file",)
         network = lowered_network(directory, manifest, options.target, "plugin" if plugin else NATIVE_SHIFT, scratch)
         mark = _fingerprint(manifest, options, _Tools(api, gpu, plugin), profiles, network)
         found = None if force else _existing(folder, mark)
@@ -125,6 +127,12 @@ def _build(
             write_file(cache, (scratch / "timing").read_bytes())
         result = dataclasses.replace(result, warnings=(*why_native, *result.warnings))
         return _keep(folder, scratch / "engine", mark, gpu.driver if gpu else "", result)
+
+
+def _only_native(manifest: Manifest, target: str) -> bool:
+    """Whether the artifact is quantized and has its shift in native layers alone: no other form can be made of it."""
+    forms = {form: has_own_file(manifest, target, form) for form in FORMS}
+    return manifest.precision != "fp32" and forms[NATIVE_SHIFT] and not forms["plugin"]
 
 
 def _timing_cache(folder: Path, version: str, gpu: Gpu) -> Path:

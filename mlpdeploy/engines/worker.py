@@ -135,8 +135,11 @@ def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
     built = time.perf_counter()
     inside, scratch_bytes = None, None
     if not api.is_rtx:  # whose engines cannot be opened without a GPU
-        text, scratch_bytes = api.engine_information(logger, plan, request.flags.version_compatible)
+        optima = {name: tuple(shapes[1]) for name, shapes in request.profiles[0].items()} if request.profiles else {}
+        text, scratch_bytes = api.engine_information(logger, plan, request.flags.version_compatible, optima)
         inside = read_engine(text, asked, plugins, embedded=bool(request.embedded))
+        if set(inside["types"]) == {"unknown"}:
+            log.warnings.append("TensorRT does not tell the types in the engine, so that they were not compared")
     if cache is not None:
         Path(request.new_timing_cache).write_bytes(cache.serialize())
     output = Path(request.output)

@@ -6,20 +6,23 @@ The engines and timings that it makes stay in the artifact's folder, in `engines
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from mlpdeploy.artifact import disk_errors
 from mlpdeploy.env import require
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.onnxruntime import BackendSession as OnnxRuntimeSession
 from mlpdeploy.runtime.onnxruntime_gpu import TENSORRT, Provider, Source, cuda_provider, gpu_index
 from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH, LoadOptions
+from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 
 ROLE = "tensorrt"
 CACHE = Path("engines") / "onnxruntime"
 # The domain under which ONNX Runtime knows the plugins in TensorRT's registry.
 PLUGIN_DOMAIN, OUR_DOMAIN = "trt.plugins", "mlpdeploy"
+_ON = "True"  # how a switch of this provider is written: ONNX Runtime's Python package refuses 1
 _OPTIMUM = 8
 _KEY_DIGITS = 16
 
@@ -37,6 +40,8 @@ class BackendSession(OnnxRuntimeSession):
             raise UsageError(f"threads on the backend {self.backend}", fix="leave the number of threads out")
         name = manifest.file_for(options.role or ROLE)
         path, entry = checked_file(directory, manifest, name), manifest.files[name]
+        with suppress(MlpDeployError):  # TensorRT's package loads the libraries that the provider asks for by name
+            load_tensorrt("tensorrt")
         with_plugin = entry.shift == "plugin"
         if with_plugin:
             _load_plugin()
@@ -73,7 +78,6 @@ def _load_plugin() -> None:
     ONNX Runtime's own option for plugins only opens a library, which registers nothing.
     """
     from mlpdeploy.plugins.find import find_plugin_library
-    from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 
     load_tensorrt("tensorrt").load_plugins(find_plugin_library("IPluginV3"))
 
@@ -83,10 +87,10 @@ def _cache(folder: Path, sha256: str) -> dict[str, str]:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": _ON,
         "trt_engine_cache_path": str(folder),
         "trt_engine_cache_prefix": f"mlpdeploy-{sha256[:_KEY_DIGITS]}",
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": _ON,
         "trt_timing_cache_path": str(folder),
     }
 
@@ -94,7 +98,7 @@ def _cache(folder: Path, sha256: str) -> dict[str, str]:
 def _precision(manifest: Manifest) -> dict[str, str]:
     """Return the options that allow the types which the graph has already; this provider's networks are not typed."""
     kinds = {manifest.precision, manifest.float_precision} - {"fp32"}
-    return {f"trt_{kind}_enable": "1" for kind in sorted(kinds)}
+    return {f"trt_{kind}_enable": _ON for kind in sorted(kinds)}
 
 
 def _profile(inputs: tuple[TensorSpec, ...], most: int) -> dict[str, str]:

@@ -35,6 +35,7 @@ from mlpdeploy.runtime.tensorrt_log import Complaints, Severity, logger_of
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST, NEWEST_MAJOR = (8, 6), 11
+_LEGACY_STREAM = 1  # as cudaStreamLegacy
 # Python plugins of TensorRT 10 take a number from an array of one, which numpy refuses since 2.4.
 _ARRAYS_READ_SINCE, _STRICT_NUMPY = 11, (2, 4)
 
@@ -238,10 +239,15 @@ class TensorRt:
         """
         return require(f"{MODULES[self.target]}.plugin")
 
-    def engine_information(self, logger: Any, plan: Any, host_code: bool) -> tuple[str, int]:
+    def engine_information(
+        self, logger: Any, plan: Any, host_code: bool, shapes: dict[str, tuple[int, ...]]
+    ) -> tuple[str, int]:
         """Return the inspector's JSON about a plan that was just built, and the bytes of scratch memory that it needs.
 
-        This needs the GPU that it was built for.
+        This needs the GPU that it was built for. Without a context that has all shapes TensorRT tells no types.
+
+        Args:
+            shapes: of the inputs, within the first profile; empty for an engine whose shapes are fixed.
 
         Raises:
             EngineError: the plan cannot be loaded.
@@ -249,8 +255,15 @@ class TensorRt:
         runtime, engine = self.open_engine(logger, plan, host_code)
         if runtime is None or engine is None:
             raise EngineError(f"{self.name} cannot load the engine that it has just built")
+        inspector = engine.create_engine_inspector()
+        if shapes:
+            context = self.create_context(engine)
+            context.set_optimization_profile_async(0, _LEGACY_STREAM)
+            for name, shape in shapes.items():
+                context.set_input_shape(name, shape)
+            inspector.execution_context = context
         form = self.module.LayerInformationFormat.JSON
-        return str(engine.create_engine_inspector().get_engine_information(form)), self.scratch_bytes(engine)
+        return str(inspector.get_engine_information(form)), self.scratch_bytes(engine)
 
     def open_engine(self, logger: Any, plan: Any, host_code: bool) -> tuple[Any, Any]:
         """Return (runtime, engine) of a plan, the latter None where TensorRT refuses it and has told the logger why.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.engines.process import Phases
 from mlpdeploy.engines.sidecar import engines_of
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
+from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
+from mlpdeploy.plugins.find import FORMAT_VERSION, RECORD_NAME, BuildRecord
 from mlpdeploy.plugins.ptx import Ptx
+from mlpdeploy.quant.quantize import quantize_artifact
+from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import gpu as gpu_module
 from mlpdeploy.runtime import tensorrt_api
 from mlpdeploy.runtime.gpu import Gpu
@@ -184,9 +189,63 @@ def test_a_plugin_that_is_not_there(
         build_artifact(artifact, BuildOptions(shift="plugin"))
     use_fake(monkeypatch, version, library=library)
     monkeypatch.setenv("FAKE_PLUGINS", "broken")
-    with pytest.raises(EngineError, match=r"cannot load the plugin library .*mlpdeploy plugin build"):
-        build_artifact(artifact, BuildOptions())
+    broken = r"cannot load the plugin library .*mlpdeploy plugin build"
+    with pytest.raises(EngineError, match=broken):
+        build_artifact(artifact, BuildOptions(shift="plugin"))
     assert engines_of(artifact) == []
+    built = build_artifact(artifact, BuildOptions()).sidecar  # nobody asked for the plugin
+    assert built.fingerprint.shift == "conv" and engines_of(artifact) == [built]
+    assert built.warnings[0].startswith("the shift is in native layers: ") and re.search(broken, built.warnings[0])
+    for asked in (BuildOptions(plugin="library"), BuildOptions(shift="plugin")):
+        with pytest.raises(EngineError, match=broken):
+            build_artifact(artifact, asked)
+
+
+def test_a_plugin_for_a_later_cuda_than_the_drivers(
+    newest: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels would not start: every launch would fail, and with it TensorRT's build."""
+    record = BuildRecord(FORMAT_VERSION, "1", "0", "0", 1, "IPluginV3", "11.4", "13.0.88", "g++", ("89",), (), 1.0)
+    (library.parent / RECORD_NAME).write_text(record.to_json())
+    use_fake(monkeypatch, newest, library=library, gpu=dataclasses.replace(GPU, cuda="12.4"))
+    built = build_artifact(artifact, BuildOptions()).sidecar
+    assert built.fingerprint.shift == "conv"
+    assert "serves CUDA 12.4, and" in built.warnings[0] and "was compiled by nvcc 13.0.88" in built.warnings[0]
+    with pytest.raises(EngineError, match="name another nvcc in CUDACXX"):
+        build_artifact(artifact, BuildOptions(shift="plugin"))
+    use_fake(monkeypatch, newest, library=library, gpu=dataclasses.replace(GPU, cuda="13.0"))
+    assert build_artifact(artifact, BuildOptions()).sidecar.fingerprint.shift == "plugin"
+
+
+def test_a_quantized_artifact_has_the_shift_that_its_file_has(
+    newest: str, artifact: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(name: str) -> Path:
+        quantize_artifact(artifact, tmp_path / name, Recipe("fp16"), targets=("tensorrt",), verify=False)
+        return tmp_path / name
+
+    with pytest.raises(
+        UsageError, match=r"shift as conv; run: .* --shift conv --force, or build the plugin: mlpdeploy"
+    ):
+        build_artifact(half("plugin"), BuildOptions())  # there is no plugin here
+    lower_artifact(artifact, "tensorrt", shift="conv", verify=False)
+    native = half("native")
+    assert build_artifact(native, BuildOptions()).sidecar.fingerprint.shift == "conv"
+    use_fake(monkeypatch, newest, library=library)
+    built = build_artifact(native, BuildOptions(), force=True).sidecar
+    assert built.fingerprint.shift == "conv" and built.warnings[0].startswith("the shift is in native layers: so it is")
+    with pytest.raises(UsageError, match=r"with the shift as plugin; run: .*--shift plugin --force"):
+        build_artifact(native, BuildOptions(shift="plugin"))
+
+
+def test_types_that_tensorrt_does_not_tell_are_a_warning(newest: str, artifact: Path, monkeypatch: Any) -> None:
+    built = build_artifact(artifact, BuildOptions(shift="native")).sidecar
+    assert built.engine_layers is not None and set(built.engine_layers["types"]) == {"FLOAT"}  # of an open batch
+    assert built.warnings == ()
+    monkeypatch.setenv("FAKE_INSPECTOR", "silent")
+    built = build_artifact(artifact, BuildOptions(shift="native"), force=True).sidecar
+    assert built.engine_layers is not None and set(built.engine_layers["types"]) == {"unknown"}
+    assert built.warnings == ("TensorRT does not tell the types in the engine, so that they were not compared",)
 
 
 def test_an_engine_is_exactly_what_tensorrt_gave(newest: str, artifact: Path) -> None:

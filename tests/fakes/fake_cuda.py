@@ -66,7 +66,7 @@ class Device:
 
     def __init__(self, total_bytes: int = 1 << 30, can_capture: bool = True) -> None:
         self.lock = threading.RLock()
-        self.total_bytes, self.can_capture = total_bytes, can_capture
+        self.total_bytes, self.can_capture, self.driver_version = total_bytes, can_capture, 13000
         self.memory: dict[int, np.ndarray] = {}
         self.pinned: dict[int, np.ndarray] = {}
         self.streams: dict[int, Stream] = {LEGACY: Stream(LEGACY)}
@@ -274,6 +274,7 @@ class Handle(int):
 def make_cuda_python(device: Device) -> ModuleType:
     """Return a stand-in for `cuda.bindings.driver`: functions that return (status, values...)."""
     module = ModuleType("cuda.bindings.driver")
+    module.CUDA_VERSION = 13000  # type: ignore[attr-defined]
     events: dict[int, Event] = {}
     graphs: dict[int, list[Any]] = {}
     numbers = itertools.count(1)
@@ -318,6 +319,7 @@ def make_cuda_python(device: Device) -> ModuleType:
 
     functions: dict[str, Callable[..., Any]] = {
         "cuInit": lambda flags: None,
+        "cuDriverGetVersion": lambda: device.driver_version,
         "cuDeviceGet": lambda index: Handle(index),
         "cuDevicePrimaryCtxRetain": lambda number: "primary",
         "cuCtxPushCurrent": push,

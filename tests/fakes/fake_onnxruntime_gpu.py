@@ -48,6 +48,8 @@ class FakeOnnxRuntime:
             name, values = provider if isinstance(provider, tuple) else (provider, {})
             require(set(values) <= OPTIONS.get(name, set()), f"{name} has no option {set(values)}")
             require(all(isinstance(value, str) for value in values.values()), "provider options are texts")
+            switches = {value for option, value in values.items() if option.startswith("trt_") and "_enable" in option}
+            require(switches <= {"True", "False"}, "the switches of the TensorRT provider are True or False")
             if name not in self.broken:
                 running.append(name)
         self.sessions.append({"model": model, "providers": providers})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -750,6 +751,14 @@ class EngineInspector:
 
     def __init__(self, model: Any, plan: dict[str, Any]) -> None:
         self._model, self._plan = model, plan
+        self.execution_context: Any = None
+
+    def _shapes_are_known(self) -> bool:
+        """Whether the engine has no profiles, or a context is given that has all shapes of the inputs."""
+        names = {value.name for value in self._model.graph.input}
+        if os.environ.get("FAKE_INSPECTOR") == "silent":
+            return False
+        return not self._plan["profiles"] or names <= set(getattr(self.execution_context, "_shapes", {}))
 
     def get_engine_information(self, form: Any) -> str:
         require(form.name == "JSON", "the JSON form")
@@ -759,7 +768,12 @@ class EngineInspector:
         for node in self._model.graph.node:
             formats = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16", "INT8": "Int8", "INT64": "Int64"}
             outputs = [
-                {"Name": name, "Format/Datatype": f"Row major linear {formats[self._plan['types'][name]]} format"}
+                {
+                    "Name": name,
+                    "Format/Datatype": f"Row major linear {formats[self._plan['types'][name]]} format"
+                    if self._shapes_are_known()
+                    else "N/A due to dynamic shapes",
+                }
                 for name in node.output
             ]
             kind = "PluginV3" if node.domain else KINDS.get(node.op_type, "ELEMENTWISE").title()

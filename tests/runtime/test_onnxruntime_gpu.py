@@ -198,16 +198,33 @@ def test_the_tensorrt_provider(ort: FakeOnnxRuntime, artifact: Path) -> None:
     sha256 = read_manifest(artifact).files["model.onnx"].sha256
     assert options == {
         "device_id": "0",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(cache),
         "trt_engine_cache_prefix": f"mlpdeploy-{sha256[:16]}",
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache),
         "trt_profile_min_shapes": "input:1x3x32x32",
         "trt_profile_opt_shapes": "input:4x3x32x32",
         "trt_profile_max_shapes": "input:4x3x32x32",
     }
     assert cache.is_dir()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_tensorrt_is_loaded_before_the_provider_asks_for_its_libraries(
+    ort: FakeOnnxRuntime, artifact: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """The provider names libnvinfer alone, which pip installs where the system's loader does not look."""
+    sessions: list[int] = []
+
+    def load_tensorrt(target: str) -> None:
+        sessions.append(len(ort.sessions))
+        if not there:
+            raise MissingDependencyError("the package tensorrt is not installed")
+
+    monkeypatch.setattr("mlpdeploy.runtime.onnxruntime_tensorrt.load_tensorrt", load_tensorrt)
+    load(artifact, "onnxruntime-tensorrt", max_batch=4).close()
+    assert sessions == [0] and len(ort.sessions) == 1
 
 
 def test_the_tensorrt_provider_with_our_plugin(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,14 @@ from mlpdeploy.engines.sidecar import engines_of
 from mlpdeploy.errors import ArtifactError, PluginError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
+from mlpdeploy.plugins.find import (
+    CACHE_VARIABLE,
+    FORMAT_VERSION,
+    LIBRARY_NAME,
+    RECORD_NAME,
+    BuildRecord,
+    cache_directory,
+)
 from mlpdeploy.runtime.cuda.interface import CudaError
 from mlpdeploy.runtime.gpu import Gpu
 from mlpdeploy.runtime.session import load
@@ -501,7 +511,10 @@ class TestErrors:
         with pytest.raises(EngineError, match=r"550\.54 serves CUDA 12\.4, .* is for CUDA 13; update .*tensorrt-cu12"):
             load(own, backend="tensorrt")
 
-    def test_the_plugin_library(self, machine: Machine, exported: Path, tmp_path: Path) -> None:
+    def test_the_plugin_library(
+        self, machine: Machine, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
         library = tmp_path / "libmlpdeploy_plugins.so"
         library.write_bytes(b"a plugin library")
         machine.library = library
@@ -515,6 +528,18 @@ class TestErrors:
         library.write_bytes(b"another plugin library")
         with pytest.raises(PluginError, match="with another plugin library than"):
             load(own, backend="tensorrt")
+        earlier = cache_directory() / "earlier" / LIBRARY_NAME
+        earlier.parent.mkdir(parents=True)
+        earlier.write_bytes(b"a plugin library")
+        digest = hashlib.sha256(b"a plugin library").hexdigest()
+        record = BuildRecord(FORMAT_VERSION, "1", "0", digest, 16, "IPluginV3", "11.4", "13.0", "g++", (), (), 1.0)
+        (earlier.parent / RECORD_NAME).write_text(record.to_json())
+        load(own, backend="tensorrt").close()  # the cache still has the one that it was built with
+        assert machine.module.get_plugin_registry()._loaded == [str(earlier)]
+        earlier.write_bytes(b"a plugin librarz")
+        with pytest.raises(PluginError, match="was changed or cut off"):
+            load(own, backend="tensorrt")
+        shutil.rmtree(earlier.parent)
         library.write_bytes(b"a plugin library")
         machine.use(NEWEST, plugins=False)
         with pytest.raises(EngineError, match=r"cannot load the plugin library .*\.so: .*(file too short|ELF header)"):

@@ -35,15 +35,17 @@ std::vector<int> numbers_of(const std::string& version) {
 }
 
 // Whether a version runs an engine: its own does, and of a version-compatible one a later one of the same major.
-// TensorRT 8 does not tell its build: then the numbers that it tells are compared.
+// Python's packages and the library tell more or fewer numbers of the same version (10.7.0.post1 and 10.7.0.23): those
+// that both tell are compared.
 bool version_fits(const Sidecar& engine, const std::string& version) {
   if (engine.version == version) return true;
-  auto built = numbers_of(engine.version);
-  const auto here = numbers_of(version);
-  if (built.empty() || here.empty()) return false;
-  if (engine.flag("version_compatible")) return built.front() == here.front() && built <= here;
-  built.resize(std::min(built.size(), here.size()));
-  return here.size() == 3 && built == here;
+  auto built = numbers_of(engine.version.substr(0, engine.version.find(".post")));
+  auto here = numbers_of(version);
+  const auto common = std::min(built.size(), here.size());
+  built.resize(common);
+  here.resize(common);
+  if (common > 0 && engine.flag("version_compatible")) return built.front() == here.front() && built <= here;
+  return common >= 3 && built == here;
 }
 
 std::vector<std::string> differences_of(const Sidecar& engine, const Manifest& manifest, const Machine& machine) {

@@ -12,6 +12,7 @@ from mlpdeploy.errors import MissingDependencyError
 from mlpdeploy.runtime.cuda.interface import Cuda, CudaError
 
 _NO_FLAGS = 0
+_MAJOR = 1000  # CUDA 12.4 is 12040
 
 
 class Provider(Cuda):
@@ -28,7 +29,21 @@ class Provider(Cuda):
             raise MissingDependencyError(
                 f"cuda-python cannot reach the NVIDIA driver ({error})", "a GPU", "see: mlpdeploy doctor"
             ) from error
+        self._check_driver()
         self._context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
+
+    def _check_driver(self) -> None:
+        """Raise MissingDependencyError where the package is for a later major version of CUDA than the driver's.
+
+        It would ask for functions that such a driver has not, and only when they are called.
+        """
+        served, wanted = int(self._call("cuDriverGetVersion")), int(self._driver.CUDA_VERSION)
+        if wanted // _MAJOR > served // _MAJOR:
+            raise MissingDependencyError(
+                f"cuda-bindings here is for CUDA {wanted // _MAJOR}, the driver serves "
+                f"{served // _MAJOR}.{served % _MAJOR // 10}",
+                fix=f"run: pip install 'cuda-bindings<{served // _MAJOR + 1}', or update the driver",
+            )
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Return what a function of the driver gives besides its status."""

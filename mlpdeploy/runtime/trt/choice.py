@@ -125,13 +125,17 @@ def plugin_for(sidecar: Sidecar) -> Path | None:
     mark = sidecar.fingerprint
     if not mark.plugin_sha256:
         return None
-    from mlpdeploy.plugins.find import face_of, find_plugin_library
+    from mlpdeploy.plugins.find import builds, check_library, face_of, find_plugin_library
 
     try:
         library = find_plugin_library(face_of(mark.version))
     except PluginError as error:
         raise PluginError(f"{sidecar.file} needs the plugin library: {error.got}", error.wanted, error.fix) from error
     if hashlib.sha256(library.read_bytes()).hexdigest() != mark.plugin_sha256:
+        for other in builds():  # an earlier one may still be in the cache
+            if other.record is not None and other.record.library_sha256 == mark.plugin_sha256:
+                check_library(other)
+                return other.path
         raise PluginError(
             f"{sidecar.file} was built with another plugin library than {library}",
             fix="build the engine again with mlpdeploy build, or name its library in MLPDEPLOY_PLUGIN_LIBRARY",

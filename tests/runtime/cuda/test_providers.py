@@ -246,6 +246,15 @@ def test_which_provider(monkeypatch: pytest.MonkeyPatch, device: Device) -> None
         interface.open_cuda()
 
 
+def test_a_package_for_a_later_cuda_than_the_drivers(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
+    monkeypatch.setattr(cuda_python, "require", lambda name: make_cuda_python(device))
+    device.driver_version = 13010
+    cuda_python.Provider(0)
+    device.driver_version = 12040
+    with pytest.raises(MissingDependencyError, match=r"for CUDA 13, the driver serves 12\.4; run: .*cuda-bindings<13"):
+        cuda_python.Provider(0)
+
+
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise ImportError("libcuda.so.1: cannot open shared object file")

@@ -2,8 +2,11 @@
 
 import os
 
+from fakes.fake_cuda import Device
 from fakes.fake_tensorrt import make_tensorrt
 
-_made = make_tensorrt(os.environ["FAKE_TENSORRT"], plugins=os.environ.get("FAKE_PLUGINS") != "broken")
+_device = Device()
+_device.stack.append("primary")  # a builder makes CUDA's primary context the thread's own
+_made = make_tensorrt(os.environ["FAKE_TENSORRT"], os.environ.get("FAKE_PLUGINS") != "broken", _device)
 globals().update({name: value for name, value in vars(_made).items() if not name.startswith("_")})
 __version__ = _made.__version__
