@@ -42,6 +42,12 @@ Chunk next_chunk(const RowRange* ranges, std::size_t count, std::int64_t start, 
   return chunk;
 }
 
+std::int64_t next_of_few_sizes(std::int64_t rows) noexcept {
+  std::int64_t apart = 1;
+  while (8 * apart <= rows) apart *= 2;
+  return (rows + apart - 1) / apart * apart;
+}
+
 void copy_padded(const Binding& part, std::int64_t computed, void* out) noexcept {
   const std::size_t row_bytes = part.row_bytes(), bytes = row_bytes * static_cast<std::size_t>(part.shape[0]);
   std::memcpy(out, part.data, bytes);

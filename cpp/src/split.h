@@ -28,6 +28,10 @@ struct Chunk {
 Chunk next_chunk(const RowRange* ranges, std::size_t count, std::int64_t start, std::int64_t rows,
                  std::int64_t limit = 0) noexcept;
 
+// So many rows as the next of few sizes has, of which each has a context and a graph of its own. Up to seven rows are
+// exact; above, the sizes are a quarter of a power of two apart: 8, 10, 12, 14, 16, 20, 24, 28, 32, 40.
+std::int64_t next_of_few_sizes(std::int64_t rows) noexcept;
+
 // Copies a part's rows to `out`, and zeros behind them up to `computed` rows.
 void copy_padded(const Binding& part, std::int64_t computed, void* out) noexcept;
 

@@ -89,6 +89,32 @@ TEST_CASE("a batch is split by the rules of Python's profiles") {
   }
 }
 
+TEST_CASE("few sizes are computed, so that any batch has its context after one round") {
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t rows = 1; rows <= 64; ++rows) {
+    const std::int64_t size = next_of_few_sizes(rows);
+    CHECK(size >= rows);
+    if (sizes.empty() || sizes.back() != size) sizes.push_back(size);
+  }
+  CHECK(sizes == std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64});
+
+  const EngineFolder folder("asmlp");
+  EngineRequest request;
+  request.profiles = {{1, 8, 26}};
+  folder.add(request);
+  const Session session = folder.load();
+  const int before = fake_gpu()->contexts;
+  for (int round = 0; round < 2; ++round) {
+    for (std::size_t rows = 1; rows <= 26; ++rows) {
+      Call call(rows, round);
+      call.run(session);
+      CAPTURE(rows);
+      CHECK(call.right());
+    }
+  }
+  CHECK(fake_gpu()->contexts - before <= 7 + 4 + 3 + 1);  // 1 to 7; 8, 10, 12, 14; 16, 20, 24; the profile's last, 26
+}
+
 TEST_CASE("any batch is computed, and padding stays inside") {
   const EngineFolder folder("asmlp");
   folder.add();
@@ -350,10 +376,11 @@ TEST_CASE("open image sizes: outputs as the engine says, shapes come and go, oth
       for (std::int64_t side = 32; side <= 96; side += 8) {
         run(1, side, 32);
         run(3, 32, side);
+        run(5, 40, side);
       }
     }
+    CHECK(fake_gpu()->contexts == 24);  // of 27, in the one lane that was used
     run(11, 32, 40);
-    CHECK(fake_gpu()->contexts <= 16);
     const std::string text = refusal_of([&] { run(1, 104, 32); });
     CHECK(text ==
           "inputs of 3x104x32; wanted 3x32x32 to 3x96x96, as the engine was built; build one with --image-size");

@@ -27,7 +27,7 @@ from mlpdeploy.runtime.trt.choice import Machine, check_driver, choose_engine, p
 from mlpdeploy.runtime.trt.engine import LoadedEngine, deserialize
 from mlpdeploy.runtime.trt.lane import Part
 from mlpdeploy.runtime.trt.pool import LanePool
-from mlpdeploy.runtime.trt.profiles import Chunk, split
+from mlpdeploy.runtime.trt.profiles import Chunk, of_few_sizes, split
 from mlpdeploy.runtime.trt.ring import OutputRing
 
 _WARM_UP_RUNS = 3  # directly, captured, as a graph
@@ -68,7 +68,7 @@ class BackendSession(Session):
 
     def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
         results: dict[str, Any] = dict(into or {})
-        chunks = self._chunks(arrays, rows)
+        chunks = self._chunks(arrays, rows, into)
         with self._engine.cuda.current(), self._pool.lend(len(chunks)) as lanes:
             for number, chunk in enumerate(chunks):
                 lane = lanes[number % len(lanes)]
@@ -81,9 +81,13 @@ class BackendSession(Session):
     def _execute(self, feeds: Arrays, into: Arrays | None) -> Arrays:
         return self._run_batch(feeds, into, len(next(iter(feeds.values()))))
 
-    def _chunks(self, arrays: Arrays, rows: int) -> list[Chunk]:
+    def _chunks(self, arrays: Arrays, rows: int, into: Arrays | None = None) -> list[Chunk]:
         sizes = {name: tuple(array.shape[1:]) for name, array in arrays.items()}
-        return split(self._engine.profiles, rows, sizes, self.max_batch)
+        profiles = self._engine.profiles
+        chunks = split(profiles, rows, sizes, self.max_batch)
+        if any(isinstance(array, DeviceArray) for array in (*arrays.values(), *(into or {}).values())):
+            return chunks  # TensorRT uses the caller's memory, which has a row for each that is computed and no more
+        return [of_few_sizes(chunk, profiles) for chunk in chunks]
 
     def warmup(self, batch: int = 1, runs: int = _WARM_UP_RUNS) -> None:
         """Run random inputs a few times on every stream, so that later runs find buffers and graphs."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.runtime.trt.profiles import Chunk, Profile, split
+from mlpdeploy.runtime.trt.profiles import Chunk, Profile, of_few_sizes, split
 
 SIZES = {"input": (3, 32, 32)}
 
@@ -38,6 +38,17 @@ def test_image_sizes() -> None:
         split(profiles, 1, {"input": (3, 96, 96)})
     with pytest.raises(UsageError, match="3x64x128"):
         split(profiles, 1, {"input": (3, 64, 128)})
+
+
+def test_few_sizes() -> None:
+    profiles = (profile(0, 1, 8, 30), profile(1, 1, 64, 64))
+    sizes = {
+        index: sorted({of_few_sizes(Chunk(0, rows, rows, index), profiles).computed for rows in range(1, most + 1)})
+        for index, most in ((0, 30), (1, 64))
+    }
+    assert sizes[0] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 30]
+    assert sizes[1] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
+    assert of_few_sizes(Chunk(5, 14, 9, 1), profiles) == Chunk(5, 14, 10, 1)
 
 
 ranges = st.lists(st.integers(1, 40), min_size=3, max_size=3).map(sorted)

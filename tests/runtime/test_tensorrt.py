@@ -35,9 +35,9 @@ from mlpdeploy.runtime.cuda.interface import CudaError
 from mlpdeploy.runtime.gpu import Gpu
 from mlpdeploy.runtime.session import load
 from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.trt import lane
 from mlpdeploy.runtime.trt.choice import Machine as Target
 from mlpdeploy.runtime.trt.choice import differences_of
-from mlpdeploy.runtime.trt.lane import KEPT_SLOTS
 from mlpdeploy.verify.verify import verify_artifact
 
 PROFILES = BuildOptions(batches=((1, 1, 1), (2, 4, 8)))
@@ -196,15 +196,50 @@ def test_split_batches_overlap(machine: Machine, built: Path, images: Any) -> No
         assert machine.device.log == ["copy_in", "launch", "copy_out"] * 2 + ["synchronize"] * 2
 
 
-def test_shapes_that_are_kept(machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any) -> None:
+def test_shapes_that_are_kept(
+    machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "KEPT_SLOTS", 8)
     directory = machine.built(exported, tmp_path / "a", BuildOptions(batches=((1, 8, 32),)))
     with load(directory, backend="tensorrt") as session:
         for _ in range(2):
-            for rows in range(1, KEPT_SLOTS + 4):
+            for rows in range(1, 13):
                 assert close(session.run({"input": images[:rows]})["logits"], wanted[:rows])
         kept = sum(1 for array in machine.device.pinned.values() if array.nbytes % (3 * 32 * 32 * 4) == 0)
-        assert kept == KEPT_SLOTS
+        assert kept == 8
     assert machine.nothing_is_left()
+
+
+def test_any_batch_has_its_context_after_one_round(
+    machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server asks, whose batches have any number of rows: nothing is made or allocated for one any more."""
+    directory = machine.built(exported, tmp_path / "a", BuildOptions(batches=((1, 8, 26),)))
+    made: list[int] = []
+    with load(directory, backend="tensorrt") as session:
+        create = type(session._engine.api).create_context  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            type(session._engine.api),  # type: ignore[attr-defined]
+            "create_context",
+            lambda api, engine: made.append(1) or create(api, engine),
+        )
+        for _ in range(2):
+            for rows in range(1, 27):
+                assert close(session.run({"input": images[:rows]})["logits"], wanted[:rows])
+        assert len(made) == 7 + 4 + 3 + 1  # 1 to 7; 8, 10, 12, 14; 16, 20, 24; the profile's last, 26
+        before = machine.device.allocations
+        for rows in range(1, 27):
+            session.run({"input": images[:rows]})
+        assert len(made) == 15 and machine.device.allocations == before
+
+
+def test_the_callers_memory_on_the_gpu_is_used_for_any_batch(machine: Machine, exported: Path, tmp_path: Path) -> None:
+    directory = machine.built(exported, tmp_path / "a", BuildOptions(batches=((1, 8, 32),)))
+    with load(directory, backend="tensorrt") as session:
+        images = np.random.default_rng(0).standard_normal((9, 3, 32, 32)).astype(np.float32)
+        session.run({"input": DeviceTensor(machine.device, images)})
+        assert "copy_within" not in machine.device.log
+        assert "9x3x32x32 with input bound" in session.graphs()  # type: ignore[attr-defined]
 
 
 def test_many_threads_one_session(machine: Machine, built: Path, images: Any, wanted: Any) -> None:

@@ -13,7 +13,7 @@ namespace mlpdeploy {
 namespace {
 
 // Shapes that a lane keeps ready; the one that was not used for the longest time makes room for another.
-constexpr std::size_t kept_slots = 8;
+constexpr std::size_t kept_slots = 24;
 constexpr std::size_t least_scratch_bytes = 256;
 
 void check_shape(const Binding& target, const Binding& computed, const std::string& name, std::int64_t rows) {

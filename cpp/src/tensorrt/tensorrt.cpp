@@ -125,7 +125,11 @@ class TensorRt final : public Backend {
   }
 
   Chunk chunk_after(const Chunk& last, const Fitting& fitting, const Feeds& feeds) const noexcept {
-    return next_chunk(fitting.ranges, fitting.count, last.stop, feeds.rows(), limit_);
+    Chunk chunk = next_chunk(fitting.ranges, fitting.count, last.stop, feeds.rows(), limit_);
+    const auto its = [&](const RowRange& range) { return range.profile == chunk.profile; };
+    const RowRange& range = *std::find_if(fitting.ranges, fitting.ranges + fitting.count, its);
+    chunk.computed = std::min(next_of_few_sizes(chunk.computed), range.most);
+    return chunk;
   }
 
   void run_rows(const Feeds& feeds, const Results& results) const {

@@ -20,7 +20,7 @@ from mlpdeploy.runtime.trt.profiles import Chunk
 from mlpdeploy.runtime.trt.slot import Buffer, Layout, Slot
 
 # Shapes that a lane keeps ready; the one that was not used for the longest time makes room for another.
-KEPT_SLOTS = 8
+KEPT_SLOTS = 24
 # What TensorRT asks of every address.
 ALIGNMENT_BYTES = 256
 _LEAST_BYTES = 256

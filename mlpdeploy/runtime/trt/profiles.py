@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from mlpdeploy.errors import UsageError
@@ -74,6 +75,17 @@ def split(profiles: tuple[Profile, ...], rows: int, sizes: dict[str, Shape], lim
         profile, computed = _profile_for(fitting, stop - start)
         chunks.append(Chunk(start, stop, computed, profile.index))
     return chunks
+
+
+def of_few_sizes(chunk: Chunk, profiles: tuple[Profile, ...]) -> Chunk:
+    """Return the chunk with as many rows computed as the next of few sizes has, where its profile takes so many.
+
+    Each size has a context, buffers and a CUDA graph of its own. Up to seven rows are exact; above, the sizes are a
+    quarter of a power of two apart: 8, 10, 12, 14, 16, 20, 24, 28, 32, 40.
+    """
+    apart = 1 << max(0, chunk.computed.bit_length() - 3)
+    most = next(profile.rows[2] for profile in profiles if profile.index == chunk.profile)
+    return dataclasses.replace(chunk, computed=min(-(-chunk.computed // apart) * apart, most))
 
 
 def _profile_for(profiles: list[Profile], rows: int) -> tuple[Profile, int]:
