@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     epilog="Examples: mlpdeploy debug asmlp_s_int8 --data photographs; mlpdeploy debug asmlp_s_fp16 --backend tensorrt"
 )
 @click.argument("directory", type=ARTIFACT)
-@click.option("--role", metavar="NAME", help="Which model: cpu, openvino, tensorrt.  [default: the first there is]")
+@click.option(
+    "--role", metavar="NAME", help="Which model: cpu, openvino, tensorrt, tensorrt-rtx.  [default: the first there is]"
+)
 @click.option("--backend", default="onnxruntime", show_default=True, help="onnxruntime or tensorrt, which builds.")
 @click.option("--against", default="canonical", show_default=True, metavar="NAME", help="Role of the reference.")
 @click.option(

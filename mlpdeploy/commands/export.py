@@ -42,7 +42,7 @@ from mlpdeploy.manifest import Manifest, largest_error
     "targets",
     multiple=True,
     metavar="NAME",
-    help="cpu, openvino or tensorrt; repeat for several.  [default: cpu; tensorrt for --shift plugin]",
+    help="cpu, openvino, tensorrt or tensorrt-rtx; repeat for several.  [default: cpu; tensorrt for --shift plugin]",
 )
 @click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP).")
 @click.option("--opset", type=int, help="Of the standard operators.  [default: 21]")

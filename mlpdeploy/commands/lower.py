@@ -21,7 +21,7 @@ from mlpdeploy.console import print_json, steps
     required=True,
     multiple=True,
     metavar="NAME",
-    help="cpu, openvino or tensorrt; repeat for several.",
+    help="cpu, openvino, tensorrt or tensorrt-rtx; repeat for several.",
 )
 @click.option("--shift", default="auto", show_default=True, help="The lowered axial shift: auto, plugin, conv, slice.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")

@@ -24,7 +24,7 @@ ENGINES = ("local", "ray")
 
 
 @click.command(
-    epilog="Examples: mlpdeploy serve asmlp_s; mlpdeploy serve digits=examples/asmlp_digits --http-port 0 --json; "
+    epilog="Examples: mlpdeploy serve asmlp_s; mlpdeploy serve digits=demo/asmlp_digits --http-port 0 --json; "
     "mlpdeploy serve asmlp_s --engine ray --ray-address auto --min-replicas 2 --max-replicas 8"
 )
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...")
