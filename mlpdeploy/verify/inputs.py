@@ -40,10 +40,18 @@ def pools(manifest: Manifest) -> list[Pool]:
     symbolic = spec.shape[2]
     if isinstance(symbolic, str):
         step = int(symbolic.partition("*")[0])
-        sizes.append((max(step, height // step // 2 * step + step), max(step, width // step // 2 * step)))
+        # So large that any padding can continue the last map.
+        least = step * _farthest_shift(manifest)
+        sizes.append((max(least, height // step // 2 * step) + step, max(least, width // step // 2 * step)))
     found = [_pool(size, channels, manifest.preprocessing) for size in sizes]
     low, high = (manifest.quantization or {}).get("input_range") or (-np.inf, np.inf)
     return [dataclasses.replace(pool, images=np.clip(pool.images, low, high)) for pool in found]
+
+
+def _farthest_shift(manifest: Manifest) -> int:
+    """Return one pixel more than a channel moves at most; 1 for a model without an axial shift."""
+    shift = manifest.model["config"].get("shift")
+    return shift["shift_size"] // 2 * shift["dilation"] + 1 if shift else 1
 
 
 def _pool(height_width: tuple[int, int], channels: int, preprocessing: Preprocessing | None) -> Pool:

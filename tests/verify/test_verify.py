@@ -19,6 +19,7 @@ from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import TensorSpec, file_entry, read_manifest
+from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
@@ -259,3 +260,15 @@ def test_half_precision_has_a_narrow_bound_on_the_root_mean_square() -> None:
     assert allowed_rms("fp16", reference, 1e-3) == pytest.approx(1.2e-3)
     assert allowed_rms("fp16", reference, 0.0) == pytest.approx(2.0**-12)
     assert allowed_error("fp16", reference, 1e-2) == pytest.approx(2e-2)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "circular"])
+@pytest.mark.parametrize("size", [5, 7])
+def test_open_sizes_are_compared_on_images_that_the_padding_can_continue(
+    tmp_path: Path, padding: Any, size: int
+) -> None:
+    """A last map of 3x2 pixels has no third pixel to be mirrored."""
+    model = tiny_asmlp(shift=ShiftSpec(size, 1, padding), features=True, image_size=(40, 40))
+    manifest = export_model(model, tmp_path / "out", image_size="dynamic")
+    sizes = {check["check"].rpartition(", ")[2] for check in manifest.verification["files"][CPU]["checks"]}
+    assert {"40x40", {5: "32x24", 7: "40x32"}[size]} <= sizes
