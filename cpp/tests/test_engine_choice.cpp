@@ -196,6 +196,22 @@ TEST_CASE("an engine that TensorRT refuses, or with other tensors, is refused") 
   CHECK(folder.refusal() == name + " cannot start: CUDA initialization failure with error: 35; run: mlpdeploy doctor");
 }
 
+TEST_CASE("an engine that needs no library runs where there is none") {
+  const EngineFolder folder("asmlp");
+  const std::string library = "plugin";
+  EngineRequest request = with("plugin_sha256", sha256_of(library));
+  request.words = {"plugin"};
+  request.profiles = {{1, 8, 32}};
+  folder.add(request);
+  EngineRequest native;
+  native.profiles = {{1, 1, 1}};
+  folder.add(native);
+  const Variable cache("MLPDEPLOY_CACHE", (folder.path() / "cache").string());
+  CHECK(folder.load().max_batch() == 1);
+  write_text(folder.path() / "libmlpdeploy_plugins.so", library);
+  CHECK(folder.load().max_batch() == 32);
+}
+
 TEST_CASE("the plugin library is found by its checksum, and loaded before the engine") {
   const EngineFolder folder("asmlp");
   const std::string library = "plugin";  // what the fake registry takes for one

@@ -580,6 +580,19 @@ class TestErrors:
         with pytest.raises(EngineError, match=r"cannot load the plugin library .*\.so: .*(file too short|ELF header)"):
             load(own, backend="tensorrt")
 
+    def test_an_engine_that_needs_no_library_runs_where_there_is_none(
+        self, machine: Machine, exported: Path, tmp_path: Path
+    ) -> None:
+        machine.library = tmp_path / "libmlpdeploy_plugins.so"
+        machine.library.write_bytes(b"a plugin library")
+        own = machine.built(exported, tmp_path / "b", BuildOptions(shift="plugin", batches=((1, 8, 32),)))
+        native = build_artifact(own, BuildOptions(shift="native", batches=((1, 1, 1),)))
+        with load(own, backend="tensorrt") as session:
+            assert session.max_batch == 32
+        machine.library = None
+        with load(own, backend="tensorrt") as session:
+            assert session.file == f"engines/{native.sidecar.file}"
+
     def test_options_that_make_no_sense(self, machine: Machine, own: Path) -> None:
         for options, text in (
             ({"device": "cpu"}, "device cpu on the backend tensorrt; wanted cuda"),

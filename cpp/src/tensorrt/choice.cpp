@@ -133,6 +133,15 @@ std::vector<fs::path> libraries(const fs::path& folder) {
   return found;
 }
 
+bool plugin_is_here(const fs::path& folder, const Sidecar& engine) {
+  try {
+    plugin_for(folder, engine);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void check_targets(const fs::path& folder) {
@@ -152,11 +161,15 @@ Sidecar choose_engine(const fs::path& folder, const Manifest& manifest, const Ma
     throw Error(ErrorKind::backend, folder.string() + " has no engine for tensorrt yet", "",
                 "run: " + build_command(folder, nullptr));
   }
+  // One whose plugin library is not here is taken only where there is no other, so that the error names the library.
+  const auto ranked = [&](const Sidecar& engine) {
+    return std::pair(plugin_is_here(folder, engine), preference(engine));
+  };
   const Sidecar *best = nullptr, *nearest = nullptr;
   std::vector<std::string> least;
   for (const Sidecar& engine : engines) {
     const auto differences = differences_of(engine, manifest, machine);
-    if (differences.empty() && (!best || preference(engine) > preference(*best))) best = &engine;
+    if (differences.empty() && (!best || ranked(engine) > ranked(*best))) best = &engine;
     if (!nearest || differences.size() < least.size()) nearest = &engine, least = differences;
   }
   if (best) return *best;

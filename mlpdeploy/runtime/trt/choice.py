@@ -39,6 +39,8 @@ class Machine:
 def choose_engine(directory: Path, manifest: Manifest, machine: Machine) -> Sidecar:
     """Return the engine of an artifact that fits this machine; of several the fastest as measured, or the widest.
 
+    One whose plugin library is not here is taken only where there is no other, so that the error names the library.
+
     Raises:
         EngineError: there is none; the message names the nearest one, what differs, and the command that builds.
         ArtifactError: an engine's description is damaged.
@@ -58,7 +60,7 @@ def choose_engine(directory: Path, manifest: Manifest, machine: Machine) -> Side
             f"{directory / FOLDER / nearest.file}{others} does not fit: {'; '.join(differences[nearest.file])}",
             fix=f"run: {build_command(directory, machine.target, machine.gpu, nearest.fingerprint)}",
         )
-    return max(fitting, key=_preference)
+    return max(fitting, key=lambda engine: (_plugin_is_here(engine), _preference(engine)))
 
 
 def differences_of(mark: Fingerprint, manifest: Manifest, machine: Machine) -> list[str]:
@@ -141,6 +143,14 @@ def plugin_for(sidecar: Sidecar) -> Path | None:
             fix="build the engine again with mlpdeploy build, or name its library in MLPDEPLOY_PLUGIN_LIBRARY",
         )
     return library
+
+
+def _plugin_is_here(sidecar: Sidecar) -> bool:
+    try:
+        plugin_for(sidecar)
+    except PluginError:
+        return False
+    return True
 
 
 def check_driver(machine: Machine) -> None:
