@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from mlpdeploy import artifact as module
-from mlpdeploy.artifact import check_files, check_output, lock_folder, new_artifact, write_file
+from mlpdeploy.artifact import check_files, check_output, keep_file, lock_folder, new_artifact, write_file
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import FILE_NAME
 
@@ -52,6 +54,35 @@ def test_an_old_folder_is_replaced_or_kept(tmp_path: Path, exchange: bool, monke
         (staging / "a").write_text("1")
     assert names(target) == ["a"]
     assert names(tmp_path) == ["out"]
+
+
+def test_the_old_artifact_stays_where_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = old_artifact(tmp_path), Path.rename
+
+    def refuse(path: Path, other: Path) -> Path:
+        if path.suffix == ".partial":
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, other)
+
+    monkeypatch.setattr(module, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ArtifactError, match="cannot be written"), new_artifact(target) as staging:
+        (staging / "a").write_text("1")
+    assert names(tmp_path) == ["out"]
+    assert (target / FILE_NAME).read_text() == "old"
+
+
+def test_everybody_may_read_what_is_written(tmp_path: Path) -> None:
+    """A server is often another user; what `tempfile` makes is its maker's alone."""
+    with new_artifact(tmp_path / "out") as staging:
+        write_file(staging / "written", b"1")
+        handle, name = tempfile.mkstemp(dir=staging)
+        os.close(handle)
+        keep_file(Path(name), staging / "kept")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out", *(tmp_path / "out").iterdir())}
+    assert modes == {"out": 0o755, "written": 0o644, "kept": 0o644}
 
 
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from mlpdeploy import images
 from mlpdeploy.errors import ImageError, MissingDependencyError, UsageError
-from mlpdeploy.images import MAX_PIXELS, find_images, preprocess, read_image, sample_photographs
+from mlpdeploy.images import MAX_PIXELS, find_images, image_from_bytes, preprocess, read_image, sample_photographs
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.plugins import cpu_pictures
 
@@ -434,6 +434,13 @@ def test_the_pixel_limit_is_the_callers(tmp_path):
     assert read_image(path, max_pixels=100).size == (10, 10)
     with pytest.raises(ImageError, match="10 x 10 pixels"):
         read_image(path, max_pixels=99)
+
+
+def test_the_pixel_limit_holds_for_a_files_bytes():
+    data = encoded(photo(8, 10), "PNG")
+    assert image_from_bytes(data, 80).size == (10, 8)
+    with pytest.raises(ImageError, match="the picture has 10 x 8 pixels"):
+        image_from_bytes(data, 79)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
-from mlpdeploy.manifest import FILE_NAME, checked_file, read_manifest
+from mlpdeploy.manifest import FILE_NAME, checked_file, largest_error, read_manifest, state_dict_sha256
 
 
 def test_round_trip(exported: Path) -> None:
@@ -75,3 +78,41 @@ def test_a_file_that_names_itself_as_its_weights_is_checked_once(artifact: Path)
     entry = dataclasses.replace(manifest.files["model.cpu.onnx"], weights="model.cpu.onnx")
     circular = dataclasses.replace(manifest, files={**manifest.files, "model.cpu.onnx": entry})
     assert checked_file(artifact, circular, "model.cpu.onnx").name == "model.cpu.onnx"
+
+
+@pytest.mark.parametrize("what", ["model.cpu.onnx", "model.cpu.weights"])
+def test_a_file_outside_of_the_folder_is_refused(artifact: Path, what: str) -> None:
+    manifest = read_manifest(artifact)
+    outside = (artifact / what).rename(artifact.parent / "elsewhere")
+    for name in ("../elsewhere", str(outside)):
+        files = {**manifest.files, name: manifest.files[what]}
+        files["model.cpu.onnx"] = dataclasses.replace(files["model.cpu.onnx"], weights=name)
+        asked = name if what == "model.cpu.onnx" else "model.cpu.onnx"
+        with pytest.raises(ArtifactError, match=r"has no file .*elsewhere in the artifact"):
+            checked_file(artifact, dataclasses.replace(manifest, files=files), asked)
+
+
+def test_a_manifest_without_a_canonical_model_is_incomplete(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    files = {name: entry for name, entry in manifest.files.items() if entry.role != "canonical"}
+    write_manifest(artifact, dataclasses.replace(manifest, files=files))
+    with pytest.raises(ArtifactError, match=r"is incomplete \(no canonical model\)"):
+        read_manifest(artifact)
+
+
+def test_values_that_could_not_be_compared_are_the_largest_error() -> None:
+    right = {"check": "values of logits, batch 1, 32x32", "passed": True, "relative_error": 1e-6}
+    other = {"check": "row alone equals row in a batch, logits, 32x32", "passed": True, "relative_error": 1e-3}
+    nan = {"check": "values of logits, batch 2, 32x32", "passed": False, "reason": "NaN or infinite values"}
+
+    def error(*checks: dict[str, object]) -> float | None:
+        return largest_error({"files": {"model.onnx": {"checks": [*checks]}}})
+
+    assert (error(), error(other), error(right, other), error(right, nan)) == (None, None, 1e-6, math.inf)
+
+
+def test_the_checksum_of_weights_is_of_their_names_and_shapes_too() -> None:
+    array = np.arange(6, dtype=np.float32)
+    states = [{"a": array}, {"b": array}, {"a": array.reshape(2, 3)}, {"a": array[:4], "b": array[4:]}]
+    assert len({state_dict_sha256(state) for state in states}) == len(states)
+    assert state_dict_sha256({"a": array, "b": array + 1}) == state_dict_sha256({"b": array + 1, "a": array})

@@ -58,6 +58,26 @@ def test_each_caller_is_timed_though_there_is_no_time_and_its_first_run_is_not()
     assert len(calls) == 2 * 3 * ROUNDS
 
 
+def test_no_caller_is_timed_before_all_are_there() -> None:
+    events: list[tuple[str, str]] = []
+
+    def uneven(feed: np.ndarray) -> list[np.ndarray]:
+        name = threading.current_thread().name
+        events.append(("begins", name))
+        time.sleep(0.02 * int(name[-1]))
+        events.append(("ends", name))
+        return [feed]
+
+    measure_concurrent(uneven, FEED, (3,), seconds=0.0)
+    each = len(events) // ROUNDS
+    for start in range(0, len(events), each):
+        found = events[start : start + each]
+        names = {name for _, name in found}
+        warm = [found.index(("ends", name)) for name in names]
+        timed = [found.index(("begins", name), found.index(("ends", name))) for name in names]
+        assert max(warm) < min(timed)
+
+
 def test_an_error_of_one_caller_ends_all() -> None:
     def fails(feed: np.ndarray) -> list[np.ndarray]:
         if threading.current_thread().name == "caller-2":

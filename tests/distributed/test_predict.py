@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from mlpdeploy.cli import main
 from mlpdeploy.distributed.chunks import find_chunks, work_sha256
 from mlpdeploy.distributed.cluster import cluster, default_threads
 from mlpdeploy.distributed.predict import RayOptions, Summary, predict_on_ray
-from mlpdeploy.distributed.results import open_run
+from mlpdeploy.distributed.results import open_run, write_part
 from mlpdeploy.distributed.worker import Worker, WorkerOptions
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.prediction import Prediction, predict
@@ -122,6 +123,37 @@ def test_a_bad_picture_is_an_error_and_leaves_no_file(exported: Path, tmp_path: 
     assert done.error[0] == "ImageError"
     assert str(paths[1]) in done.error[1]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_two_workers_may_write_one_chunk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, row = tmp_path / "part-000000.parquet", ("a.png", None, Prediction("a.png", error="no picture"))
+
+    def slowly() -> Iterator[list[tuple[str, int | None, Prediction]]]:
+        yield [row]
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)
+            assert write_part(path, [[row]]) == (1, 1)
+        yield [row]
+
+    assert write_part(path, slowly()) == (2, 2)
+    assert parquet.read_table(path).num_rows == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_worker_loads_what_was_asked_for(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "pictures", 1)
+    (chunk,) = find_chunks([tmp_path / "pictures"], 10, "image")
+    asked: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> None:
+        asked.append((arguments, options))
+        raise UsageError("seen")
+
+    monkeypatch.setattr("mlpdeploy.distributed.worker.load", load)
+    values = {"backend": "openvino", "device": "cpu", "threads": 2, "precision": "bf16", "batch": 5}
+    assert worker(exported, tmp_path / "out", **values).run(chunk).error == ("UsageError", "seen", "", "")
+    wanted = {"threads": 2, "max_batch": 5, "precision": "bf16"}
+    assert asked == [((str(exported), "openvino", "cpu"), wanted)]
 
 
 def test_a_table_that_cannot_be_read_any_more(exported: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 from mlpdeploy.errors import UsageError
 from mlpdeploy.loadgen.arrivals import arrival_times, run_precisely
 from mlpdeploy.loadgen.http import Connection
-from mlpdeploy.loadgen.loops import open_loop
+from mlpdeploy.loadgen.loops import NEVER_SENT, closed_loop, open_loop
 from mlpdeploy.loadgen.options import Address, LoadOptions, parse_address
 from mlpdeploy.loadgen.ramp import too_much
 from mlpdeploy.loadgen.step import Recorder, Step, step_from
@@ -109,6 +109,52 @@ def test_an_error_of_ours_ends_an_open_loop() -> None:
 
     with pytest.raises(RuntimeError, match="ours"):
         asyncio.run(open_loop(Broken(), LoadOptions(duration_s=0.1, warmup_s=0.0), 100.0))  # type: ignore[arg-type]
+
+
+class Slow:
+    """A target that answers after `first_s` in the first `first_for_s` seconds, and after 2 ms then."""
+
+    requests = (b"",)
+
+    def __init__(self, first_s: float, first_for_s: float, fails: bool = False) -> None:
+        self.first_s, self.first_for_s, self.fails = first_s, first_for_s, fails
+
+    async def connect(self, slots: int) -> None:
+        self.end = time.monotonic() + self.first_for_s
+
+    async def send(self, slot: int, request: bytes, timeout_s: float) -> None:
+        first = time.monotonic() < self.end
+        await asyncio.sleep(self.first_s if first else 0.002)
+        if first and self.fails:
+            raise RequestError("HTTP 503")
+
+
+def load_on(target: Slow, rate: float | None = None, **options: float) -> Step:
+    """Return what a loop sees: an open one at a rate, otherwise a closed one."""
+    chosen = LoadOptions(**{"clients": 2, "arrivals": "constant", **options})  # type: ignore[arg-type]
+    run = closed_loop(target, chosen) if rate is None else open_loop(target, chosen, rate)  # type: ignore[arg-type]
+    return asyncio.run(run)
+
+
+@pytest.mark.parametrize("rate", [None, 100.0])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_sent_in_the_warm_up_is_not_counted(rate: float | None, fails: bool) -> None:
+    step = load_on(Slow(0.4, 0.45, fails), rate, warmup_s=1.0, duration_s=0.3)
+    assert step.answered > 5 and not step.errors
+    assert step.latency_ms["max"] < 350
+
+
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_answers_behind_the_measured_time_are_no_throughput(rate: float | None) -> None:
+    step = load_on(Slow(0.4, 9.0), rate, warmup_s=0.0, duration_s=0.2)
+    assert step.answered >= 2 and step.latency_ms["p50"] >= 400
+    assert (step.throughput, step.rows_per_s) == (0.0, 0.0)
+
+
+def test_a_request_that_waits_for_a_connection_for_too_long_is_not_sent() -> None:
+    step = load_on(Slow(0.5, 0.1), 50.0, warmup_s=0.0, duration_s=0.4, connections=1, timeout_s=0.2)
+    assert step.errors[NEVER_SENT] >= 10
+    assert step.sent == step.answered + step.errors[NEVER_SENT] == 19
 
 
 @pytest.mark.parametrize(
@@ -251,4 +297,6 @@ def test_notes_about_the_generator() -> None:
     assert "busy 97 %" in a_step(generator_busy=0.97).notes[0]
     assert "1.6 ms late" in a_step(late_p99_ms=1.6).notes[0]
     assert a_step(late_p99_ms=0.9).notes == []
+    assert a_step(late_p99_ms=9.0, latency_ms={"p50": 100.0}).notes == []
+    assert "11.0 ms late" in a_step(late_p99_ms=11.0, latency_ms={"p50": 100.0}).notes[0]
     assert "5 requests found all connections" in a_step(without_connection=5).notes[0]

@@ -15,12 +15,13 @@ from calibration_inputs import IMAGES, SPEC
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.quant.calibration import Calibration, calibrate, read_calibration, write_calibration
 from mlpdeploy.quant.data import CalibrationData, calibration_images
-from mlpdeploy.quant.histogram import HALF
+from mlpdeploy.quant.histogram import BINS, HALF
 from mlpdeploy.quant.products import quantized_tensors
 
 Lowered = Callable[..., ir.Model]
 Saved = Callable[[str, np.ndarray], Path]
 GELU = "layers.0.blocks.0.mlp/Gelu:0"
+COUNTS = {"minimum": -1.0, "maximum": 1.0, "exponent": 0, "first": HALF, "counts": [1, 2]}
 
 
 def test_it_sees_what_the_model_computes(lowered: Lowered, calibrations: dict[str, Calibration]) -> None:
@@ -148,6 +149,9 @@ def test_calibrating_again_gives_the_same_bytes(
         ({"format": "?"}, "no calibration cache"),
         ({"tensors": {}}, "lacks 30 tensors"),
         ({"tensors": {"input": {"minimum": 1}}}, "is damaged"),
+        ({"tensors": {"input": {**COUNTS, "first": -1}}}, "counts outside of the histogram"),
+        ({"tensors": {"input": {**COUNTS, "first": BINS - 1}}}, "counts outside of the histogram"),
+        ({"tensors": {"input": {**COUNTS, "counts": [3, -1]}}}, "counts outside of the histogram"),
     ],
 )
 def test_caches_that_are_refused(

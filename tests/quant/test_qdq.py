@@ -227,6 +227,24 @@ def test_the_calibrator_decides_the_scales(
     assert array_of(node.inputs[2]) == round(-low / (high - low) * 255)
 
 
+def test_a_symmetric_scale_covers_127_steps_on_each_side(
+    lowered: Lowered, calibrations: dict[str, Calibration]
+) -> None:
+    model = quantized(lowered, calibrations["asmlp"], "asmlp", "tensorrt")
+    node = next(node for node in model.graph if node.name == "layers.0.blocks.0.mlp/Gelu:0/QuantizeLinear")
+    high = calibrations["asmlp"].range_of("layers.0.blocks.0.mlp/Gelu:0", "mse", symmetric=True)[1]
+    assert array_of(node.inputs[1]) == pytest.approx(high / 127, rel=1e-6)
+    assert array_of(node.inputs[2]) == np.int8(0)
+
+
+def test_a_kept_residual_sum_is_not_quantized(lowered: Lowered, calibrations: dict[str, Calibration]) -> None:
+    model = quantized(lowered, calibrations["asmlp"], "asmlp", "tensorrt", Recipe("int8", keep=("layers.0.blocks.0",)))
+    for layer, quantizes in ((0, False), (1, True)):
+        sums = [node for node in model.graph if node.op_type == "Add" and node.name.startswith(f"layers.{layer}.")]  # type: ignore[union-attr]
+        made_by = {producer(value).op_type for node in sums for value in node.inputs}
+        assert ("DequantizeLinear" in made_by) is quantizes
+
+
 def test_an_already_quantized_model(lowered: Lowered, calibrations: dict[str, Calibration]) -> None:
     model = quantized(lowered, calibrations["vip"], "vip", "cpu")
     with pytest.raises(UsageError, match="quantized already"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from mlpdeploy.env import installed_version
 from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import CANONICAL, read_manifest
 from mlpdeploy.runtime import auto
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.session import LoadOptions, load
 
 # Not `importorskip`: importing openvino as it is starts its telemetry.
 if installed_version("openvino") is None:
@@ -89,6 +91,27 @@ def test_another_machine_or_version_is_measured_again(
         monkeypatch.setattr(auto, "installed_version", lambda name: "99")
     choice(exported_for_all, threads=2 if change == "threads" else 1)
     assert len(measured) == 2
+
+
+def test_another_file_of_the_same_weights_is_measured_again(exported_for_all: Path) -> None:
+    manifest, options, backends = read_manifest(exported_for_all), LoadOptions(threads=1), ["onnxruntime", "openvino"]
+
+    def key(role: str) -> object:
+        files = {
+            name: dataclasses.replace(entry, sha256="0" * 64) if entry.role == role else entry
+            for name, entry in manifest.files.items()
+        }
+        return auto._key(dataclasses.replace(manifest, files=files), options, backends)
+
+    assert key("cpu") != key("openvino") != key("") == key(CANONICAL)
+
+
+def test_onnxruntime_is_measured_with_the_canonical_model_in_float32_only(exported_for_all: Path) -> None:
+    manifest, options = read_manifest(exported_for_all), LoadOptions(device="cpu", threads=1)
+    files = {name: entry for name, entry in manifest.files.items() if entry.role in (CANONICAL, "openvino")}
+    manifest = dataclasses.replace(manifest, files=files)
+    assert auto._able(manifest, options) == ["onnxruntime", "openvino"]
+    assert auto._able(dataclasses.replace(manifest, precision="bf16"), options) == ["openvino"]
 
 
 def test_nothing_to_choose_is_not_measured(exported: Path, exported_for_all: Path, measured: list) -> None:

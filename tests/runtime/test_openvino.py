@@ -166,6 +166,14 @@ def test_read_only_images(artifacts: dict[str, Path]) -> None:
         np.testing.assert_array_equal(session.run({"input": array})["logits"], wanted)
 
 
+def test_infer_requests_are_used_again(artifacts: dict[str, Path]) -> None:
+    with load(artifacts["asmlp"], "openvino", threads=2) as session:
+        for _ in range(3):  # four rows in streams, and one more
+            session.run({"input": images(5)})
+            together, streams = session._together, session._streams  # type: ignore[attr-defined]
+            assert [len(requests._free) for requests in (together, streams)] == [1, streams.streams]
+
+
 def test_a_fixed_batch_takes_any_number_of_rows(tmp_path: Path) -> None:
     export_model(tiny_asmlp(), tmp_path / "out", batch=3, target="openvino", verify=False)
     with load(tmp_path / "out", "openvino", threads=2) as session:
@@ -263,6 +271,16 @@ def test_what_fp16_keeps_in_float32_stays_there(
     monkeypatch.setattr(backend, "precision_of", lambda compiled: wanted)
     with load(artifact_in_bf16, "openvino") as session:
         assert session.precision == wanted
+
+
+def test_an_int8_session_says_so_though_its_floats_are_float32(
+    artifact_in_bf16: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "sums_of_int8_saturate", lambda: False)
+    write_manifest(artifact_in_bf16, dataclasses.replace(read_manifest(artifact_in_bf16), precision="int8"))
+    with load(artifact_in_bf16, "openvino") as session:
+        assert session.precision == "int8"
+        assert backend.precision_of(session._together.compiled) == "fp32"  # type: ignore[attr-defined]
 
 
 def test_what_is_compiled_is_read_back(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

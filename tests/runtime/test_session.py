@@ -21,8 +21,9 @@ import mlpdeploy
 from mlpdeploy.env import installed_version
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
-from mlpdeploy.manifest import read_manifest
-from mlpdeploy.runtime.session import BACKENDS, GPU_BACKENDS, Session, load
+from mlpdeploy.manifest import TensorSpec, read_manifest
+from mlpdeploy.runtime.feeds import check_feeds
+from mlpdeploy.runtime.session import ASYNC_RUNS, BACKENDS, GPU_BACKENDS, Session, load
 
 CPU_BACKENDS = [name for name in BACKENDS if name not in GPU_BACKENDS]
 
@@ -158,6 +159,21 @@ def test_wrong_output_arrays(session: Session, array: Any) -> None:
         session.run({"input": images(2)}, {"logits": array})
 
 
+def test_an_output_array_that_cannot_be_written_is_refused(session: Session) -> None:
+    into = np.zeros((2, 7), np.float32)
+    into.flags.writeable = False
+    with pytest.raises(UsageError, match="wanted a writable, contiguous float32"):
+        session.run({"input": images(2)}, {"logits": into})
+    assert not into.any()
+
+
+def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
+    specs = tuple(TensorSpec(name, ("batch", 2), "float32", "NC") for name in "ab")
+    feeds = {name: np.zeros((rows, 2), np.float32) for name, rows in (("a", 3), ("b", 2))}
+    with pytest.raises(UsageError, match=r"input 'b'.*wanted 3 on axis 0, as another input has"):
+        check_feeds(specs, feeds)
+
+
 def test_a_closed_session_refuses(exported_for_all: Path) -> None:
     for backend in filter(installed_version, CPU_BACKENDS):
         with load(exported_for_all, backend, "cpu") as opened:
@@ -230,6 +246,88 @@ def test_the_last_run_frees_what_a_closed_session_holds(session: Session, monkey
     go.set()
     thread.join()
     np.testing.assert_allclose(results[0]["logits"], reference(images(1)), atol=TOLERANCE)
+
+
+@pytest.fixture
+def freed(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An entry for each time that the backend's memory is freed."""
+    calls: list[str] = []
+    release = session._release
+
+    def counted() -> None:
+        calls.append(threading.current_thread().name)
+        release()
+
+    monkeypatch.setattr(session, "_release", counted)
+    return calls
+
+
+def hold_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], threading.Event]:
+    """Return (an entry for each run that has begun, what all of them wait for)."""
+    begun: list[str] = []
+    go, taken = threading.Event(), session._run_taken
+
+    def slow(*arguments: Any) -> Any:
+        begun.append(threading.current_thread().name)
+        assert go.wait(60)
+        return taken(*arguments)
+
+    monkeypatch.setattr(session, "_run_taken", slow)
+    return begun, go
+
+
+def test_closing_frees_the_backends_memory_once(session: Session, freed: list[str]) -> None:
+    session.run({"input": images(1)})
+    assert not freed
+    session.close()
+    session.close()
+    assert len(freed) == 1
+
+
+def test_a_run_that_is_refused_does_not_keep_the_memory(session: Session, freed: list[str]) -> None:
+    with pytest.raises(UsageError, match="is missing"):
+        session.run_async({}).result(60)
+    session.close()
+    assert len(freed) == 1
+
+
+def test_the_memory_is_freed_behind_the_last_run(
+    session: Session, freed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = hold_runs(session, monkeypatch)
+    threads = [threading.Thread(target=session.run, args=({"input": images(rows)},)) for rows in (1, 2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(begun) == 2)
+    session.close()
+    assert not freed
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert len(freed) == 1
+
+
+def test_only_so_many_asynchronous_runs_compute_at_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = hold_runs(session, monkeypatch)
+    futures = [session.run_async({"input": images(1)}) for _ in range(ASYNC_RUNS + 3)]
+    wait_until(lambda: len(begun) >= ASYNC_RUNS)
+    time.sleep(0.1)
+    assert len(begun) == ASYNC_RUNS
+    go.set()
+    assert [future.result(60)["logits"].shape for future in futures] == [(1, 7)] * len(futures)
+
+
+def test_closing_waits_for_asynchronous_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = hold_runs(session, monkeypatch)
+    futures = [session.run_async({"input": images(1)}) for _ in range(ASYNC_RUNS + 1)]
+    wait_until(lambda: begun)
+    closing = threading.Thread(target=session.close)
+    closing.start()
+    time.sleep(0.1)
+    assert closing.is_alive()
+    go.set()
+    closing.join(60)
+    assert all(future.done() for future in futures)
 
 
 def test_a_callback_may_close_its_session(session: Session) -> None:
@@ -315,6 +413,24 @@ def test_a_fixed_batch_takes_any_number_of_rows(tmp_path: Path, rows: int) -> No
         into = np.empty((rows, 7), np.float32)
         for result in (session.run({"input": images(rows)}), session.run({"input": images(rows)}, {"logits": into})):
             np.testing.assert_allclose(result["logits"], reference(images(rows)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("max_batch", [2, 8])
+def test_a_fixed_batch_stays_whatever_max_batch_is(tmp_path: Path, max_batch: int) -> None:
+    export_model(tiny_asmlp(), tmp_path / "out", batch=3, verify=False)
+    with load(tmp_path / "out", max_batch=max_batch) as session:
+        assert session.max_batch == 3
+        np.testing.assert_allclose(session.run({"input": images(7)})["logits"], reference(images(7)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_onnxruntime_computes_with_as_many_threads_as_it_is_told(exported: Path, threads: int) -> None:
+    with load(exported, "onnxruntime", "cpu", threads=threads) as session:
+        session.run({"input": images(4)})
+        assert session._session.get_session_options().intra_op_num_threads == threads  # type: ignore[attr-defined]
+        if threads > 1:
+            streams = session._streams.session  # type: ignore[attr-defined]
+            assert streams.get_session_options().intra_op_num_threads == 1
 
 
 def test_dynamic_sizes_take_multiples_only(tmp_path: Path) -> None:

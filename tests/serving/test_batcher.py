@@ -149,6 +149,13 @@ def test_the_queue_is_bounded_in_rows() -> None:
     assert queue.waiting == 50 and len(queue.open) == 2
 
 
+def test_the_queue_takes_rows_up_to_its_limit() -> None:
+    queue = batcher(queue_limit=4)
+    queue.add(ticket(3))
+    queue.add(ticket(1))
+    assert queue.waiting == 4
+
+
 def test_what_ends_leaves_the_queue() -> None:
     queue = batcher()
     gone, stays = ticket(12), ticket(1)

@@ -134,6 +134,26 @@ def test_binary_data_must_fill_the_body() -> None:
     assert parse_request(request(4) + bytes(4), str(len(request(4)))).feeds["x"].tolist() == [0]
 
 
+def test_each_input_has_its_own_binary_data() -> None:
+    arrays = {"a": np.arange(2, dtype="<f4"), "b": np.full(1, 7, "<f4"), "c": np.full(3, 9, "<f4")}
+
+    def tensor(name: str, **more: object) -> dict[str, object]:
+        size = {"binary_data_size": arrays[name].nbytes}
+        return {"name": name, "shape": list(arrays[name].shape), "datatype": "FP32", "parameters": size, **more}
+
+    def feeds(*inputs: dict[str, object]) -> dict[str, np.ndarray]:
+        head = json.dumps({"inputs": inputs}).encode()
+        tail = b"".join(arrays[str(one["name"])].tobytes() for one in inputs)
+        return parse_request(head + tail, str(len(head))).feeds
+
+    for name, array in feeds(*map(tensor, "abc")).items():
+        np.testing.assert_array_equal(array, arrays[name])
+    with pytest.raises(UsageError, match="input 'a' comes twice"):
+        feeds(*map(tensor, "aba"))
+    with pytest.raises(UsageError, match="input 'b' has data and binary_data_size; wanted one of them"):
+        feeds(tensor("a"), tensor("b", data=[7.0]))
+
+
 @pytest.mark.parametrize("whole", [True, False, None])
 def test_the_request_says_what_is_binary_unless_an_output_does(whole: bool | None) -> None:
     outputs = [{"name": str(own), "parameters": {} if own is None else {"binary_data": own}} for own in (True, False)]

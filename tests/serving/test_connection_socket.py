@@ -170,6 +170,19 @@ def test_another_protocol_is_not_taken_and_the_request_is_answered(size: int, pa
     run(test)
 
 
+def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+
+    async def test() -> None:
+        async with clients(3) as found:
+            assert (await answer(found[2])) == (b"", b"")
+            for client in found[:2]:
+                await send(client, GET)
+                assert (await answer(client))[0] == b"200"
+
+    run(test)
+
+
 def test_another_protocol_and_nothing_else() -> None:
     get = GET[:-2] + UPGRADE + b"\r\n"
 

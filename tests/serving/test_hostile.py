@@ -386,3 +386,38 @@ def test_callers_without_a_key_hold_nobody_up(exported: Path, tmp_path: Path) ->
         assert {call.code() for call in reading} == {grpc.StatusCode.INVALID_ARGUMENT}  # no message
         count = 'mlpdeploy_requests_total{method="ModelMetadata",protocol="grpc",status="UNAUTHENTICATED"} 8.0'
         assert count in server.ask("GET", "/metrics", X_API_Key="a-good-key")[2].decode()
+
+
+def test_what_a_stream_took_comes_back(exported: Path, tmp_path: Path) -> None:
+    """Its messages out of the budget of all bodies, and its place among the streams."""
+    script = tmp_path / "small.py"
+    changes = "limits.Budget.__init__.__defaults__ = (300_000, 0); limits.MAX_STREAMS = 2"
+    script.write_text(LIMITED.format(changes=changes))
+    x = np.zeros((12, 3, 32, 32), np.float32)  # 147 kB
+    message = message_classes()["ModelInferRequest"](model_name="tiny", raw_input_contents=[x.tobytes()])
+    message.inputs.add(name="input", datatype="FP32", shape=x.shape)
+    reply = message_classes()["ModelStreamInferResponse"]
+    with (
+        running(tmp_path, f"tiny={exported}", program=[script]) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        for _ in range(4):
+            answers = list(map(reply.FromString, stream(iter([message.SerializeToString()] * 2), timeout=20)))
+            assert [answer.error_message for answer in answers] == ["", ""]
+
+
+def test_a_slow_grpc_message_is_waited_for_while_nobody_else_waits(exported: Path, tmp_path: Path) -> None:
+    script = tmp_path / "impatient.py"
+    script.write_text(LIMITED.format(changes="limits.READ_SECONDS = 0.2"))
+    message = message_classes()["Named"](name="tiny").SerializeToString()
+
+    def slowly() -> Iterator[bytes]:
+        time.sleep(1.0)
+        yield message
+
+    with (
+        running(tmp_path, f"tiny={exported}", program=[script]) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        assert b"logits" in channel.stream_unary(f"/{SERVICE}/ModelMetadata")(slowly(), timeout=20)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
 import signal
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +230,56 @@ def test_what_is_cancelled_leaves_the_queue_and_a_batch_nobody_wants_is_skipped(
     serve(write_model(tmp_path / "slow", sleep_s=0.3), use)
 
 
+def test_nothing_of_an_answered_request_stays_until_its_deadline(small: Path) -> None:
+    """Its rows may have many megabytes, and the deadline is half a minute away."""
+
+    async def use(model: ServedModel) -> None:
+        x = rows(3)
+        kept = weakref.ref(x)
+        await model.infer({"x": x})
+        del x
+        gc.collect()
+        assert kept() is None
+
+    serve(small, use)
+
+
+def test_workers_are_told_what_the_server_was(small: Path) -> None:
+    asked = {"backend": "openvino", "device": "cpu", "precision": "bf16", "max_batch": 5, "threads": 3}
+
+    async def run() -> None:
+        options = ServeOptions(**asked)  # type: ignore[arg-type]
+        model = ServedModel("small", "1", small, read_manifest(small), options, workers())
+        order = model._pool._order
+        await model.close()
+        assert {name: order[name] for name in asked} == asked
+        assert order["share_processors"] is True  # the server and other workers compute too
+
+    asyncio.run(run())
+
+
+def test_what_a_batch_costs_beside_its_rows_is_measured(tmp_path: Path) -> None:
+    """In this model that is all of it, and it is warmed up with half as many runs as are timed."""
+
+    async def use(model: ServedModel) -> None:
+        assert 0.09 < model._batcher.fixed_seconds < 2.0
+        model._pool.longest = 0.0
+        await model.infer({"x": rows(1)})
+        assert model._pool.longest >= 0.2
+
+    serve(write_model(tmp_path / "slow", sleep_s=0.2), use)
+
+
+def test_an_idle_worker_is_given_a_batch_before_a_busy_one(tmp_path: Path) -> None:
+    async def use(model: ServedModel) -> None:
+        tasks = [asyncio.ensure_future(model.infer({"x": rows(1, seed)})) for seed in range(2)]
+        await asyncio.sleep(0)
+        assert [len(one.batches) for one in model._pool._instances] == [1, 1]
+        await asyncio.gather(*tasks)
+
+    serve(write_model(tmp_path / "slow", sleep_s=0.1), use, instances=2)
+
+
 def test_a_bad_row_fails_alone(small: Path) -> None:
     async def use(model: ServedModel) -> None:
         asked = [rows(2, 0), bad_row(RAISE), rows(1, 2), bad_row(RAISE, 3), rows(2, 4), rows(30, 5)]
@@ -265,6 +317,18 @@ def test_a_worker_that_hangs_is_killed_after_the_deadline_and_the_next_one_answe
         assert time.monotonic() - start < 1.0
         check(rows(1), await model.infer({"x": rows(1)}, timeout=10.0))
         assert model.stats.restarts == 1
+
+    serve(small, use)
+
+
+def test_a_worker_is_not_killed_while_somebody_waits_for_what_it_computes(small: Path) -> None:
+    async def use(model: ServedModel) -> None:
+        waiting = asyncio.ensure_future(model.infer({"x": bad_row(HANG)}, timeout=1.6))
+        await asyncio.sleep(1.3)  # several times as long as a batch that nobody wants
+        assert model.stats.restarts == 0
+        with pytest.raises(DeadlineError):
+            await waiting
+        await until(lambda: model.stats.restarts)
 
     serve(small, use)
 

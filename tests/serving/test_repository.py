@@ -71,6 +71,52 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_folder_whose_name_has_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "run=1")
+    write_model(tmp_path / "1", name="other")
+
+    async def run() -> None:
+        async with models("run=1", "mine=1") as served:
+            assert [model.name for model in served.models()] == ["small", "mine"]
+
+    asyncio.run(run())
+
+
+def test_a_start_that_fails_ends_the_models_that_had_started(tmp_path: Path) -> None:
+    folders = [write_model(tmp_path / "one"), write_model(tmp_path / "broken", name="broken", broken=True)]
+    started: list[ServedModel] = []
+
+    async def start(name: str, *rest: object) -> ServedModel:
+        while name == "broken" and not started:
+            await asyncio.sleep(0.01)
+        started.append(await ServedModel.start(name, *rest, workers=workers()))  # type: ignore[arg-type]
+        return started[-1]
+
+    async def run() -> None:
+        with pytest.raises(ArtifactError, match="is broken"):
+            async with ModelRepository(list(map(str, folders)), ServeOptions(), start):  # type: ignore[arg-type]
+                pass
+        assert [model.pids for model in started] == [[]]
+
+    asyncio.run(run())
+
+
+def test_a_model_that_was_replaced_just_before_the_end_is_ended_too(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    write_model(folder / "1")
+
+    async def run() -> None:
+        async with models(folder) as served:
+            old = served.get("small")
+            write_model(folder / "2")
+            assert [done.changed for done in await served.reload()] == [True]
+            assert old.pids
+        assert not old.pids
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("instances", [1, 2])
 def test_a_new_version_is_swapped_in_under_load_without_losing_a_request(tmp_path: Path, instances: int) -> None:
     folder = tmp_path / "models"

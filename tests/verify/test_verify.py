@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from calibration_inputs import IMAGES
 from onnx import numpy_helper
 from tiny import tiny_asmlp, tiny_vip
@@ -23,11 +24,11 @@ from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.verify import verify_artifact
-from mlpdeploy.verify.inputs import Pool
+from mlpdeploy.verify.inputs import Pool, pools
 from mlpdeploy.verify.interface import interface_failures
 from mlpdeploy.verify.tolerance import ENOUGH, allowed_error, allowed_rms, rms
 from mlpdeploy.verify.values import Reference, value_checks
-from mlpdeploy.verify.verify import describe
+from mlpdeploy.verify.verify import _reference, describe
 
 CPU = "model.cpu.onnx"
 
@@ -237,6 +238,40 @@ def test_interface_failures(change: dict[str, Any], text: str) -> None:
     assert interface_failures("input", (wanted,), [wanted]) == []
     (failure, *_) = interface_failures("input", (wanted,), [dataclasses.replace(wanted, **change)])
     assert text in failure
+
+
+def test_a_size_that_the_file_leaves_open_is_an_interface_failure() -> None:
+    fixed = TensorSpec("input", (2, 3, 32, 32), "float32", "NCHW")
+    found = dataclasses.replace(fixed, shape=("batch", 3, 32, 32))
+    (failure,) = interface_failures("input", (fixed,), [found])
+    assert failure == "axis 0 of input input is open, the manifest says fixed to 2"
+
+
+def test_images_of_another_size_where_it_is_open_and_within_the_range_of_an_int8_model(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert [pool.height_width for pool in pools(manifest)] == [(32, 32)]
+    spec = dataclasses.replace(manifest.inputs[0], shape=("batch", 3, "8*height", "8*width"))
+    both = pools(dataclasses.replace(manifest, inputs=(spec,), quantization={"input_range": [-0.5, 0.25]}))
+    assert [pool.height_width for pool in both] == [(32, 32), (32, 24)]
+    for pool in both:
+        assert pool.images.shape == (8, 3, *pool.height_width)
+        assert (pool.images.min(), pool.images.max()) == (-0.5, 0.25)
+
+
+def test_where_pytorchs_fp16_overflows_an_eighth_of_its_bfloat16_is_the_yardstick(exported: Path) -> None:
+    class Loud(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * x.new_tensor(1e5)).flatten(1)[:, :7]
+
+    images = np.random.default_rng(0).uniform(1, 2, (8, 3, 2, 2)).astype(np.float32)
+    manifest = dataclasses.replace(read_manifest(exported), precision="fp16")
+    reference = _reference(Loud(), Pool((2, 2), images, 0), manifest)
+    exact = 1e5 * images.astype(np.float64).reshape(8, -1)[:, :7]
+    with torch.inference_mode():
+        rounded = Loud()(torch.from_numpy(images).bfloat16()).double().numpy()
+    np.testing.assert_allclose(reference.exact["logits"], exact, rtol=1e-12)
+    assert reference.own_error["logits"] == pytest.approx(np.abs(rounded - exact).max() / 8)
+    assert reference.own_rms["logits"] == pytest.approx(rms(rounded - exact) / 8)
 
 
 def test_the_tolerance_follows_the_frameworks_error_and_has_a_floor() -> None:
