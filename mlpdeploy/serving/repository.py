@@ -99,6 +99,7 @@ class ModelRepository:
             raise UsageError("no artifact folder", "at least one")
         self._models: dict[str, Served] = {}
         self._replaced: list[Served] = []
+        self._closed = False
         self._refused: dict[str, Files] = {}
         self._retirements: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -194,6 +195,9 @@ class ModelRepository:
         except MlpDeployError as error:
             self._refused[place.name] = files
             return Reloaded(place.name, old.version, False, error)
+        if self._closed:
+            await new.close()
+            return Reloaded(place.name, old.version, False)
         self._models[place.name] = new
         self._replaced.append(old)
         task = asyncio.create_task(self._retire(old))
@@ -212,6 +216,7 @@ class ModelRepository:
     async def close(self, drain_seconds: float | None = None) -> None:
         """Take no more requests, answer what is accepted within `drain_seconds`, and end all workers."""
         seconds = self.options.drain_seconds if drain_seconds is None else drain_seconds
+        self._closed = True
         for task in self._retirements:
             task.cancel()
         await asyncio.gather(*self._retirements, return_exceptions=True)

@@ -223,6 +223,15 @@ def test_keys_that_no_header_can_hold_are_refused(tmp_path: Path) -> None:
         read_keys(tmp_path / "keys")
 
 
+def test_spaces_around_a_key_are_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("  # two\n a-good-key \t\nanother-key\n")
+    keys = read_keys(tmp_path / "keys")
+    for key in ("a-good-key", "another-key"):
+        keys.check(None, key)
+    with pytest.raises(RefusedError):
+        keys.check(None, "# two")
+
+
 def test_a_compressed_body_is_never_unpacked_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1000)
     for size, fine in ((1000, True), (1001, False), (10_000_000, False)):

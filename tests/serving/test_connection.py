@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from mlpdeploy.serving.protocol.connection import connection_class
+from mlpdeploy.serving.protocol.connection import CONNECTION, connection_class
 from mlpdeploy.serving.protocol.http import JOIN_BYTES, Answer
 from mlpdeploy.serving.protocol.limits import Budget
 
@@ -81,6 +81,30 @@ def test_a_client_that_waits_before_it_sends_is_told_to_go_on() -> None:
     head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     answers = asyncio.run(written([head, b"ab"], b"{}"))
     assert answers[0] == [b"HTTP/1.1 100 Continue\r\n\r\n"] and answers[1][0].endswith(b"{}")
+
+
+def test_what_a_client_that_has_gone_asked_for_is_not_computed_on() -> None:
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"][CONNECTION].task = asyncio.current_task()
+        try:
+            await asyncio.sleep(5)
+        finally:
+            ended.append(scope["path"])
+
+    async def main() -> None:
+        config = uvicorn.Config(app, lifespan="off", log_config=None)
+        connection: Any = connection_class(Budget())(config, ServerState(), {})
+        connection.connection_made(Transport())
+        connection.data_received(b"GET" + GET)
+        await asyncio.sleep(0.01)
+        assert not ended
+        connection.connection_lost(None)
+        await asyncio.sleep(0.01)
+        assert ended == ["/a"] and connection.lost
+
+    asyncio.run(main())
 
 
 def test_nothing_of_an_answered_request_stays() -> None:

@@ -24,6 +24,7 @@ from mlpdeploy.manifest import read_manifest
 from mlpdeploy.serving.failures import DeadlineError, QueueFullError, UnavailableError
 from mlpdeploy.serving.model import ServedModel
 from mlpdeploy.serving.options import ServeOptions
+from mlpdeploy.serving.slots import Slot
 
 Use = Callable[[ServedModel], Awaitable[None]]
 
@@ -152,6 +153,17 @@ def test_slots_grow_to_one_batch_or_one_row_and_no_further(tmp_path: Path) -> No
         assert largest_row < max(sizes) < 1.25 * max(largest_row, native_batch) + 4096
 
     serve(write_model(tmp_path / "small", open_sizes=True), use, queue_limit=200)
+
+
+def test_arrays_of_a_slot_begin_where_a_processors_line_does() -> None:
+    slot = Slot()
+    first, end = slot.arrays([("float32", (3, 5)), ("float64", (1,)), ("uint8", (65,))])
+    (last,), _ = slot.arrays([("float64", (2,))], end)
+    assert [array.ctypes.data % 64 for array in (*first, last)] == [0] * 4
+    for index, array in enumerate((*first, last)):
+        array[...] = index
+    assert [array.flat[-1] for array in (*first, last)] == [0, 1, 2, 3]
+    slot.close()
 
 
 def test_rows_of_the_real_model_equal_the_session(exported: Path) -> None:

@@ -117,6 +117,27 @@ def test_a_model_that_was_replaced_just_before_the_end_is_ended_too(tmp_path: Pa
     asyncio.run(run())
 
 
+def test_a_model_that_is_being_loaded_at_the_end_is_ended_too(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    write_model(folder / "1")
+    started: list[ServedModel] = []
+
+    async def start(*arguments: object) -> ServedModel:
+        started.append(await ServedModel.start(*arguments, workers=workers()))  # type: ignore[arg-type]
+        return started[-1]
+
+    async def run() -> None:
+        async with ModelRepository([str(folder)], ServeOptions(), start) as served:
+            write_model(folder / "2")
+            reloading = asyncio.ensure_future(served.reload())
+            await asyncio.sleep(0.05)
+        assert not reloading.done()
+        assert [done.changed for done in await reloading] == [False]
+        assert [model.pids for model in started] == [[], []] and not served.ready
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("instances", [1, 2])
 def test_a_new_version_is_swapped_in_under_load_without_losing_a_request(tmp_path: Path, instances: int) -> None:
     folder = tmp_path / "models"
