@@ -52,7 +52,7 @@ def main() -> None:
         artifact = str(Path(scratch) / "asmlp_s")
         images = str(Path(scratch) / "images.npy")
         np.save(images, np.random.default_rng(0).integers(0, 256, (512, 224, 224, 3), np.uint8))
-        load = f"import time, mlpdeploy; from mlpdeploy.runtime.session import load; load({artifact!r})"
+        load = f"import time, mlpdeploy; from mlpdeploy.runtime.loading import load; load({artifact!r})"
         commands = {
             "python -c pass": (("-c", "pass"), 10),
             "import mlpdeploy": (("-c", "import mlpdeploy"), 10),

@@ -34,7 +34,7 @@ import numpy as np
 from mlpdeploy.artifact import write_file
 from mlpdeploy.bench.measure import SETTLE_NS
 from mlpdeploy.env import git_commit, machine, tool_versions
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "cpp"))

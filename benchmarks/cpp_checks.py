@@ -27,7 +27,7 @@ from mlpdeploy.env import git_commit, machine, tool_versions
 from mlpdeploy.export.export import export_model
 from mlpdeploy.images import sample_photographs
 from mlpdeploy.prediction import predict
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "cpp_checks.json"

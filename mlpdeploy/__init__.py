@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mlpdeploy.export.export import export_model
     from mlpdeploy.models.create import create_model
     from mlpdeploy.prediction import predict
-    from mlpdeploy.runtime.session import Session, load
+    from mlpdeploy.runtime.loading import load
+    from mlpdeploy.runtime.session import Session
     from mlpdeploy.verify import verify_artifact
 
 _LAZY = {
@@ -29,7 +30,7 @@ _LAZY = {
     "export_model": "mlpdeploy.export.export",
     "evaluate_artifacts": "mlpdeploy.evaluation.evaluate",
     "verify_artifact": "mlpdeploy.verify",
-    "load": "mlpdeploy.runtime.session",
+    "load": "mlpdeploy.runtime.loading",
     "Session": "mlpdeploy.runtime.session",
     "predict": "mlpdeploy.prediction",
 }

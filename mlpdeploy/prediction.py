@@ -21,7 +21,8 @@ from mlpdeploy.classification import (
 from mlpdeploy.errors import ImageError, UsageError
 from mlpdeploy.images import find_images
 from mlpdeploy.manifest import Preprocessing
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 
 
 @dataclass(frozen=True)

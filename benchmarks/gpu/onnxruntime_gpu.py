@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.env import git_commit, tool_versions
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 from mlpdeploy.verify.verify import verify_artifact
 
 BATCHES = (1, 8, 32)

@@ -23,7 +23,7 @@ from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.options import BuildOptions, parse_batches
 from mlpdeploy.env import git_commit, tool_versions
 from mlpdeploy.runtime.gpu import visible_gpu
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 from mlpdeploy.verify.tolerance import row_identity
 from mlpdeploy.verify.verify import verify_artifact
 

@@ -23,7 +23,8 @@ from mlpdeploy.bench.measure import Progress, Run
 from mlpdeploy.env import require
 from mlpdeploy.errors import InternalError, MissingDependencyError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 
 if TYPE_CHECKING:
     import torch

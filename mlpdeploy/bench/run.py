@@ -31,7 +31,9 @@ from mlpdeploy.bench.report import BenchReport, Result
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.errors import ArtifactError, VerificationError
 from mlpdeploy.manifest import CANONICAL, Manifest, read_manifest
-from mlpdeploy.runtime.session import AUTO, DEFAULT_BACKEND, GPU_BACKENDS, Session, load
+from mlpdeploy.runtime.backends import DEFAULT_BACKEND, GPU_BACKENDS
+from mlpdeploy.runtime.loading import AUTO, load
+from mlpdeploy.runtime.session import Session
 
 _TOOLS = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "onnxscript", "onnx_ir")
 

@@ -11,7 +11,8 @@ from mlpdeploy.distributed.chunks import Chunk
 from mlpdeploy.distributed.results import part_path, write_part
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.prediction import Prediction, predict_pictures
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 
 
 @dataclass(frozen=True)

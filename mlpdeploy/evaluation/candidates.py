@@ -11,7 +11,7 @@ from pathlib import Path
 from mlpdeploy.classification import check_classifier
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, read_manifest
-from mlpdeploy.runtime.session import DEFAULT_BACKEND
+from mlpdeploy.runtime.backends import DEFAULT_BACKEND
 
 REFERENCE = "torch"  # the backend that the others are compared with
 

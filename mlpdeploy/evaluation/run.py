@@ -16,7 +16,8 @@ from mlpdeploy.evaluation.data import LabelledImages
 from mlpdeploy.evaluation.state import CandidateIdentity, Rows, State
 from mlpdeploy.evaluation.summary import Computed
 from mlpdeploy.manifest import FILE_NAME, sha256_of
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]

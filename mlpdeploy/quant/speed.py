@@ -9,7 +9,8 @@ import numpy as np
 from mlpdeploy.bench.measure import Candidate, Run, measure_interleaved
 from mlpdeploy.env import installed_version
 from mlpdeploy.manifest import Manifest, read_manifest
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 
 # Target -> the backend that it was lowered for, where that runs on any machine.
 BACKENDS = {"cpu": "onnxruntime", "openvino": "openvino"}

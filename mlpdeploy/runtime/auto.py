@@ -19,7 +19,8 @@ from mlpdeploy.engines.sidecar import FOLDER, Sidecar
 from mlpdeploy.env import cpu_count, cpu_name, installed_version, sums_of_int8_saturate
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
-from mlpdeploy.runtime.session import DEFAULT_BACKEND, ROLE_BACKENDS, LoadOptions, Session, session_of
+from mlpdeploy.runtime.backends import DEFAULT_BACKEND, ROLE_BACKENDS, session_of
+from mlpdeploy.runtime.session import LoadOptions, Session
 
 BATCHES = (1, 8)
 SECONDS = 2.0  # per batch size, all backends together

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import threading
 import weakref
@@ -11,38 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from mlpdeploy.env import closest
-from mlpdeploy.errors import ArtifactError, UsageError
-from mlpdeploy.manifest import CANONICAL, Manifest, TensorSpec, read_manifest
+from mlpdeploy.errors import UsageError
+from mlpdeploy.manifest import Manifest, TensorSpec
 from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, open_sizes, pad_rows
 
-# Backend name -> module with a class `BackendSession(directory, manifest, options)`.
-BACKENDS = {
-    "onnxruntime": "mlpdeploy.runtime.onnxruntime",
-    "openvino": "mlpdeploy.runtime.openvino",
-    "torch": "mlpdeploy.runtime.torch",
-    "tensorrt": "mlpdeploy.runtime.tensorrt",
-    "onnxruntime-tensorrt": "mlpdeploy.runtime.onnxruntime_tensorrt",
-}
-DEFAULT_BACKEND = "onnxruntime"
-AUTO = "auto"
-GPU_BACKENDS = ("tensorrt", "onnxruntime-tensorrt")  # run on a GPU or not at all
-# Role of a file -> backends that run it, the first choice first. PyTorch takes the canonical file's weights only, and
-# TensorRT the engine that was built of it.
-ROLE_BACKENDS: dict[str, tuple[str, ...]] = {
-    "canonical": ("onnxruntime", "torch", "onnxruntime-tensorrt"),
-    "cpu": ("onnxruntime",),
-    "openvino": ("openvino", "onnxruntime"),
-    "tensorrt": ("onnxruntime", "tensorrt", "onnxruntime-tensorrt"),
-    "tensorrt-rtx": ("onnxruntime", "tensorrt"),
-}
-PRECISIONS = ("fp32", "bf16")
 DEFAULT_MAX_BATCH = 32
 
 # Calls of `run_async` that compute at the same time; what else is asked for waits in order.
@@ -296,85 +272,3 @@ def _release(*groups: Mapping[str, Any]) -> None:
     for array in (array for group in groups for array in group.values()):
         if not isinstance(array, np.ndarray):
             array.release()
-
-
-def load(
-    directory: str | Path,
-    backend: str | None = None,
-    device: str | None = None,
-    *,
-    threads: int | None = None,
-    max_batch: int | None = None,
-    role: str | None = None,
-    precision: str | None = None,
-    share_processors: bool = False,
-    kernels: bool = True,
-) -> Session:
-    """Return a Session on an artifact folder.
-
-    Args:
-        directory: made by `mlpdeploy export`.
-        backend: `onnxruntime` (the default), `openvino`, `torch` (the reference), `tensorrt` (an engine that
-            `mlpdeploy build` made for this machine), `onnxruntime-tensorrt` (ONNX Runtime's TensorRT provider, which
-            builds its own), or `auto`: the fastest of those that are installed and that the
-            artifact has a file or an engine for, measured once on each machine.
-        device: `cpu` or `cuda`; None takes CUDA where the backend and the machine have it.
-        threads: of one run; None takes every processor that this process may use. `tensorrt` has none.
-        max_batch: rows that go through the backend at once; None means 32, or what an engine was built for. A larger
-            batch is split.
-        role: which of the artifact's models: `canonical` or a target's name; None takes the one lowered for the
-            backend, or the canonical one where there is none (OpenVINO needs one of its own).
-        precision: what floats are computed in, `fp32` or `bf16`; None means the artifact's precision. Only OpenVINO
-            computes in another one.
-        share_processors: leave the processors to other processes as soon as a run ends. Otherwise ONNX Runtime's
-            threads look for more work for a while: faster where the next run follows at once and nobody else computes.
-        kernels: run our own CPU kernels where the file has operators for them and this machine has them compiled.
-
-    Raises:
-        UsageError: unknown backend, device, role or precision, or one that the backend or the processor has not.
-        ArtifactError: the folder is incomplete, edited or truncated.
-        MissingDependencyError: the backend's package is not installed.
-    """
-    name = DEFAULT_BACKEND if backend is None else backend
-    if name != AUTO and name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}", fix=closest(name, (*BACKENDS, AUTO)))
-    if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {device!r}", "cpu or cuda")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", "at least 1")
-    if precision is not None and precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}", fix=closest(precision, PRECISIONS))
-    directory = Path(directory)
-    manifest = read_manifest(directory)
-    if len(manifest.inputs) < 1 or not manifest.outputs:
-        raise ArtifactError(f"{directory} has no inputs or no outputs", fix="export the model again")
-    if role is not None:
-        roles = {entry.role: name for name, entry in manifest.models.items()}
-        if role not in roles:
-            raise UsageError(f"{directory} has no model for {role!r}", fix=closest(role, roles))
-        if role == CANONICAL and any(spec.dtype != "float32" for spec in (*manifest.inputs, *manifest.outputs)):
-            raise UsageError(
-                f"the canonical model of {directory}, which takes float32",
-                f"a model with the artifact's inputs, {manifest.inputs[0].dtype}",
-                "leave the role out, or load the float32 artifact that this one was made from",
-            )
-    options = LoadOptions(device, threads, max_batch, role, precision, share_processors, kernels)
-    if name == AUTO:
-        name = importlib.import_module("mlpdeploy.runtime.auto").fastest_backend(directory, manifest, options)
-    return session_of(name, directory, manifest, options)
-
-
-def session_of(backend: str, directory: Path, manifest: Manifest, options: LoadOptions) -> Session:
-    """Return a Session on one of `BACKENDS`, after checking that it can do what is asked for; see `load`."""
-    kind: type[Session] = importlib.import_module(BACKENDS[backend]).BackendSession
-    if options.role is not None and backend not in (*ROLE_BACKENDS.get(options.role, BACKENDS), "torch"):
-        able = " or ".join(ROLE_BACKENDS[options.role])
-        raise UsageError(f"the file for {options.role} on {backend}", able, f"leave the role out for {backend}'s own")
-    if options.precision not in (None, manifest.precision, *kind.precisions):
-        raise UsageError(
-            f"precision {options.precision} on {backend} for an artifact in {manifest.precision}",
-            manifest.precision,
-            "use --backend openvino, or quantize the artifact",
-        )
-    session: Session = kind(directory, manifest, options)  # type: ignore[arg-type]
-    return session

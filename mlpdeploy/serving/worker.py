@@ -25,7 +25,8 @@ from typing import Any
 from mlpdeploy.errors import ArtifactError, MlpDeployError
 from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
 from mlpdeploy.runtime.feeds import Arrays, rows_of
-from mlpdeploy.runtime.session import Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 from mlpdeploy.serving.slots import Slot
 
 Message = dict[str, Any]

@@ -15,7 +15,9 @@ from mlpdeploy.artifact import write_manifest
 from mlpdeploy.env import installed_version, require
 from mlpdeploy.errors import ArtifactError, MlpDeployError, VerificationError
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest, state_dict_sha256
-from mlpdeploy.runtime.session import DEFAULT_BACKEND, GPU_BACKENDS, ROLE_BACKENDS, Session, load
+from mlpdeploy.runtime.backends import DEFAULT_BACKEND, GPU_BACKENDS, ROLE_BACKENDS
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import Session
 from mlpdeploy.runtime.torch import reference_model
 from mlpdeploy.verify.diverge import first_divergence
 from mlpdeploy.verify.inputs import Pool, pools

@@ -13,7 +13,7 @@ from PIL import Image
 from mlpdeploy.export.export import export_model
 from mlpdeploy.images import sample_photographs
 from mlpdeploy.prediction import predict
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 DEMOS = ("asmlp_digits", "vip_digits")
 BATCHES = (1, 2, 3, 8, 33)

@@ -19,7 +19,7 @@ from native import NativeError, NativeSession, edit, library
 
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.manifest import file_entry
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 BATCHES = (1, 2, 3, 8, 33)
 

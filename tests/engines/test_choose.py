@@ -14,7 +14,7 @@ from mlpdeploy.engines.build import build_artifact
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.engines.sidecar import engines_of
 from mlpdeploy.errors import MissingDependencyError
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 OPTIONS = BuildOptions(batches=((1, 1, 1), (2, 4, 8)))
 

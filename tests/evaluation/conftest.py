@@ -10,7 +10,7 @@ import pytest
 
 from mlpdeploy.images import preprocess
 from mlpdeploy.manifest import read_manifest
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 IMAGES = 60
 

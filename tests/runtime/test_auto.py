@@ -12,7 +12,8 @@ from mlpdeploy.env import installed_version
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import CANONICAL, read_manifest
 from mlpdeploy.runtime import auto
-from mlpdeploy.runtime.session import LoadOptions, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import LoadOptions
 
 # Not `importorskip`: importing openvino as it is starts its telemetry.
 if installed_version("openvino") is None:

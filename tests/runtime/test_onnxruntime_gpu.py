@@ -28,7 +28,7 @@ from mlpdeploy.manifest import TensorSpec, read_manifest
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import onnxruntime_gpu, onnxruntime_tensorrt
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 from mlpdeploy.verify.verify import verify_artifact
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "gpu"

@@ -21,7 +21,7 @@ from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import file_entry, read_manifest
 from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.runtime import openvino as backend
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 # Not `importorskip`: importing openvino as it is starts its telemetry.
 if installed_version("openvino") is None:

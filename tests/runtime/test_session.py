@@ -22,8 +22,10 @@ from mlpdeploy.env import installed_version
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import TensorSpec, read_manifest
+from mlpdeploy.runtime.backends import BACKENDS, GPU_BACKENDS
 from mlpdeploy.runtime.feeds import check_feeds
-from mlpdeploy.runtime.session import ASYNC_RUNS, BACKENDS, GPU_BACKENDS, Session, load
+from mlpdeploy.runtime.loading import load
+from mlpdeploy.runtime.session import ASYNC_RUNS, Session
 
 CPU_BACKENDS = [name for name in BACKENDS if name not in GPU_BACKENDS]
 

@@ -33,7 +33,7 @@ from mlpdeploy.plugins.find import (
 )
 from mlpdeploy.runtime.cuda.interface import CudaError
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 from mlpdeploy.runtime.tensorrt_api import EngineError
 from mlpdeploy.runtime.trt import lane
 from mlpdeploy.runtime.trt.choice import Machine as Target

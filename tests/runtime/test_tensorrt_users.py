@@ -19,7 +19,7 @@ from mlpdeploy.inspection import inspect_artifact
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.runtime import auto, gpu, tensorrt_api
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 from mlpdeploy.verify.verify import verify_artifact
 
 ROOT = Path(__file__).parents[2]

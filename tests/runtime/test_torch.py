@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlpdeploy.runtime.session import load
+from mlpdeploy.runtime.loading import load
 
 
 def switches() -> list[str]:
