@@ -749,9 +749,10 @@ class _NewContext(IExecutionContext):
 class EngineInspector:
     """Layers as the real inspector gives them: a name, a type, inputs and outputs with a format text."""
 
+    execution_context: Any = None
+
     def __init__(self, model: Any, plan: dict[str, Any]) -> None:
         self._model, self._plan = model, plan
-        self.execution_context: Any = None
 
     def _shapes_are_known(self) -> bool:
         """Whether the engine has no profiles, or a context is given that has all shapes of the inputs."""
