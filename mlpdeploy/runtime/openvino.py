@@ -26,7 +26,7 @@ ROWS_PER_STREAM_RUN = 2
 # OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
-# Held while a shape is computed for the first time (`BackendSession._meet`): OpenVINO's cache is one for the process.
+# Held while a shape is computed for the first time (`BackendSession._run`): OpenVINO's cache is one for the process.
 _MEETING = Lock()
 
 
@@ -92,9 +92,13 @@ class BackendSession(Session):
         return into if into is not None else {name: np.concatenate([results[name], rest[name]]) for name in results}
 
     def _run(self, requests: _Requests, parts: list[Arrays], into: Arrays | None) -> Arrays:
-        """Run the parts, as many at once as there are streams, and return the results in order."""
-        for part in parts:
-            self._meet(requests, part)
+        """Run the parts, as many at once as there are streams, and return the results in order.
+
+        The first rows of a shape run alone. OpenVINO 2026.4.1 makes its kernels for a shape when it first comes. Where
+        two streams do so at the same time, one of them may be given a product with a fused Gelu that is wrong, and
+        stays so: on an AMD Zen 5 that happened to Vision Permutator in every third process. A kernel that has run once
+        is safe for all streams.
+        """
         results: list[list[Any]] = []
         with requests.taken(min(requests.streams, len(parts))) as taken:
             start = 0
@@ -103,7 +107,16 @@ class BackendSession(Session):
                 request = taken[index % len(taken)]
                 request.wait()
                 results.append(self._bind(request, part, None if into is None else rows_of(into, start, stop)))
-                request.start_async()
+                shapes = tuple(array.shape for array in part.values())
+                if shapes in requests.met:
+                    request.start_async()
+                else:
+                    for other in taken:
+                        other.wait()
+                    with _MEETING:
+                        request.start_async()
+                        request.wait()
+                    requests.met.add(shapes)
                 start = stop
             for request in taken:
                 request.wait()
@@ -112,22 +125,6 @@ class BackendSession(Session):
         arrays = [[tensor.data for tensor in tensors] for tensors in results]
         joined = arrays[0] if len(arrays) == 1 else [np.concatenate(column) for column in zip(*arrays, strict=True)]
         return {spec.name: array for spec, array in zip(self.outputs, joined, strict=True)}
-
-    def _meet(self, requests: _Requests, part: Arrays) -> None:
-        """Run a part alone if it has the first rows of their shape.
-
-        OpenVINO 2026.4.1 makes its kernels for a shape when it first comes. Where two streams do so at the same time,
-        one of them may be given a product with a fused Gelu that is wrong, and stays so: on an AMD Zen 5 that happened
-        to Vision Permutator in every third process. A kernel that has run once is safe for all streams.
-        """
-        shapes = tuple(array.shape for array in part.values())
-        if shapes in requests.met:
-            return
-        with _MEETING, requests.taken(1) as (request,):
-            self._bind(request, part, None)
-            request.start_async()
-            request.wait()
-        requests.met.add(shapes)
 
     def _bind(self, request: Any, feeds: Arrays, into: Arrays | None) -> list[Any]:
         """Give a request the caller's memory for its inputs and outputs, or new tensors for the outputs."""
