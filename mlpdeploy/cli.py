@@ -92,7 +92,7 @@ class Commands(click.Group):
 )
 @click.version_option(package_version(), prog_name="mlpdeploy")
 def main() -> None:
-    """From a PyTorch checkpoint of AS-MLP or Vision Permutator to fast, verified inference."""
+    """From a PyTorch checkpoint of AS-MLP, Vision Permutator or CycleMLP to fast, verified inference."""
 
 
 if __name__ == "__main__":

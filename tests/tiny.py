@@ -6,6 +6,7 @@ from typing import Any
 
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import Model, model_from_config, random_weights
+from mlpdeploy.models.cyclemlp import CycleMlpConfig
 from mlpdeploy.models.vip import VipConfig
 
 
@@ -19,6 +20,22 @@ def tiny_vip(widths: tuple[int, int] = (16, 32)) -> Model:
     """Return a Vision Permutator with an 8x8 and a 4x4 grid."""
     config = VipConfig((1, 1), widths, (True, False), 4, native_size=32, image_size=(32, 32), num_classes=7)
     return named(model_from_config(config), "vip_s7")
+
+
+def tiny_cyclemlp(**changes: Any) -> Model:
+    """Return a CycleMLP of two stages with 20 and 44 channels (no multiples of three) for 32x40 images."""
+    values = {"depths": (1, 1), "widths": (20, 44), "mlp_ratios": (3, 2), "image_size": (32, 40), "num_classes": 7}
+    return named(model_from_config(CycleMlpConfig(**{**values, **changes})), "cyclemlp_b1")
+
+
+def tiny(family: str) -> Model:
+    """Return the small model of a family whose blocks are whole panels of channels, for 32x32 images."""
+    makers = {
+        "asmlp": lambda: tiny_asmlp(embed_dim=32),
+        "vip": tiny_vip,
+        "cyclemlp": lambda: tiny_cyclemlp(image_size=(32, 32)),
+    }
+    return makers[family]()
 
 
 def named(model: Model, name: str) -> Model:

@@ -44,7 +44,7 @@ from mlpdeploy.manifest import Manifest, largest_error
     metavar="NAME",
     help="cpu, openvino, tensorrt or tensorrt-rtx; repeat for several.  [default: cpu; tensorrt for --shift plugin]",
 )
-@click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP).")
+@click.option("--features", is_flag=True, help="One feature map per stage instead of logits (AS-MLP, CycleMLP).")
 @click.option("--opset", type=int, help="Of the standard operators.  [default: 21]")
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")

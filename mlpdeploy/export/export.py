@@ -29,11 +29,10 @@ from mlpdeploy.manifest import (
     read_manifest,
     state_dict_sha256,
 )
-from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
-from mlpdeploy.models.build import Model, model_from_config
+from mlpdeploy.models.asmlp import AsMlp
+from mlpdeploy.models.build import MODULES, Model, model_from_config
 from mlpdeploy.models.create import create_model
 from mlpdeploy.models.statistics import model_statistics
-from mlpdeploy.models.vip import VisionPermutator
 from mlpdeploy.plugins.cpu import ensure_cpu_library
 
 CANONICAL_FILE = "model.onnx"
@@ -67,7 +66,8 @@ def export_model(
         model: a name for `create_model`, or a model that it returned, of which config and weights count: not its hooks.
         directory: the folder to make.
         checkpoint: only with a name.
-        image_size: pixels; `dynamic` leaves height and width open (AS-MLP); None means the model's own.
+        image_size: pixels; `dynamic` leaves height and width open, but for a Vision Permutator; None means the model's
+            own.
         batch: rows; None leaves it open.
         shift: the axial shift in the lowered file: `conv`, `slice`, `plugin`, or `auto`, the target's fastest.
         target: whom a lowered file is for, one name or several: `cpu` (default), `openvino` or `tensorrt` (default for
@@ -101,7 +101,7 @@ def export_model(
     _check_model(model, size)
     has_shift = isinstance(model, AsMlp)
     if shift != "auto" and not has_shift:
-        raise UsageError(f"--shift {shift} for {model.name}", "an AS-MLP", "a Vision Permutator has no axial shift")
+        raise UsageError(f"--shift {shift} for {model.name}", "an AS-MLP", "other models have no axial shift")
     names = labels_for(model, labels)
     if preprocessing is None:
         preprocessing = preprocessing_for(model)
@@ -171,7 +171,7 @@ def write_lowered(model: ir.Model, directory: Path, target: str, shift: str) -> 
 
 
 def _check_model(model: Model, size: int | tuple[int, int] | None) -> None:
-    if type(model) not in (AsMlp, VisionPermutator):  # whose layers are built anew to be traced
+    if type(model) not in MODULES.values():  # whose layers are built anew to be traced
         raise UsageError(f"a {type(model).__name__}", "a model from mlpdeploy.create_model")
     if size is not None:
         wanted = (size, size) if isinstance(size, int) else tuple(size)
@@ -225,7 +225,7 @@ def _describe(model: Model) -> dict[str, Any]:
     statistics = model_statistics(model, config.image_size, config.in_chans)
     return {
         "name": model.name,
-        "family": "asmlp" if isinstance(config, AsMlpConfig) else "vip",
+        "family": config.family,
         "source": model.source,
         "random_weights": model.source.startswith("random"),
         "config": dataclasses.asdict(config),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
-from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import Model
 from mlpdeploy.models.registry import entry_of
 
@@ -21,7 +20,7 @@ def labels_for(model: Model, labels: Sequence[str] | None) -> list[str]:
     Raises:
         UsageError: the number of labels is not the number of classes.
     """
-    if isinstance(model.config, AsMlpConfig) and model.config.features:
+    if getattr(model.config, "features", False):
         if labels is not None:
             raise UsageError("labels for feature maps", fix="leave --labels or --features out")
         return []

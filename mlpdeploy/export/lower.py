@@ -13,8 +13,10 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.flatten_tokens import flatten_tokens
 from mlpdeploy.export.passes.fold_norm_affine import fold_norm_affine
 from mlpdeploy.export.passes.form_axial_shift_blocks import form_axial_shift_blocks
+from mlpdeploy.export.passes.form_cycle_blocks import form_cycle_blocks
 from mlpdeploy.export.passes.form_permutator_blocks import form_permutator_blocks
 from mlpdeploy.export.passes.lower_axial_shift import SHIFT_FORMS, ShiftForm, lower_axial_shift
+from mlpdeploy.export.passes.lower_cycle_mlp import lower_cycle_mlp
 from mlpdeploy.export.passes.lower_gelu import lower_gelu
 from mlpdeploy.export.passes.lower_group_norm import NormForm, lower_group_norm
 from mlpdeploy.export.passes.lower_permute_mlp import lower_permute_mlp
@@ -87,11 +89,12 @@ def lower(model: ir.Model, target: Target, shift: ShiftForm, *, blocks: bool = F
     """
     reports = [merge_patches(model), fold_norm_affine(model)]
     if blocks and target.blocks and shift == target.shift:
-        reports += [form_axial_shift_blocks(model), form_permutator_blocks(model)]
+        reports += [form_axial_shift_blocks(model), form_permutator_blocks(model), form_cycle_blocks(model)]
     reports += [
         lower_axial_shift(model, shift),
         lower_group_norm(model, target.norm),
         lower_permute_mlp(model),
+        lower_cycle_mlp(model),
         flatten_tokens(model),
     ]
     if target.expand_gelu:

@@ -22,15 +22,15 @@ from mlpdeploy.manifest import TRANSPOSED
 from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import Model, model_from_config
 from mlpdeploy.models.vip import VipConfig, one_grid_error
-from mlpdeploy.ops import axial_shift, group_norm, permute_mlp
+from mlpdeploy.ops import axial_shift, cycle_mlp, group_norm, permute_mlp
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.tracing import canonical_tracing
 
 DEFAULT_OPSET = 21
 OPSETS = range(18, 24)
 INPUT_NAME = "input"
-_SIZE_AXES = ("", "", "height", "width")  # of a feature map (N, C, H, W)
-_EXPORTERS_SYMBOL = re.compile(r"s\d+$")
+_SIZE_AXES = ("", "", "height", "width")  # of planes (N, C, H, W)
+_EXPORTERS_SYMBOL = re.compile(r"\bs\d+\b")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ExportShape:
 
 
 def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """Return the canonical ONNX model of an AS-MLP or a Vision Permutator in eval mode.
+    """Return the canonical ONNX model of a model in eval mode.
 
     Raises:
         UsageError: an opset that is not supported, or dynamic sizes of a model with a fixed grid.
@@ -93,7 +93,7 @@ def onnx_from_model(model: Model, shape: ExportShape, opset: int = DEFAULT_OPSET
 
 def output_names_of(model: Model) -> list[str]:
     """Return the names of the outputs: `logits`, or `stage0`, `stage1`, ... for feature maps."""
-    if isinstance(model.config, AsMlpConfig) and model.config.features:
+    if getattr(model.config, "features", False):
         return [f"stage{index}" for index in range(len(model.config.depths))]
     return ["logits"]
 
@@ -102,7 +102,7 @@ def _dynamic_divisor(model: Model) -> int:
     config = model.config
     if isinstance(config, VipConfig):
         raise one_grid_error(config, "dynamic")
-    if config.pad_odd_sizes:
+    if isinstance(config, AsMlpConfig) and config.pad_odd_sizes:
         raise UsageError(
             "a dynamic image size together with padding of odd sizes",
             "one of them",
@@ -176,14 +176,24 @@ def _rename_constants(model: ir.Model) -> None:
 
 
 def _name_sizes(model: ir.Model) -> None:
-    """Call the open sizes of all feature maps as the input's are called: `2*height`, and not `2*s89`."""
+    """Call the open sizes of all values as the input's are called: `2*height`, and not `2*s89`.
+
+    The stem's output has them as planes (N, C, H, W): from there the exporter's symbols are known, wherever they stand.
+    """
+    stem = next(iter(model.graph.inputs[0].uses())).node.outputs[0]
+    assert stem.shape is not None
+    names = {
+        symbol: name
+        for size, name in zip(stem.shape, _SIZE_AXES, strict=True)
+        if name
+        for symbol in _EXPORTERS_SYMBOL.findall(str(size))
+    }
     for node in model.graph:
         for value in node.outputs:
-            if value.shape is None or len(value.shape) != len(_SIZE_AXES):
-                continue
-            for axis, name in enumerate(_SIZE_AXES):
-                if name and not isinstance(value.shape[axis], int):
-                    value.shape[axis] = _EXPORTERS_SYMBOL.sub(name, str(value.shape[axis]))
+            for axis, size in enumerate(value.shape or ()):
+                if not isinstance(size, int):
+                    assert value.shape is not None
+                    value.shape[axis] = _EXPORTERS_SYMBOL.sub(lambda found: names.get(found[0], found[0]), str(size))
 
 
 def _strip_metadata(model: ir.Model) -> None:
@@ -213,6 +223,8 @@ def _attach_functions(model: ir.Model, config: object, opset: int) -> None:
         protos.append(group_norm.group_norm1_function(opset))
     if permute_mlp.NAME in used:
         protos.append(permute_mlp.weighted_permute_mlp_function(opset))
+    if cycle_mlp.NAME in used:
+        protos.append(cycle_mlp.weighted_cycle_mlp_function(opset))
     for proto in protos:
         function = ir.serde.deserialize_function(proto)
         model.functions[function.identifier()] = function

@@ -7,7 +7,7 @@ segmentation backbones (`norm0` to `norm3`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -40,6 +40,8 @@ class AsMlpConfig:
         pad_odd_sizes: pad with zeros, right and below, where a size does not divide, as the detection code does;
             otherwise such a size is refused.
     """
+
+    family: ClassVar[str] = "asmlp"
 
     embed_dim: int
     depths: tuple[int, ...]

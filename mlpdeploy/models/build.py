@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlpdeploy.models.asmlp import AsMlp, AsMlpConfig
+from mlpdeploy.models.cyclemlp import CycleMlp, CycleMlpConfig
 from mlpdeploy.models.registry import Config
 from mlpdeploy.models.vip import VipConfig, VisionPermutator
 from mlpdeploy.ops.axial_shift import ShiftSpec
 
-Model = AsMlp | VisionPermutator
+Model = AsMlp | VisionPermutator | CycleMlp
+
+# Of each family: a new one begins here and in `registry.py`.
+MODULES: dict[type[Config], Callable[[Any], Model]] = {
+    AsMlpConfig: AsMlp,
+    VipConfig: VisionPermutator,
+    CycleMlpConfig: CycleMlp,
+}
+_CONFIGS: dict[str, type[Config]] = {kind.family: kind for kind in MODULES}
 
 
 def config_from_dict(family: str, values: dict[str, Any]) -> Config:
     """Return the architecture that `dataclasses.asdict` turned into JSON data."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    if family == "asmlp":
-        return AsMlpConfig(**{**values, "shift": ShiftSpec(**values["shift"])})
-    return VipConfig(**values)
+    if "shift" in values:
+        values["shift"] = ShiftSpec(**values["shift"])
+    return _CONFIGS[family](**values)
 
 
 def model_from_config(config: Config, device: str = "cpu") -> Model:
     """Return the float32 module with storage but without meaningful weights (without storage on the device `meta`)."""
     with torch.device("meta"):  # no time is spent on an initialization that would be overwritten
-        model = (AsMlp(config) if isinstance(config, AsMlpConfig) else VisionPermutator(config)).float()
+        model = MODULES[type(config)](config).float()
     return model if device == "meta" else model.to_empty(device=device)
 
 

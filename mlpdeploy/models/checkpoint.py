@@ -12,7 +12,9 @@ from torch import nn
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import CheckpointError
-from mlpdeploy.models.identify import STEM, body, custom, registered
+from mlpdeploy.models.cyclemlp import CycleMlpConfig
+from mlpdeploy.models.identify import OFFSET, STEM, body, custom, registered
+from mlpdeploy.ops.cycle_mlp import offsets
 
 StateDict = dict[str, torch.Tensor]
 
@@ -141,6 +143,8 @@ def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: 
         CheckpointError: tensors are missing, unexpected or misshapen; the message lists them and guesses the cause.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if isinstance(model.config, CycleMlpConfig):
+        state = _without_offsets(state, path)
     if getattr(model.config, "features", False):
         # A classifier's own norm and head have no place in a backbone.
         state = {n: t for n, t in state.items() if n not in ("norm.weight", "norm.bias", "head.weight", "head.bias")}
@@ -173,6 +177,26 @@ def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: 
     model.load_state_dict({name: state[name].to(torch.float32) for name in wanted})
 
 
+def _without_offsets(state: StateDict, path: Path) -> StateDict:
+    """Return a CycleMLP's tensors without the buffers that say how channels move: they must say what the model does.
+
+    Raises:
+        CheckpointError: they say something else, as with another `kernel_size`.
+    """
+    for name in [name for name in state if name.endswith(OFFSET)]:
+        found = state[name].flatten().tolist()
+        moved = offsets(len(found) // 2)
+        along_w = [step for move in moved for step in (0, move)]  # (dy, dx) of each channel
+        along_h = [step for move in moved for step in (move, 0)]
+        if found != (along_w if name.endswith(f"sfc_h{OFFSET}") else along_h):
+            raise CheckpointError(
+                f"{name} in {path.name} moves channels in another way than the published models",
+                "channels that are read one pixel before, at, and behind each pixel in turns",
+                "it is a changed variant of the architecture",
+            )
+    return {name: tensor for name, tensor in state.items() if not name.endswith(OFFSET)}
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
@@ -187,7 +211,7 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
     if body(have) == body(wanted) and "head.weight" in wanted:
         head = have.get("head.weight")
         if head is None:
-            if any(name.startswith("network.") for name in wanted):
+            if any(name.endswith(".mlp_h.weight") for name in wanted):
                 return "it has no classifier, and a Vision Permutator has no other outputs: choose one with a head"
             return "it is a backbone without a classifier: export it with --features"
         if head and head[0] != wanted["head.weight"][0]:

@@ -14,6 +14,11 @@ from mlpdeploy.models.identify import identify
 from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.ops.axial_shift import Padding
 
+_WHY_NOT = {
+    "vip": "a Vision Permutator has no axial shift, no feature maps and one grid",
+    "cyclemlp": "a CycleMLP's channels always move the same way, and it takes any size",
+}
+
 
 def create_model(
     name: str | None = None,
@@ -41,7 +46,7 @@ def create_model(
         image_size: pixels, one number or (height, width).
         in_chans: channels of the input image.
         shift_size, dilation, padding, branches: AS-MLP only, see `AsMlpConfig`.
-        features: AS-MLP only: one feature map per stage instead of logits.
+        features: AS-MLP and CycleMLP: one feature map per stage instead of logits.
         pad_odd_sizes: AS-MLP only: take any size, padded as the detection code does.
         checkpoint: a `.pth`, `.pt` or `.safetensors` file.
         seed: of the random weights; not used with a checkpoint.
@@ -77,7 +82,7 @@ def create_model(
         changes["in_chans"] = in_chans
     if image_size is not None:
         changes["image_size"] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    only_asmlp: dict[str, Any] = {
+    of_some: dict[str, Any] = {
         "shift_size": shift_size,
         "dilation": dilation,
         "padding": padding,
@@ -85,18 +90,18 @@ def create_model(
         "features": features or None,
         "pad_odd_sizes": pad_odd_sizes or None,
     }
-    given = {key: value for key, value in only_asmlp.items() if value is not None}
+    given = {key: value for key, value in of_some.items() if value is not None}
     if isinstance(entry.config, AsMlpConfig):
         shift = {key: given.pop(key) for key in ("shift_size", "dilation", "padding") if key in given}
         if shift:
             changes["shift"] = dataclasses.replace(entry.config.shift, **shift)
-        changes |= given
-        if features and state is not None and "norm0.weight" in state:
-            changes["feature_norms"] = True
-    elif given:
-        raise UsageError(
-            f"{', '.join(given)} for {entry.name}", "an AS-MLP", "a Vision Permutator has no axial shift and one grid"
-        )
+    known = {field.name for field in dataclasses.fields(entry.config)}
+    foreign = [key for key in given if key not in known]
+    if foreign:
+        raise UsageError(f"{', '.join(foreign)} for {entry.name}", "an AS-MLP", _WHY_NOT[entry.family])
+    changes |= given
+    if features and state is not None and "norm0.weight" in state:
+        changes["feature_norms"] = True
     config: Config = dataclasses.replace(entry.config, **changes)
     model = model_from_config(config)
     if state is None:

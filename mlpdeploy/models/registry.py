@@ -9,9 +9,10 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.models.asmlp import AsMlpConfig
+from mlpdeploy.models.cyclemlp import CycleMlpConfig
 from mlpdeploy.models.vip import VipConfig
 
-Config = AsMlpConfig | VipConfig
+Config = AsMlpConfig | VipConfig | CycleMlpConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class ModelEntry:
 
     Attributes:
         name: the short name, e.g. `asmlp_s`.
-        family: `asmlp` or `vip`.
         aliases: other names, among them the official ones.
         config: the architecture.
         preprocessing: how the authors prepared the images that they evaluated on.
@@ -29,12 +29,16 @@ class ModelEntry:
     """
 
     name: str
-    family: str
     aliases: tuple[str, ...]
     config: Config
     preprocessing: Preprocessing
     top1_percent: float | None = None
     labels: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """`asmlp`, `vip` or `cyclemlp`."""
+        return self.config.family
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +50,7 @@ def _imagenet(crop_pct: float) -> Preprocessing:
 
 def _asmlp(short: str, long: str, embed_dim: int, depths: tuple[int, ...], top1: float) -> ModelEntry:
     aliases = (f"asmlp_{long}", f"asmlp_{long}_patch4_shift5_224", f"as_mlp_{long}", f"as_mlp_{short}")
-    return ModelEntry(f"asmlp_{short}", "asmlp", aliases, AsMlpConfig(embed_dim, depths), _imagenet(0.9), top1)
+    return ModelEntry(f"asmlp_{short}", aliases, AsMlpConfig(embed_dim, depths), _imagenet(0.9), top1)
 
 
 def _vip(
@@ -58,7 +62,12 @@ def _vip(
 ) -> ModelEntry:
     size, patch = name.removeprefix("vip_")[0], name.removeprefix("vip_")[1:]
     aliases = (f"vip_{long}_{patch}", f"vip_{long}{patch}", f"vip_{size}_{patch}")
-    return ModelEntry(name, "vip", aliases, config, _imagenet(crop_pct), top1)
+    return ModelEntry(name, aliases, config, _imagenet(crop_pct), top1)
+
+
+def _cyclemlp(size: int, config: CycleMlpConfig, crop_pct: float, top1: float) -> ModelEntry:
+    aliases = (f"cycle_mlp_b{size}", f"cycle_b{size}")
+    return ModelEntry(f"cyclemlp_b{size}", aliases, config, _imagenet(crop_pct), top1)
 
 
 _TRUE_FALSE = {first: (first == 0, first == 1, False, False) for first in (-1, 0, 1)}
@@ -72,6 +81,11 @@ MODELS: tuple[ModelEntry, ...] = (
     _vip("vip_s7", "small", VipConfig((4, 3, 8, 3), (192, 384, 384, 384), _TRUE_FALSE[0], 7), 0.9, 81.5),
     _vip("vip_m7", "medium", VipConfig((4, 3, 14, 3), (256, 256, 512, 512), _TRUE_FALSE[1], 7), 0.9, 82.7),
     _vip("vip_l7", "large", VipConfig((8, 8, 16, 4), (256, 512, 512, 512), _TRUE_FALSE[0], 7), 0.875, 83.2),
+    _cyclemlp(1, CycleMlpConfig((2, 2, 4, 2)), 0.9, 78.9),
+    _cyclemlp(2, CycleMlpConfig((2, 3, 10, 3)), 0.9, 81.6),
+    _cyclemlp(3, CycleMlpConfig((3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4)), 0.9, 82.4),
+    _cyclemlp(4, CycleMlpConfig((3, 8, 27, 3), mlp_ratios=(8, 8, 4, 4)), 0.875, 83.0),
+    _cyclemlp(5, CycleMlpConfig((3, 4, 24, 3), widths=(96, 192, 384, 768)), 0.875, 83.2),
 )
 
 
@@ -84,7 +98,6 @@ _DIGITS_LABELS = tuple(map(str, range(10)))
 DEMO_MODELS: tuple[ModelEntry, ...] = (
     ModelEntry(
         "asmlp_digits",
-        "asmlp",
         (),
         AsMlpConfig(32, (2, 4), patch_size=2, **_DIGITS),
         _DIGITS_IMAGES,
@@ -92,7 +105,6 @@ DEMO_MODELS: tuple[ModelEntry, ...] = (
     ),
     ModelEntry(
         "vip_digits",
-        "vip",
         (),
         VipConfig((2, 2), (56, 84), (True, False), 2, native_size=28, **_DIGITS),
         _DIGITS_IMAGES,
@@ -103,8 +115,7 @@ DEMO_MODELS: tuple[ModelEntry, ...] = (
 
 def entry_of(name: str, config: Config) -> ModelEntry:
     """Return the registry's entry of a name; for a model with sizes of its own one with ImageNet's preparation."""
-    family = "asmlp" if isinstance(config, AsMlpConfig) else "vip"
-    return _BY_NAME.get(name) or ModelEntry(name, family, (), config, _imagenet(0.9))
+    return _BY_NAME.get(name) or ModelEntry(name, (), config, _imagenet(0.9))
 
 
 def _index() -> dict[str, ModelEntry]:

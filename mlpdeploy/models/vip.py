@@ -6,6 +6,7 @@ Tensor names and shapes are those of the official checkpoints. Tokens are kept a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -30,6 +31,8 @@ class VipConfig:
         image_size: (height, width) in pixels; only the native size is possible.
         in_chans: channels of the input.
     """
+
+    family: ClassVar[str] = "vip"
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]

@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.block_parts import CONSTANTS, bf16_factor, gates, gelu, plain_factor, size
 from mlpdeploy.ops.int8 import Scale, in_bytes, int8_product, int8_round_trip_ref, scale_attributes
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def width_attributes(wide: bool) -> dict[str, list[int] | int]:
 
 def permutator_block_function(opset: int, *, bf16: bool = False) -> onnx.FunctionProto:
     """Return the ONNX function behind the nodes in float32, or with products of bfloat16."""
-    factor = _bf16_factor if bf16 else _factor
-    given = [f"pb_half_{name}" if bf16 and name in MATRICES else name for name in INPUTS]
-    floats = [f"{name} = Cast <to = 1> (pb_half_{name})" for name in MATRICES if bf16]
+    factor = bf16_factor if bf16 else plain_factor
+    given = [f"mb_half_{name}" if bf16 and name in MATRICES else name for name in INPUTS]
+    floats = [f"{name} = Cast <to = 1> (mb_half_{name})" for name in MATRICES if bf16]
     line = "\n      "
     return _parsed(
         opset,
@@ -83,32 +84,32 @@ def permutator_block_function(opset: int, *, bf16: bool = False) -> onnx.Functio
         given,
         f"""{line.join(floats)}
       {_SIZES}
-      pb_x = Reshape (X, pb_flat)
-      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x, scale_1, bias_1)", "pb_n1")}
+      mb_x = Reshape (X, mb_flat)
+      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (mb_x, scale_1, bias_1)", "mb_n1")}
       {_HEIGHT}
-      pb_h_mixed = MatMul (pb_h_rows, pb_h_weight)
+      mb_h_mixed = MatMul (mb_h_rows, mb_h_weight)
       {_HEIGHT_BACK}
       {_WIDTH}
-      pb_w_mixed = MatMul (pb_w_rows, pb_w_weight)
+      mb_w_mixed = MatMul (mb_w_rows, mb_w_weight)
       {_WIDTH_BACK}
-      pb_c_weight = Transpose <perm = [1, 0]> (W_c)
-      pb_c_mixed = MatMul (pb_n1, pb_c_weight)
-      pb_c_branch = Reshape (pb_c_mixed, pb_image)
+      mb_c_weight = Transpose <perm = [1, 0]> (W_c)
+      mb_c_mixed = MatMul (mb_n1, mb_c_weight)
+      mb_c_branch = Reshape (mb_c_mixed, mb_image)
       {_GATES}
       {_BLEND}
-      {factor("Reshape (pb_sum, pb_flat)", "pb_rows")}
-      pb_p_product = MatMul (pb_rows, W_p)
-      pb_p = Add (pb_p_product, b_p)
-      pb_x2 = Add (pb_x, pb_p)
-      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x2, scale_2, bias_2)", "pb_n2")}
-      pb_1_product = MatMul (pb_n2, W_1)
-      pb_1 = Add (pb_1_product, b_1)
-      {_gelu("pb_1", "pb_gelu")}
-      {factor("Identity (pb_gelu)", "pb_hidden") if bf16 else ""}
-      pb_2_product = MatMul ({"pb_hidden" if bf16 else "pb_gelu"}, W_2)
-      pb_2 = Add (pb_2_product, b_2)
-      pb_y = Add (pb_x2, pb_2)
-      Y = Reshape (pb_y, pb_grid)""",
+      {factor("Reshape (mb_sum, mb_flat)", "mb_rows")}
+      mb_p_product = MatMul (mb_rows, W_p)
+      mb_p = Add (mb_p_product, b_p)
+      mb_x2 = Add (mb_x, mb_p)
+      {factor("LayerNormalization <axis = -1, epsilon: float = @epsilon> (mb_x2, scale_2, bias_2)", "mb_n2")}
+      mb_1_product = MatMul (mb_n2, W_1)
+      mb_1 = Add (mb_1_product, b_1)
+      {gelu("mb_1", "mb_gelu")}
+      {factor("Identity (mb_gelu)", "mb_hidden") if bf16 else ""}
+      mb_2_product = MatMul ({"mb_hidden" if bf16 else "mb_gelu"}, W_2)
+      mb_2 = Add (mb_2_product, b_2)
+      mb_y = Add (mb_x2, mb_2)
+      Y = Reshape (mb_y, mb_grid)""",
     )
 
 
@@ -127,30 +128,30 @@ def permutator_block_int8_function(opset: int) -> onnx.FunctionProto:
         INT8_NAME,
         INT8_INPUTS,
         f"""{_SIZES}
-      pb_normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> (X, scale_1, bias_1)
-      pb_normal_rows = Reshape (pb_normal, pb_flat)
-      {in_bytes("pb_normal_rows", "n", "pb_n1")}
+      mb_normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> (X, scale_1, bias_1)
+      mb_normal_rows = Reshape (mb_normal, mb_flat)
+      {in_bytes("mb_normal_rows", "n", "mb_n1")}
       {_HEIGHT}
       {_int8_branch("h", "3, 2, 1, 0")}
       {_HEIGHT_BACK}
       {_WIDTH}
       {_int8_branch("w", "")}
       {_WIDTH_BACK}
-      pb_c_weight = Transpose <perm = [1, 0]> (W_c)
-      pb_c_floats = DequantizeLinear (pb_n1, pb_n1_step, pb_n1_zero)
-      pb_c_matrix = DequantizeLinear <axis = 1> (pb_c_weight, S_c)
-      pb_c_mixed = MatMul (pb_c_floats, pb_c_matrix)
-      pb_c_branch = Reshape (pb_c_mixed, pb_image)
+      mb_c_weight = Transpose <perm = [1, 0]> (W_c)
+      mb_c_floats = DequantizeLinear (mb_n1, mb_n1_step, mb_n1_zero)
+      mb_c_matrix = DequantizeLinear <axis = 1> (mb_c_weight, S_c)
+      mb_c_mixed = MatMul (mb_c_floats, mb_c_matrix)
+      mb_c_branch = Reshape (mb_c_mixed, mb_image)
       {_GATES}
       {_BLEND}
-      pb_rows = Reshape (pb_sum, pb_grid)
-      {product("pb_rows", "p", "pb_p")}
-      pb_x2 = Add (X, pb_p)
-      pb_n2 = LayerNormalization <axis = -1, epsilon: float = @epsilon> (pb_x2, scale_2, bias_2)
-      {product("pb_n2", "1", "pb_1")}
-      pb_hidden = Gelu (pb_1)
-      {product("pb_hidden", "2", "pb_2")}
-      Y = Add (pb_x2, pb_2)""",
+      mb_rows = Reshape (mb_sum, mb_grid)
+      {product("mb_rows", "p", "mb_p")}
+      mb_x2 = Add (X, mb_p)
+      mb_n2 = LayerNormalization <axis = -1, epsilon: float = @epsilon> (mb_x2, scale_2, bias_2)
+      {product("mb_n2", "1", "mb_1")}
+      mb_hidden = Gelu (mb_1)
+      {product("mb_hidden", "2", "mb_2")}
+      Y = Add (mb_x2, mb_2)""",
         f", {scale_attributes(dict.fromkeys(SCALES.values()))}",
     )
 
@@ -170,121 +171,76 @@ def _parsed(opset: int, name: str, inputs: Sequence[str], body: str, attributes:
 def _int8_branch(axis: str, perm: str) -> str:
     """Return the product of a branch along the height or width; `perm` as that of its weight, or the attribute."""
     order = f"perm = [{perm}]" if perm else "perm: ints = @weight_perm"
-    return f"""pb_{axis}_steps_split = Concat <axis = 0> (pb_{axis}, pb_s, pb_one, pb_one)
-      pb_{axis}_steps_four = Reshape (S_{axis}, pb_{axis}_steps_split)
-      pb_{axis}_steps_turned = Transpose <{order}> (pb_{axis}_steps_four)
-      pb_{axis}_steps = Reshape (pb_{axis}_steps_turned, pb_any)
-      pb_{axis}_floats = DequantizeLinear (pb_{axis}_rows, pb_n1_step, pb_n1_zero)
-      pb_{axis}_matrix = DequantizeLinear <axis = 1> (pb_{axis}_weight, pb_{axis}_steps)
-      pb_{axis}_mixed = MatMul (pb_{axis}_floats, pb_{axis}_matrix)"""
+    return f"""mb_{axis}_steps_split = Concat <axis = 0> (mb_{axis}, mb_s, mb_one, mb_one)
+      mb_{axis}_steps_four = Reshape (S_{axis}, mb_{axis}_steps_split)
+      mb_{axis}_steps_turned = Transpose <{order}> (mb_{axis}_steps_four)
+      mb_{axis}_steps = Reshape (mb_{axis}_steps_turned, mb_any)
+      mb_{axis}_floats = DequantizeLinear (mb_{axis}_rows, mb_n1_step, mb_n1_zero)
+      mb_{axis}_matrix = DequantizeLinear <axis = 1> (mb_{axis}_weight, mb_{axis}_steps)
+      mb_{axis}_mixed = MatMul (mb_{axis}_floats, mb_{axis}_matrix)"""
 
 
-def _factor(operator: str, y: str) -> str:
-    return f"{y} = {operator}"
-
-
-def _bf16_factor(operator: str, y: str) -> str:
-    """Return nodes that round what an operator computes to bfloat16."""
-    return f"""{y}_exact = {operator}
-      {y}_half = Cast <to = 16> ({y}_exact)
-      {y} = Cast <to = 1> ({y}_half)"""
-
-
-def _size(attribute: str, value: str) -> str:
-    return f"""{value}0 = Constant <value_int: int = @{attribute}> ()
-      {value} = Reshape ({value}0, pb_one)"""
-
-
-def _gelu(x: str, y: str) -> str:
-    return f"""{y}_div = Div ({x}, pb_root)
-      {y}_erf = Erf ({y}_div)
-      {y}_add = Add ({y}_erf, pb_unit)
-      {y}_mul = Mul ({x}, {y}_add)
-      {y} = Mul ({y}_mul, pb_half)"""
-
-
-_SIZES = f"""pb_any = Constant <value_ints = [-1]> ()
-      pb_one = Constant <value_ints = [1]> ()
-      pb_three = Constant <value_ints = [3]> ()
-      pb_root = Constant <value_float = 1.4142135> ()
-      pb_unit = Constant <value_float = 1.0> ()
-      pb_half = Constant <value_float = 0.5> ()
-      {_size("segments", "pb_g")}
-      {_size("height", "pb_h")}
-      {_size("width", "pb_w")}
-      {_size("channels", "pb_c")}
-      {_size("halves", "pb_a")}
-      pb_s = Div (pb_c, pb_g)
-      pb_wc = Mul (pb_w, pb_c)
-      pb_tokens = Mul (pb_h, pb_w)
-      pb_flat = Concat <axis = 0> (pb_any, pb_c)
-      pb_image = Concat <axis = 0> (pb_any, pb_tokens, pb_c)
-      pb_grid = Concat <axis = 0> (pb_any, pb_h, pb_w, pb_c)"""
+_SIZES = f"""{CONSTANTS}
+      {size("segments", "mb_g")}
+      {size("height", "mb_h")}
+      {size("width", "mb_w")}
+      {size("channels", "mb_c")}
+      {size("halves", "mb_a")}
+      mb_s = Div (mb_c, mb_g)
+      mb_wc = Mul (mb_w, mb_c)
+      mb_tokens = Mul (mb_h, mb_w)
+      mb_flat = Concat <axis = 0> (mb_any, mb_c)
+      mb_image = Concat <axis = 0> (mb_any, mb_tokens, mb_c)
+      mb_grid = Concat <axis = 0> (mb_any, mb_h, mb_w, mb_c)"""
 
 # One plain transpose gives rows over (s, h), and the weights are reordered to match.
-_HEIGHT = """pb_h_view = Concat <axis = 0> (pb_any, pb_h, pb_wc)
-      pb_h_cells_shape = Concat <axis = 0> (pb_any, pb_wc, pb_h)
-      pb_h_split = Concat <axis = 0> (pb_h, pb_s, pb_h, pb_s)
-      pb_square = Concat <axis = 0> (pb_c, pb_c)
-      pb_h_four = Reshape (W_h, pb_h_split)
-      pb_h_turned = Transpose <perm = [3, 2, 1, 0]> (pb_h_four)
-      pb_h_weight = Reshape (pb_h_turned, pb_square)
-      pb_h_image = Reshape (pb_n1, pb_h_view)
-      pb_h_moved = Transpose <perm = [0, 2, 1]> (pb_h_image)
-      pb_h_rows = Reshape (pb_h_moved, pb_flat)"""
+_HEIGHT = """mb_h_view = Concat <axis = 0> (mb_any, mb_h, mb_wc)
+      mb_h_cells_shape = Concat <axis = 0> (mb_any, mb_wc, mb_h)
+      mb_h_split = Concat <axis = 0> (mb_h, mb_s, mb_h, mb_s)
+      mb_square = Concat <axis = 0> (mb_c, mb_c)
+      mb_h_four = Reshape (W_h, mb_h_split)
+      mb_h_turned = Transpose <perm = [3, 2, 1, 0]> (mb_h_four)
+      mb_h_weight = Reshape (mb_h_turned, mb_square)
+      mb_h_image = Reshape (mb_n1, mb_h_view)
+      mb_h_moved = Transpose <perm = [0, 2, 1]> (mb_h_image)
+      mb_h_rows = Reshape (mb_h_moved, mb_flat)"""
 
-_HEIGHT_BACK = """pb_h_cells = Reshape (pb_h_mixed, pb_h_cells_shape)
-      pb_h_back = Transpose <perm = [0, 2, 1]> (pb_h_cells)
-      pb_h_branch = Reshape (pb_h_back, pb_image)"""
+_HEIGHT_BACK = """mb_h_cells = Reshape (mb_h_mixed, mb_h_cells_shape)
+      mb_h_back = Transpose <perm = [0, 2, 1]> (mb_h_cells)
+      mb_h_branch = Reshape (mb_h_back, mb_image)"""
 
-_WIDTH = """pb_w_view = Concat <axis = 0> (pb_a, pb_any, pb_w, pb_g, pb_s)
-      pb_w_order = Constant <value_ints: ints = @width_perm> ()
-      pb_w_cells_shape = Gather (pb_w_view, pb_w_order)
-      pb_w_split = Concat <axis = 0> (pb_w, pb_s, pb_w, pb_s)
-      pb_w_four = Reshape (W_w, pb_w_split)
-      pb_w_turned = Transpose <perm: ints = @weight_perm> (pb_w_four)
-      pb_w_weight = Reshape (pb_w_turned, pb_square)
-      pb_w_image = Reshape (pb_n1, pb_w_view)
-      pb_w_moved = Transpose <perm: ints = @width_perm> (pb_w_image)
-      pb_w_rows = Reshape (pb_w_moved, pb_flat)"""
+_WIDTH = """mb_w_view = Concat <axis = 0> (mb_a, mb_any, mb_w, mb_g, mb_s)
+      mb_w_order = Constant <value_ints: ints = @width_perm> ()
+      mb_w_cells_shape = Gather (mb_w_view, mb_w_order)
+      mb_w_split = Concat <axis = 0> (mb_w, mb_s, mb_w, mb_s)
+      mb_w_four = Reshape (W_w, mb_w_split)
+      mb_w_turned = Transpose <perm: ints = @weight_perm> (mb_w_four)
+      mb_w_weight = Reshape (mb_w_turned, mb_square)
+      mb_w_image = Reshape (mb_n1, mb_w_view)
+      mb_w_moved = Transpose <perm: ints = @width_perm> (mb_w_image)
+      mb_w_rows = Reshape (mb_w_moved, mb_flat)"""
 
-_WIDTH_BACK = """pb_w_cells = Reshape (pb_w_mixed, pb_w_cells_shape)
-      pb_w_back = Transpose <perm: ints = @width_back> (pb_w_cells)
-      pb_w_branch = Reshape (pb_w_back, pb_image)"""
+_WIDTH_BACK = """mb_w_cells = Reshape (mb_w_mixed, mb_w_cells_shape)
+      mb_w_back = Transpose <perm: ints = @width_back> (mb_w_cells)
+      mb_w_branch = Reshape (mb_w_back, mb_image)"""
 
 # The mean of each branch is a product with a row of 1 / tokens; logits come out branch by branch.
-_GATES = f"""pb_tokens_float = Cast <to = 1> (pb_tokens)
-      pb_share = Div (pb_unit, pb_tokens_float)
-      pb_ones_shape = Concat <axis = 0> (pb_one, pb_tokens)
-      pb_ones = Expand (pb_share, pb_ones_shape)
-      pb_mean_h = MatMul (pb_ones, pb_h_branch)
-      pb_mean_w = MatMul (pb_ones, pb_w_branch)
-      pb_mean_c = MatMul (pb_ones, pb_c_branch)
-      pb_means = Sum (pb_mean_h, pb_mean_w, pb_mean_c)
-      pb_mean = Reshape (pb_means, pb_flat)
-      pb_gate1 = Gemm <transB = 1> (pb_mean, F_1, f_1)
-      {_gelu("pb_gate1", "pb_active")}
-      pb_by_channel = Concat <axis = 0> (pb_c, pb_three, pb_any)
-      pb_by_branch = Concat <axis = 0> (pb_any, pb_three, pb_c)
-      pb_three_c = Mul (pb_three, pb_c)
-      pb_f2_shape = Concat <axis = 0> (pb_three_c, pb_any)
-      pb_f2_split = Reshape (F_2, pb_by_channel)
-      pb_f2_turned = Transpose <perm = [1, 0, 2]> (pb_f2_split)
-      pb_f2 = Reshape (pb_f2_turned, pb_f2_shape)
-      pb_f2_bias_split = Reshape (f_2, pb_by_channel)
-      pb_f2_bias_turned = Transpose <perm = [1, 0, 2]> (pb_f2_bias_split)
-      pb_f2_bias = Reshape (pb_f2_bias_turned, pb_any)
-      pb_logits = Gemm <transB = 1> (pb_active, pb_f2, pb_f2_bias)
-      pb_stacked = Reshape (pb_logits, pb_by_branch)
-      pb_gates = Softmax <axis = 1> (pb_stacked)
-      pb_gate_h, pb_gate_w, pb_gate_c = Split <axis = 1, num_outputs = 3> (pb_gates)"""
+_GATES = f"""mb_tokens_float = Cast <to = 1> (mb_tokens)
+      mb_share = Div (mb_unit, mb_tokens_float)
+      mb_ones_shape = Concat <axis = 0> (mb_one, mb_tokens)
+      mb_ones = Expand (mb_share, mb_ones_shape)
+      mb_mean_h = MatMul (mb_ones, mb_h_branch)
+      mb_mean_w = MatMul (mb_ones, mb_w_branch)
+      mb_mean_c = MatMul (mb_ones, mb_c_branch)
+      mb_means = Sum (mb_mean_h, mb_mean_w, mb_mean_c)
+      mb_mean = Reshape (mb_means, mb_flat)
+      {gates("mb_gate_h", "mb_gate_w", "mb_gate_c")}"""
 
-
-_BLEND = """pb_part_h = Mul (pb_h_branch, pb_gate_h)
-      pb_part_w = Mul (pb_w_branch, pb_gate_w)
-      pb_part_c = Mul (pb_c_branch, pb_gate_c)
-      pb_parts = Add (pb_part_h, pb_part_w)
-      pb_sum = Add (pb_parts, pb_part_c)"""
+_BLEND = """mb_part_h = Mul (mb_h_branch, mb_gate_h)
+      mb_part_w = Mul (mb_w_branch, mb_gate_w)
+      mb_part_c = Mul (mb_c_branch, mb_gate_c)
+      mb_parts = Add (mb_part_h, mb_part_w)
+      mb_sum = Add (mb_parts, mb_part_c)"""
 
 
 def permutator_block_ref(

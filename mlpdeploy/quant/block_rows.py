@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of, replace
-from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
 
 _TO_ROWS, _TO_PLANES = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+BLOCKS = (axial_shift_block.NAME, permutator_block.NAME, cycle_block.NAME)
 
 
 def is_block(node: ir.Node, name: str) -> bool:
@@ -26,7 +29,7 @@ def is_block(node: ir.Node, name: str) -> bool:
 
 def has_blocks(model: ir.Model) -> bool:
     """Return whether a model was lowered with whole blocks, and has some."""
-    return any(is_block(node, kind.NAME) for node in model.graph for kind in (axial_shift_block, permutator_block))
+    return any(is_block(node, name) for node in model.graph for name in BLOCKS)
 
 
 def is_merging(node: ir.Node) -> bool:

@@ -2,28 +2,31 @@
 
 AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between the stages a norm and a 2x2 convolution.
 After: `mlpdeploy::AxialShiftBlockBf16` and `PatchMergingBf16` on rows (N, H, W, C), one behind the other, with a
-Transpose where the rows begin and end. Vision Permutator's `PermutatorBlock`, on rows anyway, becomes
-`PermutatorBlockBf16`. Their matrices are bfloat16 and their products round the other factor to it; sums, statistics and
-what is added up stay float32. The functions behind the nodes do the same roundings in float32, so the
-file means the same without the kernels, but is no faster then.
+Transpose where the rows begin and end. Vision Permutator's `PermutatorBlock` and CycleMLP's `CycleBlock`, on rows
+anyway, become `PermutatorBlockBf16` and `CycleBlockBf16`. Their matrices are bfloat16 and their products round the
+other factor to it; sums, statistics and what is added up stay float32. The functions behind the nodes do the same
+roundings in float32, so the file means the same without the kernels, but is no faster then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.lower_axial_shift import shift_spec_of
 from mlpdeploy.export.passes.rewrite import array_of, constant, factors_of, like, opset_of, remove_unused, replace
-from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.axial_shift_block import axial_shift_block_function
+from mlpdeploy.ops.cycle_block import cycle_block_function
 from mlpdeploy.ops.patch_merging import patch_merging_bf16_function
 from mlpdeploy.ops.permutator_block import permutator_block_function
-from mlpdeploy.quant.block_rows import add_function, has_blocks, is_block, is_merging, norm_before, put_rows
+from mlpdeploy.quant.block_rows import BLOCKS, add_function, has_blocks, is_block, is_merging, norm_before, put_rows
 from mlpdeploy.quant.half import HalfReport
 from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.recipe import Recipe
@@ -68,8 +71,7 @@ def half_blocks(model: ir.Model, recipe: Recipe) -> HalfReport:
 
 def _names(node: ir.Node) -> list[str]:
     """Return a node's name and, of a block, those of the products inside of it."""
-    blocks = (axial_shift_block.NAME, permutator_block.NAME)
-    inside = factors_of(node).values() if any(is_block(node, name) for name in blocks) else ()
+    inside = factors_of(node).values() if any(is_block(node, name) for name in BLOCKS) else ()
     return [str(node.name), *(factor.product for factor in inside)]
 
 
@@ -78,7 +80,9 @@ def _conversion(node: ir.Node) -> Callable[[ir.Model, ir.Node, HalfReport], None
     if is_block(node, axial_shift_block.NAME):
         return _convert_axial_shift
     if is_block(node, permutator_block.NAME):
-        return _convert_permutator
+        return partial(_convert_mixer, permutator_block.BF16_NAME, permutator_block.INPUTS, permutator_block_function)
+    if is_block(node, cycle_block.NAME):
+        return partial(_convert_mixer, cycle_block.BF16_NAME, cycle_block.INPUTS, cycle_block_function)
     return _convert_merging if is_merging(node) else None
 
 
@@ -89,10 +93,17 @@ def _convert_axial_shift(model: ir.Model, node: ir.Node, report: HalfReport) -> 
     report.changed.append(str(node.name))
 
 
-def _convert_permutator(model: ir.Model, node: ir.Node, report: HalfReport) -> None:
-    block = _block(model, node, permutator_block.BF16_NAME, permutator_block.INPUTS, report)
+def _convert_mixer(
+    name: str,
+    inputs: tuple[str, ...],
+    function: Callable[..., onnx.FunctionProto],
+    model: ir.Model,
+    node: ir.Node,
+    report: HalfReport,
+) -> None:
+    block = _block(model, node, name, inputs, report)
     replace(model, [node], [block], [like(block, node.outputs[0])])
-    add_function(model, permutator_block_function(opset_of(model), bf16=True))
+    add_function(model, function(opset_of(model), bf16=True))
     report.changed.append(str(node.name))
 
 

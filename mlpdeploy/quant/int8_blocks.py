@@ -2,16 +2,20 @@
 
 AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between the stages a norm and a 2x2 convolution.
 After: `mlpdeploy::AxialShiftBlockInt8` and `PatchMergingInt8` on rows (N, H, W, C). Vision Permutator's
-`PermutatorBlock`, on rows anyway, becomes `PermutatorBlockInt8`. Only what is multiplied is in 8 bits: the result of a
-product, statistics and what is added up stay float32. Other products get QuantizeLinear and DequantizeLinear (`qdq`).
-The functions behind the nodes have the same roundings, so the file means the same without the kernels.
+`PermutatorBlock` and CycleMLP's `CycleBlock`, on rows anyway, become `PermutatorBlockInt8` and `CycleBlockInt8`. Only
+what is multiplied is in 8 bits: the result of a product, statistics and what is added up stay float32. Other products
+get QuantizeLinear and DequantizeLinear (`qdq`). The functions behind the nodes have the same roundings, so the file
+means the same without the kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.lower_axial_shift import shift_spec_of
@@ -25,7 +29,7 @@ from mlpdeploy.export.passes.rewrite import (
     remove_unused,
     replace,
 )
-from mlpdeploy.ops import axial_shift_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.int8 import Scale
 from mlpdeploy.quant.block_rows import add_function, has_blocks, is_block, is_merging, norm_before, put_rows
@@ -104,7 +108,9 @@ class _Writer:
         if is_block(node, axial_shift_block.NAME):
             return self.convert_axial_shift
         if is_block(node, permutator_block.NAME):
-            return self.convert_permutator
+            return partial(self.convert_mixer, permutator_block, permutator_block.permutator_block_int8_function)
+        if is_block(node, cycle_block.NAME):
+            return partial(self.convert_mixer, cycle_block, cycle_block.cycle_block_int8_function)
         return self.convert_merging if is_merging(node) else None
 
     def convert_axial_shift(self, node: ir.Node) -> None:
@@ -122,17 +128,16 @@ class _Writer:
         put_rows(self._model, [node], block)
         add_function(self._model, kind.axial_shift_block_int8_function(shift_spec_of(node), opset_of(self._model)))
 
-    def convert_permutator(self, node: ir.Node) -> None:
-        """Replace a block of Vision Permutator."""
-        kind = permutator_block
+    def convert_mixer(self, kind: Any, function: Callable[[int], onnx.FunctionProto], node: ir.Node) -> None:
+        """Replace a block of Vision Permutator or CycleMLP, whose operators the module `kind` describes."""
         values = dict(zip(kind.INPUTS, node.inputs, strict=True))
         for name in kind.MATRICES:
             matrix = array_of(values[name])
             assert matrix is not None
-            self._put_matrix(node, values, name, matrix, kind.OUTPUT_AXES[name])
+            self._put_matrix(node, values, name, matrix.reshape(matrix.shape[:2]), kind.OUTPUT_AXES[name])
         block = self._node(node, kind.INT8_NAME, [values[name] for name in kind.INT8_INPUTS], kind.SCALES)
         replace(self._model, [node], [block], [like(block, node.outputs[0])])
-        add_function(self._model, kind.permutator_block_int8_function(opset_of(self._model)))
+        add_function(self._model, function(opset_of(self._model)))
 
     def convert_merging(self, node: ir.Node) -> None:
         """Replace a patch merging and the norm before it."""

@@ -8,13 +8,14 @@ from math import prod
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of
-from mlpdeploy.ops import axial_shift_block, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 # Whole blocks: where among their inputs the matrices are.
 _MATRICES = {
-    kind.NAME: [kind.INPUTS.index(name) for name in kind.MATRICES] for kind in (axial_shift_block, permutator_block)
+    kind.NAME: [kind.INPUTS.index(name) for name in kind.MATRICES]
+    for kind in (axial_shift_block, permutator_block, cycle_block)
 }
 
 

@@ -13,7 +13,9 @@ from mlpdeploy.verify.tolerance import spread
 SUSPICIOUS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 4e-1, "int8": 1.0}
 
 # Operators that stand for a whole torch module.
-BLOCKS = tuple(f"{block}Block{form}" for block in ("AxialShift", "Permutator") for form in ("", "Bf16", "Int8"))
+BLOCKS = tuple(
+    f"{block}Block{form}" for block in ("AxialShift", "Permutator", "Cycle") for form in ("", "Bf16", "Int8")
+)
 # Operators on (N, H, W, C) that stand for torch modules on (N, C, H, W).
 ON_ROWS = ("AxialShiftBlockBf16", "AxialShiftBlockInt8", "PatchMergingBf16", "PatchMergingInt8")
 

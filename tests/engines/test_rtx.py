@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny_asmlp, tiny_cyclemlp, tiny_vip
 
 import mlpdeploy
 from mlpdeploy.artifact import write_manifest
@@ -33,6 +33,7 @@ from mlpdeploy.engines.worker import BuildRequest
 from mlpdeploy.errors import ArtifactError, MlpDeployError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import file_entry, read_manifest, sha256_of
+from mlpdeploy.models.build import Model
 from mlpdeploy.runtime.tensorrt_api import EngineError, load_tensorrt
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'mlpdeploy[rtx]'")
@@ -71,9 +72,10 @@ def test_the_same_request_finds_the_engine(artifact: Path, flip_byte: Callable[[
     assert not repaired.reused and sha256_of(first.path) == repaired.sidecar.sha256
 
 
-def test_a_tiny_vision_permutator_builds(tmp_path: Path) -> None:
-    export_model(tiny_vip(), tmp_path / "vip", batch=2)
-    built = build_artifact(tmp_path / "vip", RTX)
+@pytest.mark.parametrize("tiny", [tiny_vip, tiny_cyclemlp])
+def test_a_tiny_model_without_an_axial_shift_builds(tmp_path: Path, tiny: Callable[[], Model]) -> None:
+    export_model(tiny(), tmp_path / "tiny", batch=2)
+    built = build_artifact(tmp_path / "tiny", RTX)
     assert built.sidecar.fingerprint.profiles == () and built.sidecar.fingerprint.shift == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny_asmlp, tiny_cyclemlp, tiny_vip
 
 import mlpdeploy
 from mlpdeploy.errors import MlpDeployError, UsageError
@@ -165,15 +166,28 @@ def test_a_vision_permutator_has_no_shift(tmp_path: Path) -> None:
     assert manifest.verification["files"]["model.tensorrt.onnx"]["checks"]
 
 
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("size", [None, "dynamic", (21, 35)], ids=str)
+def test_cyclemlp_exports_and_equals_pytorch(tmp_path: Path, opset: int, features: bool, size: Any) -> None:
+    model = tiny_cyclemlp(features=features, image_size=size if isinstance(size, tuple) else (32, 40))
+    manifest = export_model(model, tmp_path / "out", image_size=size, opset=opset, target=("cpu", "openvino"))
+    assert manifest.verification["passed"]
+    assert manifest.model["family"] == "cyclemlp"
+    assert [spec.name for spec in manifest.outputs] == (["stage0", "stage1"] if features else ["logits"])
+    if size == "dynamic":
+        assert manifest.inputs[0].shape[2:] == ("8*height", "8*width")
+
+
 def test_dynamic_sizes_exclude_padding(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dynamic image size together with padding"):
         export_model(tiny_asmlp(pad_odd_sizes=True), tmp_path / "out", image_size="dynamic")
 
 
-@pytest.mark.parametrize("family", ["asmlp", "vip"])
-def test_weights_that_are_equal_stay_apart(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize("tiny", [tiny_asmlp, tiny_vip, tiny_cyclemlp])
+def test_weights_that_are_equal_stay_apart(tmp_path: Path, tiny: Callable[[], Any]) -> None:
     """As in a model that was not trained yet: the exporter would make one of them."""
-    model = tiny_asmlp() if family == "asmlp" else tiny_vip()
+    model = tiny()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.ndim < 2 or name == "head.weight":

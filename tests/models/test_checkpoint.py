@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_asmlp
+from tiny import tiny_asmlp, tiny_cyclemlp
 
 from mlpdeploy.errors import CheckpointError, UsageError
 from mlpdeploy.export.export import export_model
@@ -21,8 +21,10 @@ from mlpdeploy.models.asmlp import AsMlpConfig
 from mlpdeploy.models.build import model_from_config, random_weights
 from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
 from mlpdeploy.models.create import create_model
-from mlpdeploy.models.registry import resolve_model
+from mlpdeploy.models.cyclemlp import CycleMlpConfig
+from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.models.vip import VipConfig
+from mlpdeploy.ops.cycle_mlp import offsets
 
 STATE = tiny_asmlp().state_dict()
 
@@ -253,7 +255,7 @@ def test_classes_for_feature_maps_are_refused(tmp_path: Path) -> None:
         create_model(checkpoint=tmp_path / "c.pth", num_classes=5)
 
 
-@pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "asmlp_digits", "vip_digits"])
+@pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "cyclemlp_b2", "asmlp_digits", "vip_digits"])
 def test_a_checkpoint_says_which_model_it_is_of(tmp_path: Path, name: str) -> None:
     state = full_state(name, num_classes=7)
     torch.save({"model": {f"module.{key}": tensor for key, tensor in state.items()}}, tmp_path / "mine.pth")
@@ -277,19 +279,21 @@ def test_a_checkpoint_says_its_channels_and_whether_it_is_a_backbone(tmp_path: P
         AsMlpConfig(40, (3,), patch_size=16, num_classes=5),
         VipConfig((2, 1, 1), (32, 64, 64), (True, False, False), 7, mlp_ratio=2, num_classes=5),
         VipConfig((1,), (28,), (False,), 16, num_classes=5, in_chans=4),
+        CycleMlpConfig((1, 2, 1), (24, 32, 40), (2, 3, 4), num_classes=5, in_chans=2),
+        CycleMlpConfig((2,), (20,), (4,), features=True, feature_norms=True),
     ],
-    ids=["asmlp", "one stage", "vip", "one grid"],
+    ids=["asmlp", "one stage", "vip", "one grid", "cyclemlp", "cyclemlp backbone"],
 )
-def test_sizes_of_its_own_are_read_from_a_checkpoint(tmp_path: Path, config: AsMlpConfig | VipConfig) -> None:
+def test_sizes_of_its_own_are_read_from_a_checkpoint(tmp_path: Path, config: Config) -> None:
     module = model_from_config(config)
     random_weights(module, 3)
     torch.save(module.state_dict(), tmp_path / "c.pth")
     model = create_model(checkpoint=tmp_path / "c.pth")
     assert model.config == config
-    assert model.name == ("asmlp_custom" if isinstance(config, AsMlpConfig) else "vip_custom")
+    assert model.name == f"{config.family}_custom"
     x = torch.randn(1, config.in_chans, *config.image_size)
     with torch.inference_mode():
-        assert torch.equal(model(x), module.eval()(x))
+        assert all(map(torch.equal, model(x), module.eval()(x)))
     with pytest.raises(CheckpointError, match="leave --model out"):
         create_model("asmlp_t", checkpoint=tmp_path / "c.pth")
 
@@ -368,3 +372,26 @@ def test_a_classifier_checkpoint_becomes_a_backbone(tmp_path: Path) -> None:
     model = create_model("asmlp_t", features=True, checkpoint=tmp_path / "c.pth")
     assert not model.config.feature_norms
     assert model.source == "checkpoint c.pth"
+
+
+def test_a_cyclemlp_checkpoint_has_offsets_that_must_be_the_published_ones(tmp_path: Path) -> None:
+    state = dict(tiny_cyclemlp().state_dict())
+    for block, channels in (("network.0.0", 20), ("network.2.0", 44)):
+        steps = torch.tensor(offsets(channels), dtype=torch.float32)
+        for layer, pairs in (("sfc_h", (0 * steps, steps)), ("sfc_w", (steps, 0 * steps))):
+            state[f"{block}.attn.{layer}.offset"] = torch.stack(pairs, 1).reshape(1, -1, 1, 1)
+    torch.save(state, tmp_path / "c.pth")
+    assert create_model(checkpoint=tmp_path / "c.pth").name == "cyclemlp_custom"
+    state["network.2.0.attn.sfc_w.offset"] = 2 * state["network.2.0.attn.sfc_w.offset"]
+    torch.save(state, tmp_path / "wider.pth")
+    with pytest.raises(CheckpointError, match=r"network\.2\.0\.attn\.sfc_w\.offset in wider\.pth moves channels"):
+        create_model(checkpoint=tmp_path / "wider.pth")
+
+
+def test_options_of_other_families_are_refused_with_the_reason() -> None:
+    for name, options, text in (
+        ("cyclemlp_b1", {"shift_size": 3}, "shift_size for cyclemlp_b1.*always move the same way"),
+        ("vip_s7", {"features": True}, "features for vip_s7.*no feature maps"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            create_model(name, **options)

@@ -14,6 +14,7 @@ from mlpdeploy.models.registry import DEMO_MODELS, MODELS, resolve_model
         ("AS-MLP-T", "asmlp_t"),
         ("ViP-S/7", "vip_s7"),
         ("vip_small_14", "vip_s14"),
+        ("CycleMLP_B3", "cyclemlp_b3"),
     ],
 )
 def test_aliases(alias: str, name: str) -> None:
@@ -27,7 +28,7 @@ def test_an_unknown_model_suggests_the_nearest() -> None:
 
 
 def test_published_models_and_our_own_are_kept_apart() -> None:
-    assert len(MODELS) == 7
+    assert len(MODELS) == 12
     assert all(entry.top1_percent and entry.config.num_classes == 1000 for entry in MODELS)
     assert all(entry.preprocessing.height_width == entry.config.image_size for entry in (*MODELS, *DEMO_MODELS))
     assert [entry.name for entry in DEMO_MODELS] == ["asmlp_digits", "vip_digits"]

@@ -269,8 +269,16 @@ def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
-    [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")]
-    + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")]
+    [
+        (block, isa)
+        for block in ("axial_shift_block", "permutator_block", "cycle_block")
+        for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")
+    ]
+    + [
+        (block, isa)
+        for block in ("axial_shift_block", "cycle_block")
+        for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")
+    ]
     + [("patch_merging", isa) for isa in ("amx", "amxint8")],
 )
 def test_sanitizers_find_nothing(
@@ -284,7 +292,8 @@ def test_sanitizers_find_nothing(
     objects = [sanitized_kernels(name) for name in dict.fromkeys((isa, floats))]
     program, folder = tmp_path / "host", CSRC / CPU_FOLDER
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    compiled(*kinds, *cpu.FLAGS[isa], folder / f"{block}.cpp", folder / "dense.cpp", host, *objects, "-o", program)
+    sources = [folder / f"{name}.cpp" for name in (block, "branch_gates", "dense")]
+    compiled(*kinds, *cpu.FLAGS[isa], *sources, host, *objects, "-o", program)
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "ok"

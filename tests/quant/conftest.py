@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from calibration_inputs import IMAGES, SPEC
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny
 
 from mlpdeploy.export.lower import TARGETS, Target, lower
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
@@ -25,8 +25,8 @@ OPENVINO = Target("openvino", "conv", "layer", expand_gelu=False)
 
 @pytest.fixture(scope="session")
 def canonical_models() -> dict[str, bytes]:
-    """Both families, traced once: {family: bytes of the canonical model}."""
-    models = {"asmlp": tiny_asmlp(embed_dim=32), "vip": tiny_vip()}
+    """All families, traced once: {family: bytes of the canonical model}."""
+    models = {family: tiny(family) for family in ("asmlp", "vip", "cyclemlp")}
     return {
         name: ir.to_proto(onnx_from_model(model, ExportShape())).SerializeToString() for name, model in models.items()
     }
@@ -46,13 +46,15 @@ def lowered(canonical_models: dict[str, bytes]) -> Callable[..., ir.Model]:
 
 
 @pytest.fixture(scope="session")
-def calibrations(lowered: Callable[..., ir.Model], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Calibration]:
+def calibrations(
+    lowered: Callable[..., ir.Model], canonical_models: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Calibration]:
     """{family: statistics of the tiny model on `IMAGES`}; do not change them."""
     path = tmp_path_factory.mktemp("images") / "images.npy"
     np.save(path, IMAGES)
     data = calibration_images(path, None, SPEC, 512)
     found = {}
-    for family in ("asmlp", "vip"):
+    for family in canonical_models:
         model = lowered(family)
         found[family] = calibrate(model, quantized_tensors(model), data, "model", threads=1)
     return found

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny, tiny_asmlp
 
 import mlpdeploy
 from mlpdeploy.errors import UsageError
@@ -20,6 +20,7 @@ from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.models.build import Model
 from mlpdeploy.ops.axial_shift_block import BF16_NAME
+from mlpdeploy.ops.cycle_block import BF16_NAME as CYCLE
 from mlpdeploy.ops.patch_merging import BF16_NAME as MERGING
 from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
@@ -150,12 +151,15 @@ def test_what_is_kept_stays_float32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "product"),
-    [(tiny_asmlp(embed_dim=32), "layers.0.blocks.0.mlp.fc1"), (tiny_vip(), "network.0.0.mlp.fc1")],
-    ids=["asmlp", "vip"],
+    ("family", "product"),
+    [
+        ("asmlp", "layers.0.blocks.0.mlp.fc1"),
+        ("vip", "network.0.0.mlp.fc1"),
+        ("cyclemlp", "network.0.0.attn/WeightedCycleMlp"),
+    ],
 )
-def test_a_block_of_which_a_product_is_kept_stays_float32(model: Model, product: str) -> None:
-    report = half_blocks(blocks_of(model), Recipe("bf16", keep=(product,)))
+def test_a_block_of_which_a_product_is_kept_stays_float32(family: str, product: str) -> None:
+    report = half_blocks(blocks_of(tiny(family)), Recipe("bf16", keep=(product,)))
     assert len(report.refused) == 1
     assert report.changed
 
@@ -179,21 +183,21 @@ def test_models_without_such_blocks_are_refused() -> None:
         half_blocks(blocks_of(tiny_asmlp(branches="serial")), BF16)
 
 
-def test_vision_permutator() -> None:
-    graph = blocks_of(tiny_vip())
+@pytest.mark.parametrize(("family", "operator"), [("vip", PERMUTATOR), ("cyclemlp", CYCLE)])
+def test_models_on_tokens(family: str, operator: str) -> None:
+    graph = blocks_of(tiny(family))
     before = run(graph)
     report = half_blocks(graph, BF16)
-    assert [node.op_type for node in graph.graph].count(PERMUTATOR) == len(report.changed) == 2
-    assert report.macs_share > 0.75
+    assert [node.op_type for node in graph.graph].count(operator) == len(report.changed) == 2
+    assert report.macs_share > (0.75 if family == "vip" else 0.5)  # the 7x7 convolution is much of a small CycleMLP
     assert 1e-4 < spread_error(run(graph), before) < 5e-2
 
 
-@pytest.fixture(scope="module", params=["asmlp", "vip"])
+@pytest.fixture(scope="module", params=["asmlp", "vip", "cyclemlp"])
 def in_bf16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of two stages in bf16, verified; do not change it."""
     folder = tmp_path_factory.mktemp("bf16")
-    model = tiny_asmlp(embed_dim=32) if request.param == "asmlp" else tiny_vip()
-    export_model(model, folder / "float32", verify=False)
+    export_model(tiny(request.param), folder / "float32", verify=False)
     quantize_artifact(folder / "float32", folder / "bf16", BF16, targets=("cpu",))
     return folder / "bf16"
 

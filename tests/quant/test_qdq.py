@@ -27,9 +27,9 @@ Lowered = Callable[..., ir.Model]
 INT8 = Recipe("int8")
 FP32 = np.dtype(np.float32)
 TARGETS = ("cpu", "openvino", "tensorrt")
-FAMILIES = ("asmlp", "vip")
+FAMILIES = ("asmlp", "vip", "cyclemlp")
 # Signal over noise of the tiny models with random weights; a wrong scale, zero point or channel costs 10 dB and more.
-LEAST_DB = {"asmlp": 22.0, "vip": 28.0}
+LEAST_DB = {"asmlp": 22.0, "vip": 28.0, "cyclemlp": 28.0}
 
 
 def producer(value: ir.Value | None) -> ir.Node:
@@ -182,7 +182,7 @@ def test_a_stage_whose_smallest_image_is_a_pixel_has_no_gates(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_names_stay_in_float(lowered: Lowered, calibrations: dict[str, Calibration], family: str) -> None:
-    block = {"asmlp": "layers.1.blocks.0", "vip": "network.2.0"}[family]
+    block = {"asmlp": "layers.1.blocks.0"}.get(family, "network.2.0")
     model = lowered(family)
     report = insert_qdq(model, INT8_FORMS["cpu"], calibrations[family], Recipe("int8", keep=(block, "head")))
     kept = {name for name, reason in report.reasons.items() if reason == "the recipe keeps it"}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from calibration_inputs import IMAGES
 from onnx import numpy_helper
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny_asmlp, tiny_cyclemlp, tiny_vip
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
@@ -97,6 +97,23 @@ def test_a_wrong_weight_of_a_vision_permutator_is_found(tmp_path: Path, weight: 
     export_model(tiny_vip(), tmp_path / "vip", verify=False)
     damage(tmp_path / "vip", scale_weight(weight, 1.05))
     report = verify_artifact(tmp_path / "vip")
+    assert not report.passed
+    assert f"first node that diverges is {node}" in report.failure()
+
+
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [
+        ("network.0.0.attn.sfc_h.weight", "network.0.0/Add"),
+        ("network.0.0.attn.sfc_w.bias", "network.0.0/Add"),
+        ("network.2.0.attn.mlp_c.weight", "network.2.0/Add"),
+        ("network.1.proj.weight", "network.1.proj/Conv"),
+    ],
+)
+def test_a_wrong_weight_of_a_cyclemlp_is_found(tmp_path: Path, weight: str, node: str) -> None:
+    export_model(tiny_cyclemlp(), tmp_path / "cyclemlp", verify=False)
+    damage(tmp_path / "cyclemlp", scale_weight(weight, 1.05))
+    report = verify_artifact(tmp_path / "cyclemlp")
     assert not report.passed
     assert f"first node that diverges is {node}" in report.failure()
 

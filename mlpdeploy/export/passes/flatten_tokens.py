@@ -50,6 +50,8 @@ def _why_not(node: ir.Node) -> str:
     """Return why a node must keep its four axes, or an empty string."""
     if node.op_type == "LayerNormalization" and node.attributes.get_int("axis", -1) not in (-1, 3):
         return "it normalizes over more than the last axis"
+    if sum(not isinstance(size, int) for size in node.outputs[0].shape or ()) > 1:
+        return "its grid is open, so one Reshape could not give the four axes back"
     for value in node.inputs:
         array = array_of(value)
         if array is not None and array.ndim > (2 if node.op_type == "MatMul" else 1):

@@ -16,30 +16,15 @@ transpose. Exact but for the order of summation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.lower_gelu import GELU_OPSET, expanded_gelu
-from mlpdeploy.export.passes.rewrite import (
-    PassReport,
-    array_of,
-    constant,
-    like,
-    opset_of,
-    replace,
-    shape_constant,
-)
+from mlpdeploy.export.passes.building import NodeBuilder, mixed_tensor, softmax_gates
+from mlpdeploy.export.passes.rewrite import PassReport, constant, like, replace
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.permute_mlp import NAME
 
 _WIDE_SEGMENT = 16  # channels: from here on moving segments beats transposing single values
-
-
-def mixed_tensor(mixer: ir.Node) -> str:
-    """Return the name of the sum that becomes the operator's result: what a calibration knows it by."""
-    return f"{mixer.name}/mixed:0"
 
 
 def moves_segments(each: int, height: int) -> bool:
@@ -57,16 +42,15 @@ def lower_permute_mlp(model: ir.Model) -> PassReport:
     return report
 
 
-class _Lowering:
+class _Lowering(NodeBuilder):
     """Builds the nodes for one WeightedPermuteMlp, in order."""
 
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
-        self.model, self.node = model, node
+        super().__init__(model, node)
         self.height, self.width, self.channels, self.segments = (
             node.attributes.get_int(name, 0) for name in ("height", "width", "channels", "segments")
         )
         self.each = self.channels // self.segments
-        self.new: list[ir.Node] = []
 
     def nodes(self) -> list[ir.Node]:
         """Return the replacement; its last node's output is the operator's."""
@@ -107,55 +91,14 @@ class _Lowering:
         tokens, dtype = self.height * self.width, self.weight(1).dtype
         ones = constant(self.model, f"mean_over_{tokens}", np.full((1, tokens), 1 / tokens, dtype))
         means = [self.add("MatMul", [ones, image]) for image in images]
-        mean = self.reshape(self.add("Sum", means), (-1, self.channels))
-        hidden = self.add("Gemm", [mean, *self.node.inputs[4:6]], {"transB": 1})
-        active = self.gelu(hidden)
-        order = np.arange(3 * self.channels).reshape(self.channels, 3).T.ravel()
-        layer = [
-            constant(self.model, f"{self.node.inputs[index].name}.by_branch", self.weight(index)[order])  # type: ignore[union-attr]
-            for index in (6, 7)
-        ]
-        logits = self.add("Gemm", [active, *layer], {"transB": 1})
-        stacked = self.reshape(logits, (-1, 3, self.channels))
-        softmax = self.add("Softmax", [stacked], {"axis": 1})
-        split = ir.node(
-            "Split", [softmax], {"axis": 1, "num_outputs": 3}, num_outputs=3, name=f"{self.node.name}/split"
-        )
-        for index, output in enumerate(split.outputs):
-            output.name, output.type = f"{split.name}:{index}", softmax.type
-        self.new.append(split)
-        return list(split.outputs)
-
-    def gelu(self, x: ir.Value) -> ir.Value:
-        if opset_of(self.model) >= GELU_OPSET:
-            return self.add("Gelu", [x])
-        self.new += expanded_gelu(self.model, x, f"{self.node.name}/gate")
-        return like(self.new[-1], x)
+        return softmax_gates(self, means, self.node.inputs[4:8], self.channels)
 
     def weight(self, index: int) -> np.ndarray:
-        array = array_of(self.node.inputs[index])
-        assert array is not None
-        return array
-
-    def add(self, op: str, inputs: Sequence[ir.Value | None], attributes: dict[str, object] | None = None) -> ir.Value:
-        node = ir.node(op, inputs, attributes, name=f"{self.node.name}/{len(self.new)}_{op}")  # type: ignore[arg-type]
-        node.outputs[0].name = f"{node.name}:0"
-        assert self.node.inputs[0] is not None
-        node.outputs[0].type = self.node.inputs[0].type
-        self.new.append(node)
-        return node.outputs[0]
+        return self.array(self.node.inputs[index])
 
     def matmul(self, x: ir.Value, weight: np.ndarray, name: str) -> ir.Value:
         scope = str(self.node.name).rpartition("/")[0]
         return self.add("MatMul", [x, constant(self.model, f"{scope}.{name}.weight.lowered", weight)])
-
-    def reshape(self, x: ir.Value, sizes: tuple[int, ...]) -> ir.Value:
-        value = self.add("Reshape", [x, shape_constant(self.model, sizes)])
-        value.shape = ir.Shape([None if size == -1 else size for size in sizes])
-        return value
-
-    def transpose(self, x: ir.Value, perm: tuple[int, ...]) -> ir.Value:
-        return self.add("Transpose", [x], {"perm": list(perm)})
 
 
 def _reordered(weight: np.ndarray, outer: int, inner: int) -> np.ndarray:

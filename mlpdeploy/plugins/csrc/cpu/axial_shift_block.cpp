@@ -11,9 +11,6 @@ namespace {
 // The products, in the order of their matrices.
 enum Products { kConv1, kConv2W, kConv2H, kConv3, kFc1, kFc2 };
 
-// Rows of one task: whole chunks, few enough that there is work for many threads, and enough that weights are reused.
-long rows_of_task(long pixels, long chunk_rows) { return (pixels >= 2048 ? 4 : pixels >= 512 ? 2 : 1) * chunk_rows; }
-
 }  // namespace
 
 // Samples that are computed together, and what they need.
@@ -125,7 +122,7 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
     long const chunks = chunks_of(k, pixels);
-    long const task_rows = rows_of_task(pixels, k.chunk_rows);
+    long const task_rows = rows_of_task(k, pixels);
     long const tasks = (pixels + task_rows - 1) / task_rows;
     long const size = group.rows() * stride_;
     bool const in_place = k.operand_bytes == sizeof(float);

@@ -26,6 +26,12 @@ inline long operand_floats(Kernels const& kernels, long rows, long stride) {
     return round_up(rows, kernels.row_unit) * stride * kernels.operand_bytes / static_cast<long>(sizeof(float));
 }
 
+// Rows of one task on an image: whole chunks, few enough that there is work for many threads, and enough that weights
+// are reused.
+inline long rows_of_task(Kernels const& kernels, long pixels) {
+    return (pixels >= 2048 ? 4 : pixels >= 512 ? 2 : 1) * kernels.chunk_rows;
+}
+
 struct FreeDeleter {
     void operator()(void* memory) const;
 };

@@ -177,6 +177,27 @@ void shift(Image const& image, Shift const& shift, bool along_width, long first,
     }
 }
 
+void cycle(Image const& image, bool along_width, long first, long count, void* rows) {
+    Moved const zeros = zeros_of(image.scale);
+    typedef decltype(zeros == Moved{}) Lanes;
+    Lanes turns[3] = {};  // every third lane, from lane 0, 1 or 2 on
+    for (long lane = 0; lane < kMoved; ++lane) turns[lane % 3][lane] = -1;
+    long const step = along_width ? image.stride : image.width * image.stride;
+    long const last = (along_width ? image.width : image.height) - 1;
+    Operand* out = static_cast<Operand*>(rows);
+    for (long pixel = first; pixel < first + count; ++pixel, out += image.stride) {
+        long const at = along_width ? pixel % image.width : pixel / image.width;
+        Operand const* here = static_cast<Operand const*>(image.rows) + pixel * image.stride;
+        long turn = 0;  // of the lanes that are read here
+        for (long c = 0; c < image.channels; c += kMoved, turn = (turn + 3 - kMoved % 3) % 3) {
+            Moved const behind = at < last ? take(here + step + c) : zeros;
+            Moved const before = at > 0 ? take(here - step + c) : zeros;
+            put(out + c, turns[turn] ? take(here + c) : turns[(turn + 1) % 3] ? behind : before);
+        }
+        for (long c = image.channels; c % kDepthUnit != 0; ++c) out[c] = 0;  // of which products read all
+    }
+}
+
 // The elements of a and b in turns: those of their first halves, or of their second halves.
 template <int Half>
 MLPDEPLOY_INLINE Vector interleave(Vector a, Vector b) {
@@ -278,6 +299,7 @@ Kernels const kKernels = {
     blend,
     copy_segments,
     shift,
+    cycle,
     rows_from_planes,
     planes_from_rows,
 };

@@ -131,6 +131,9 @@ struct Kernels {
     // The pixels [first, first + count) of an image shifted along W (along_width) or H: operands, (count, stride).
     void (*shift)(Image const& image, Shift const& shift, bool along_width, long first, long count, void* out);
 
+    // Likewise with zeros outside of the image, where channel c is read (c + 1) % 3 - 1 pixels further on.
+    void (*cycle)(Image const& image, bool along_width, long first, long count, void* out);
+
     // rows: (count, stride) <- planes: (channels, count), plane_stride apart; the rest of each row becomes zero.
     void (*rows_from_planes)(float const* planes, long plane_stride, long channels, long count, float* rows,
                              long stride);

@@ -203,6 +203,9 @@ ort::CustomOp make_op() {
 ort::CustomOp axial_shift_op();
 ort::CustomOp axial_shift_bf16_op();
 ort::CustomOp axial_shift_int8_op();
+ort::CustomOp cycle_op();
+ort::CustomOp cycle_bf16_op();
+ort::CustomOp cycle_int8_op();
 ort::CustomOp patch_merging_bf16_op();
 ort::CustomOp patch_merging_int8_op();
 ort::CustomOp permutator_op();

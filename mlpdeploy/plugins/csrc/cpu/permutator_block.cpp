@@ -1,7 +1,6 @@
 #include "permutator_block.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace mlpdeploy::cpu {
@@ -14,14 +13,6 @@ constexpr long kGroupPixels = 256;
 
 // The products, in the order of their matrices.
 enum Products { kMlpH, kMlpW, kMlpC, kProj, kFc1, kFc2 };
-
-// Weights (out, in), multiplied with their steps where they have any.
-std::vector<float> in_floats(float const* weights, float const* steps, long out_channels, long in_channels) {
-    std::vector<float> values(weights, weights + out_channels * in_channels);
-    for (long i = 0; steps != nullptr && i < out_channels * in_channels; ++i)
-        values[static_cast<std::size_t>(i)] *= steps[i / in_channels];
-    return values;
-}
 
 // The mean over the pixels (out / segment) of a branch's weights, in floats: row s' is the mean of the rows (pixel,
 // s'). A mean of products is a product with the mean, so the gates need no branch in full.
@@ -42,27 +33,6 @@ std::vector<float> mean_over_pixels(float const* given, float const* steps, long
                 static_cast<float>(sums[static_cast<std::size_t>(in)] / pixels);
     }
     return means;
-}
-
-// Rows (c, branch) in the order (branch, c), so that a branch's logits follow each other.
-std::vector<float> by_branch(float const* rows, long channels, long width) {
-    std::vector<float> ordered(static_cast<std::size_t>(3 * channels * width));
-    for (long row = 0; row < 3 * channels; ++row) {
-        long const to = row % 3 * channels + row / 3;
-        std::copy_n(rows + row * width, width, ordered.data() + to * width);
-    }
-    return ordered;
-}
-
-// Three logits of each channel become three gates whose sum is one: (3, channels) -> (3, stride).
-void softmax(float const* logits, long channels, float* gates, long stride) {
-    for (long c = 0; c < channels; ++c) {
-        float const of[] = {logits[c], logits[channels + c], logits[2 * channels + c]};
-        float const most = std::max(of[0], std::max(of[1], of[2]));
-        float const exps[] = {std::exp(of[0] - most), std::exp(of[1] - most), std::exp(of[2] - most)};
-        float const sum = exps[0] + exps[1] + exps[2];
-        for (long k = 0; k < 3; ++k) gates[k * stride + c] = exps[k] / sum;
-    }
 }
 
 // Copy a row, and zeros behind it up to `stride`.
@@ -93,7 +63,6 @@ PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_ke
       stride_(float_stride(kernels, sizes.channels)),
       operand_stride_(operand_stride(kernels, sizes.channels)),
       hidden_stride_(operand_stride(kernels, sizes.hidden)),
-      logits_stride_(float_stride(float_kernels, 3 * sizes.channels)),
       epsilon_(epsilon),
       mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
              {w.steps[kMlpH], w.scales[kMlpH], {}}),
@@ -107,9 +76,7 @@ PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_ke
       mean_w_(float_kernels,
               {mean_over_pixels(w.mlp_w, w.steps[kMlpW], sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
               sizes.channels, segment_),
-      gate1_(float_kernels, {w.gate1, sizes.channels, 1}, w.gate1_bias, sizes.channels, sizes.gate_hidden),
-      gate2_(float_kernels, {by_branch(w.gate2, sizes.channels, sizes.gate_hidden).data(), sizes.gate_hidden, 1},
-             by_branch(w.gate2_bias, sizes.channels, 1).data(), sizes.gate_hidden, 3 * sizes.channels),
+      gates_(float_kernels, w.gate, sizes.channels, sizes.gate_hidden),
       proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels,
             {w.steps[kProj], w.scales[kProj], {}}),
       fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden,
@@ -195,15 +162,12 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     long const channels = sizes_.channels;
     float const* const row_means = group.row_means + sample * side * stride_;
     long const mixed_stride = float_stride(k, segment_);
-    Scratch memory(group.host, (2 * side + 2) * stride_ + side * mixed_stride + float_stride(k, sizes_.gate_hidden) +
-                                   logits_stride_);
+    Scratch memory(group.host, (2 * side + 2) * stride_ + side * mixed_stride);
     float* const column_means = memory.get();
     float* const rows = column_means + side * stride_;
     float* const mean = rows + side * stride_;
     float* const sum = mean + stride_;
     float* const mixed = sum + stride_;
-    float* const hidden = mixed + side * mixed_stride;
-    float* const logits = hidden + float_stride(k, sizes_.gate_hidden);
 
     for (long i = 0; i < side; ++i)
         kernels_->mean_of_rows(operand(group.normal, sample * side * side + i), side * operand_stride_, side, channels,
@@ -219,9 +183,7 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     };
     add_mean_of_branch(mean_h_, row_means);
     add_mean_of_branch(mean_w_, column_means);
-    gate1_.multiply(Finish::kGelu, sum, stride_, 1, hidden, stride_);
-    gate2_.multiply(Finish::kStore, hidden, stride_, 1, logits, logits_stride_);
-    softmax(logits, channels, group.gates + 3 * sample * stride_, stride_);
+    gates_.compute(group.host, sum, group.gates + 3 * sample * stride_, stride_);
 }
 
 // The branch along the height, for the columns [first, last) of an image: a product's row is one segment of a column.

@@ -1,6 +1,7 @@
 // A block of Vision Permutator on rows (N, H, W, C): norm, weighted permute MLP, residual; norm, MLP, residual.
 #pragma once
 
+#include "branch_gates.h"
 #include "dense.h"
 #include "host.h"
 #include "kernels.h"
@@ -14,10 +15,7 @@ struct PermutatorWeights {
     float const* mlp_h;  // (out, in), and so the next four
     float const* mlp_w;
     float const* mlp_c;
-    float const* gate1;
-    float const* gate1_bias;
-    float const* gate2;  // output 3 c + k is branch k's logit for channel c
-    float const* gate2_bias;
+    GateWeights gate;
     float const* proj;  // (in, out), and so the layers of the MLP
     float const* proj_bias;
     float const* norm2_scale;
@@ -67,7 +65,6 @@ private:
     long stride_;          // of rows of floats
     long operand_stride_;  // of rows of operands
     long hidden_stride_;   // of the hidden layer's operands
-    long logits_stride_;
     float epsilon_;
     Scale scales_[6];
     Dense mlp_h_;
@@ -76,8 +73,7 @@ private:
     Dense mean_h_;  // from a row of mlp_h_ to the mean over its results' pixels: (C, segment)
     Dense mean_w_;
     std::unique_ptr<Dense> mean_c_;  // mlp_c_ in float, where that is not what mlp_c_ computes in
-    Dense gate1_;
-    Dense gate2_;  // outputs by branch: (3, C)
+    BranchGates gates_;
     Dense proj_;
     Dense fc1_;
     Dense fc2_;
