@@ -15,7 +15,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # the checkout itself, insta
 dry=${1:-}
 out=${OUT:-benchmarks/results/gpu}
 python=${PYTHON:-python}
-models=${MODELS:-asmlp_t asmlp_s asmlp_b vip_s14 vip_s7 vip_m7 vip_l7}
+models=${MODELS:-asmlp_t asmlp_s asmlp_b vip_s14 vip_s7 vip_m7 vip_l7 cyclemlp_b2}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

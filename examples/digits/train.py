@@ -1,4 +1,4 @@
-"""Train the two demo models on 4,000 real digits, on a CPU, in minutes.
+"""Train the demo models on 4,000 real digits, on a CPU, in minutes.
 
     python examples/digits/train.py --model all -o examples/digits
 

@@ -1,4 +1,4 @@
-"""The models, as data: the published ones, and two small ones of our own."""
+"""The models, as data: the published ones, and small ones of our own."""
 
 from __future__ import annotations
 
@@ -107,6 +107,13 @@ DEMO_MODELS: tuple[ModelEntry, ...] = (
         "vip_digits",
         (),
         VipConfig((2, 2), (56, 84), (True, False), 2, native_size=28, **_DIGITS),
+        _DIGITS_IMAGES,
+        labels=_DIGITS_LABELS,
+    ),
+    ModelEntry(
+        "cyclemlp_digits",
+        (),
+        CycleMlpConfig((2, 2), (48, 80), (4, 4), **_DIGITS),
         _DIGITS_IMAGES,
         labels=_DIGITS_LABELS,
     ),

@@ -143,7 +143,13 @@ class Session(ABC):
                 self._async = ThreadPoolExecutor(
                     ASYNC_RUNS, "mlpdeploy-async", lambda: self._async_threads.add(threading.get_ident())
                 )
-            future = self._async.submit(self._run_taken, arrays, into, outputs)
+            given_up = threading.Event()
+            try:
+                future = self._async.submit(lambda: {} if given_up.is_set() else self._run_taken(arrays, into, outputs))
+            except RuntimeError:  # the system gives no thread; what was asked for stays in the queue of those there are
+                given_up.set()
+                over(None)
+                raise
             future.add_done_callback(over)
             return future
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_asmlp, tiny_vip
+from tiny import tiny, tiny_asmlp, tiny_vip
 
 from mlpdeploy.export.export import export_model
 
@@ -24,12 +24,13 @@ def build() -> Path:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> dict[str, Path]:
-    """Both families, a fixed batch, and feature maps of open size; do not change them."""
+    """All families, a fixed batch, and feature maps of open size; do not change them."""
     folder = tmp_path_factory.mktemp("cpp")
     export_model(tiny_vip(), folder / "vip", verify=False)
+    export_model(tiny("cyclemlp"), folder / "cyclemlp", verify=False)
     export_model(tiny_asmlp(), folder / "fixed", batch=3, verify=False)
     export_model(tiny_asmlp(features=True), folder / "features", image_size="dynamic", verify=False)
-    return {"asmlp": exported, **{name: folder / name for name in ("vip", "fixed", "features")}}
+    return {"asmlp": exported, **{name: folder / name for name in ("vip", "cyclemlp", "fixed", "features")}}
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from mlpdeploy.images import sample_photographs
 from mlpdeploy.prediction import predict
 from mlpdeploy.runtime.loading import load
 
-DEMOS = ("asmlp_digits", "vip_digits")
+DEMOS = ("asmlp_digits", "vip_digits", "cyclemlp_digits")
 BATCHES = (1, 2, 3, 8, 33)
 
 

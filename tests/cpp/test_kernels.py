@@ -72,7 +72,7 @@ def test_a_build_of_these_sources_runs(build: Path, artifacts: dict[str, Path], 
     assert kernels(build, artifacts["asmlp"], tmp_path, **{cpu.SWITCH_VARIABLE: "portable"}) == "portable"
 
 
-@pytest.mark.parametrize("name", ["asmlp", "vip"])
+@pytest.mark.parametrize("name", ["asmlp", "vip", "cyclemlp"])
 def test_bf16_has_pythons_bits(
     build: Path, artifacts: dict[str, Path], library: Path, tmp_path: Path, name: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_bf16_has_pythons_bits(
     assert_pythons_bits(build, tmp_path / "bf16")
 
 
-@pytest.mark.parametrize("name", ["asmlp", "vip"])
+@pytest.mark.parametrize("name", ["asmlp", "vip", "cyclemlp"])
 @pytest.mark.parametrize("switch", ["", "0"])
 def test_int8_has_pythons_bits(
     build: Path,

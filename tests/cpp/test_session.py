@@ -25,7 +25,7 @@ BATCHES = (1, 2, 3, 8, 33)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("name", ["asmlp", "vip", "fixed"])
+@pytest.mark.parametrize("name", ["asmlp", "vip", "cyclemlp", "fixed"])
 def test_the_bits_are_those_of_python(build: Path, artifacts: dict[str, Path], name: str, threads: int) -> None:
     native = NativeSession(build, artifacts[name], threads=threads, max_batch=8)
     with load(artifacts[name], threads=threads, max_batch=8) as session:

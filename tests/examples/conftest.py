@@ -18,7 +18,7 @@ def digits() -> tuple[Any, Any]:
     return data.digits_split()
 
 
-@pytest.fixture(scope="session", params=["asmlp_digits", "vip_digits"])
+@pytest.fixture(scope="session", params=["asmlp_digits", "vip_digits", "cyclemlp_digits"])
 def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """(model name, its artifact made from the shipped weights)."""
     directory = tmp_path_factory.mktemp("digits") / request.param

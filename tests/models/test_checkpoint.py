@@ -255,7 +255,7 @@ def test_classes_for_feature_maps_are_refused(tmp_path: Path) -> None:
         create_model(checkpoint=tmp_path / "c.pth", num_classes=5)
 
 
-@pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "cyclemlp_b2", "asmlp_digits", "vip_digits"])
+@pytest.mark.parametrize("name", ["asmlp_t", "vip_s14", "cyclemlp_b2", "asmlp_digits", "vip_digits", "cyclemlp_digits"])
 def test_a_checkpoint_says_which_model_it_is_of(tmp_path: Path, name: str) -> None:
     state = full_state(name, num_classes=7)
     torch.save({"model": {f"module.{key}": tensor for key, tensor in state.items()}}, tmp_path / "mine.pth")

@@ -31,7 +31,7 @@ def test_published_models_and_our_own_are_kept_apart() -> None:
     assert len(MODELS) == 12
     assert all(entry.top1_percent and entry.config.num_classes == 1000 for entry in MODELS)
     assert all(entry.preprocessing.height_width == entry.config.image_size for entry in (*MODELS, *DEMO_MODELS))
-    assert [entry.name for entry in DEMO_MODELS] == ["asmlp_digits", "vip_digits"]
+    assert [entry.name for entry in DEMO_MODELS] == ["asmlp_digits", "vip_digits", "cyclemlp_digits"]
     for entry in DEMO_MODELS:
         assert entry.top1_percent is None
         assert resolve_model(entry.name.replace("_", "-")) is entry

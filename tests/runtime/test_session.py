@@ -332,6 +332,19 @@ def test_closing_waits_for_asynchronous_runs(session: Session, monkeypatch: pyte
     assert all(future.done() for future in futures)
 
 
+def test_a_run_that_gets_no_thread_is_not_waited_for(
+    session: Session, freed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="can't start new thread"):
+        patch.setattr(threading.Thread, "start", refuse)
+        session.run_async({"input": images(1)})
+    session.close()
+    assert len(freed) == 1
+
+
 def test_a_callback_may_close_its_session(session: Session) -> None:
     errors: list[Exception] = []
 
