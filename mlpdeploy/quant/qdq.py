@@ -48,6 +48,8 @@ class Int8Form:
         plain_before_reshape: whether a product whose result is reshaped has one scale for its whole weight, and
             symmetric int8 activations. OpenVINO 2026.4 moves scales of channels, and what corrects for a zero point,
             behind the Reshape, where the channels are no longer the last axis: its results are wrong.
+        float_without_bias: whether a convolution without a bias stays in float32. While OpenVINO 2026.4.1 compiles for
+            several streams, one of them may lose the scale of such a convolution's result: hundreds of times too large.
         typed_rest: whether what is not in 8 bits may have a half type in the file. On a CPU that would only add casts.
     """
 
@@ -58,12 +60,13 @@ class Int8Form:
     residuals: bool = False
     float_stem: bool = False
     plain_before_reshape: bool = False
+    float_without_bias: bool = False
     typed_rest: bool = False
 
 
 INT8_FORMS = {
     "cpu": Int8Form("uint8", conv_outputs=True, int32_bias=True, gemm=True, float_stem=True),
-    "openvino": Int8Form("uint8", plain_before_reshape=True),
+    "openvino": Int8Form("uint8", plain_before_reshape=True, float_without_bias=True),
     "tensorrt": Int8Form("int8", residuals=True, typed_rest=True),
     "tensorrt-rtx": Int8Form("int8", residuals=True, typed_rest=True),
 }
@@ -155,6 +158,8 @@ def _why_not(product: Product, form: Int8Form, recipe: Recipe, macs: int) -> str
         return "the recipe keeps it"
     if form.float_stem and product.node.op_type == "Conv" and origin_of(product.source).is_graph_input():
         return "it reads the image and writes the residual stream"
+    if form.float_without_bias and product.node.op_type == "Conv" and len(product.node.inputs) < 3:
+        return "a convolution without a bias, whose scale OpenVINO may lose"
     # A convolution is none: it has one row where its image is one pixel, as the last stage's smallest one is.
     if macs == product.weight.size and product.node.op_type != "Conv" and not product.node.outputs[0].is_graph_output():
         return "one row an image: a gate, small and sensitive"

@@ -35,6 +35,9 @@ class _Lowering(NodeBuilder):
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
         super().__init__(model, node)
         self.channels = node.attributes.get_int("channels", 0)
+        x = node.inputs[0]
+        assert x is not None and x.shape is not None
+        self.rows, self.grid = x.shape[0], list(x.shape)[1:3]
 
     def nodes(self) -> list[ir.Node]:
         """Return the replacement; its last node's output is the operator's."""
@@ -44,13 +47,13 @@ class _Lowering(NodeBuilder):
         c_planes = constant(
             self.model, f"{scope}.mlp_c.weight.lowered", self.array(c_weight).reshape(self.channels, -1, 1, 1)
         )
-        planes = self.transpose(x, _TO_PLANES)
+        planes = self.shaped(self.transpose(x, _TO_PLANES), *self.grid)
         branches = [
             self.conv(self.moved(planes, "w"), w_weight, w_bias),
             self.conv(self.moved(planes, "h"), h_weight, h_bias),
             self.conv(planes, c_planes),
         ]
-        means = [self.add("GlobalAveragePool", [branch]) for branch in branches]
+        means = [self.shaped(self.add("GlobalAveragePool", [branch]), 1, 1) for branch in branches]
         gates = [
             self.reshape(gate, (-1, self.channels, 1, 1))
             for gate in softmax_gates(self, means, self.node.inputs[6:10], self.channels)
@@ -61,8 +64,13 @@ class _Lowering(NodeBuilder):
         self.transpose(total, _TO_TOKENS)
         return self.new
 
+    def shaped(self, value: ir.Value, height: int | ir.SymbolicDim, width: int | ir.SymbolicDim) -> ir.Value:
+        """Return a value, after telling it that it is planes of this size."""
+        value.shape = ir.Shape([self.rows, self.channels, height, width])
+        return value
+
     def conv(self, x: ir.Value, *weights: ir.Value | None) -> ir.Value:
-        return self.add("Conv", [x, *weights], {"kernel_shape": [1, 1]})
+        return self.shaped(self.add("Conv", [x, *weights], {"kernel_shape": [1, 1]}), *self.grid)
 
     def moved(self, planes: ir.Value, axis: str) -> ir.Value:
         """Return the planes after their channels have moved along an axis, `w` or `h`."""
@@ -73,4 +81,4 @@ class _Lowering(NodeBuilder):
         name = f"axial_shift_cycle_{axis}_{self.channels}"
         weight = constant(self.model, name, kernel.reshape(self.channels, 1, *sides))
         attributes = {"kernel_shape": list(sides), "pads": [*pads, *pads], "group": self.channels}
-        return self.add("Conv", [planes, weight], attributes)
+        return self.shaped(self.add("Conv", [planes, weight], attributes), *self.grid)
