@@ -19,7 +19,7 @@ from mlpdeploy.quant.recipe import CALIBRATORS
 
 OUT = Path("demo")
 MODEL = "asmlp_s"
-TRAINED = ("asmlp_digits", "vip_digits")
+TRAINED = ("asmlp_digits", "vip_digits", "cyclemlp_digits")
 WEIGHTS = Path(__file__).parent / "digits"
 
 
@@ -66,8 +66,8 @@ def main() -> None:
         write_folders(digits, folder)
     for model in TRAINED:
         precision(model, *folders)
-    pages = " and ".join(str(OUT / f"{model}.html") for model in TRAINED)
-    print(f"\nDone in {time.monotonic() - start:.0f} s. Look at {plot}, {pages}; bring your weights with --checkpoint.")
+    pages = ", ".join(str(OUT / f"{model}.html") for model in TRAINED)
+    print(f"\nDone in {time.monotonic() - start:.0f} s. Look at {plot} and {pages}; bring your weights with --checkpoint.")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ class Int8Form:
         plain_before_reshape: whether a product whose result is reshaped has one scale for its whole weight, and
             symmetric int8 activations. OpenVINO 2026.4 moves scales of channels, and what corrects for a zero point,
             behind the Reshape, where the channels are no longer the last axis: its results are wrong.
-        float_without_bias: whether a convolution without a bias stays in float32. While OpenVINO 2026.4.1 compiles for
-            several streams, one of them may lose the scale of such a convolution's result: hundreds of times too large.
+        float_without_bias: whether a convolution without a bias stays in float32. OpenVINO 2026.4.1 may lose the scales
+            of its result, for its mean over the image or, by chance, for all that follows.
         typed_rest: whether what is not in 8 bits may have a half type in the file. On a CPU that would only add casts.
     """
 
