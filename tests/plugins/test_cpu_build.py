@@ -285,7 +285,7 @@ def test_sanitizers_find_nothing(
     objects = [sanitized_kernels(name) for name in dict.fromkeys((isa, floats))]
     program, folder = tmp_path / "host", CSRC / CPU_FOLDER
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    sources = [folder / f"{name}.cpp" for name in (block, "branch_gates", "dense")]
+    sources = [folder / f"{name}.cpp" for name in (block, "token_block", "dense")]
     compiled(*kinds, *cpu.FLAGS[isa], *sources, host, *objects, "-o", program)
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr

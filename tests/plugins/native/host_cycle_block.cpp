@@ -10,10 +10,13 @@ bool check(long c, long gate, long hidden, long samples, long height, long width
     auto w = random_weights({c, c, c * c, c, c * c, c, c * c, gate * c, gate, 3 * c * gate, 3 * c, c * c, c, c, c,
                              c * hidden, hidden, hidden * c, c});
     CycleWeights weights{
-        w[0].data(),  w[1].data(),  w[2].data(),  w[3].data(),
-        w[4].data(),  w[5].data(),  w[6].data(),  {w[7].data(), w[8].data(), w[9].data(), w[10].data()},
-        w[11].data(), w[12].data(), w[13].data(), w[14].data(),
-        w[15].data(), w[16].data(), w[17].data(), w[18].data()};
+        {w[0].data(), w[1].data(), w[7].data(), w[8].data(), w[9].data(), w[10].data(), w[11].data(), w[12].data(),
+         w[13].data(), w[14].data(), w[15].data(), w[16].data(), w[17].data(), w[18].data()},
+        w[2].data(),
+        w[3].data(),
+        w[4].data(),
+        w[5].data(),
+        w[6].data()};
     in_8_bits(w, {2, 4, 6, 11, 15, 17}, weights);
     CycleBlock const block(KERNELS::kKernels, FLOAT_KERNELS::kKernels, {c, gate, hidden}, 1e-5F, weights);
     long const count = samples * height * width * c;

@@ -10,11 +10,14 @@ bool check(long side, long segment, long gate, long hidden, long samples) {
     long const c = side * segment;
     auto w = random_weights({c, c, c * c, c * c, c * c, gate * c, gate, 3 * c * gate, 3 * c, c * c, c, c, c, c * hidden,
                              hidden, hidden * c, c});
-    PermutatorWeights weights{w[0].data(),  w[1].data(),  w[2].data(),  w[3].data(),  w[4].data(),  w[5].data(),
-                              w[6].data(),  w[7].data(),  w[8].data(),  w[9].data(),  w[10].data(), w[11].data(),
-                              w[12].data(), w[13].data(), w[14].data(), w[15].data(), w[16].data()};
+    PermutatorWeights weights{
+        {w[0].data(), w[1].data(), w[5].data(), w[6].data(), w[7].data(), w[8].data(), w[9].data(), w[10].data(),
+         w[11].data(), w[12].data(), w[13].data(), w[14].data(), w[15].data(), w[16].data()},
+        w[2].data(),
+        w[3].data(),
+        w[4].data()};
     in_8_bits(w, {2, 3, 4, 9, 13, 15}, weights);
-    PermutatorBlock const block(KERNELS::kKernels, FLOAT_KERNELS::kKernels, {side, c, gate, hidden}, 1e-5F, weights);
+    PermutatorBlock const block(KERNELS::kKernels, FLOAT_KERNELS::kKernels, {{c, gate, hidden}, side}, 1e-5F, weights);
     long const count = samples * side * side * c;
     std::vector<float> const x = random_floats(count);
     bool const same = reads_what_it_wrote(count, [&](Host& host, float* y) { block.run(host, x.data(), y, samples); });

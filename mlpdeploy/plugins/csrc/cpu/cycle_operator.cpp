@@ -16,7 +16,7 @@ constexpr bool kIsMatrix[kMost] = {false, false, true,  false, true,  false, tru
 constexpr char const* kScales[kMatrices] = {"n", "n", "n", "p", "1", "2"};
 
 template <std::size_t Count>
-void check_shapes(Tensor const (&weights)[Count], CycleSizes const& sizes) {
+void check_shapes(Tensor const (&weights)[Count], TokenSizes const& sizes) {
     long const c = sizes.channels;
     long const gate = sizes.gate_hidden;
     long const hidden = sizes.hidden;
@@ -50,8 +50,12 @@ public:
         sizes_.hidden = static_cast<long>(weights[15].sizes[1]);
         check_shapes(weights, sizes_);
         WeightFloats<kCount> const w(weights, kIsMatrix, Kind);
-        CycleWeights all{w[0],  w[1],  w[2],  w[3],  w[4],  w[5],  w[6],  {w[7], w[8], w[9], w[10]},
-                         w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18]};
+        CycleWeights all{{w[0], w[1], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18]},
+                         w[2],
+                         w[3],
+                         w[4],
+                         w[5],
+                         w[6]};
         for (std::size_t i = 0; Kind == Operands::kInt8 && i < kMatrices; ++i) {
             all.steps[i] = w[kWeights + i];
             all.scales[i] = node.scale(kScales[i]);
@@ -70,7 +74,7 @@ public:
 
 private:
     Memory memory_;
-    CycleSizes sizes_{};
+    TokenSizes sizes_{};
     std::unique_ptr<CycleBlock> block_;
 };
 

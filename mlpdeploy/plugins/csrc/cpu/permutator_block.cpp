@@ -11,13 +11,12 @@ constexpr long kTaskRows = 64;
 // Samples of small images are computed together, up to about so many pixels.
 constexpr long kGroupPixels = 256;
 
-// The products, in the order of their matrices.
-enum Products { kMlpH, kMlpW, kMlpC, kProj, kFc1, kFc2 };
+// The branches, in the order of their matrices.
+enum Branches { kMlpH, kMlpW, kMlpC };
 
 // The mean over the pixels (out / segment) of a branch's weights, in floats: row s' is the mean of the rows (pixel,
 // s'). A mean of products is a product with the mean, so the gates need no branch in full.
-std::vector<float> mean_over_pixels(float const* given, float const* steps, long channels, long segment) {
-    std::vector<float> const weights = in_floats(given, steps, channels, channels);
+std::vector<float> mean_over_pixels(std::vector<float> const& weights, long channels, long segment) {
     std::vector<float> means(static_cast<std::size_t>(segment * channels));
     std::vector<double> sums(static_cast<std::size_t>(channels));
     for (long s = 0; s < segment; ++s) {
@@ -35,12 +34,6 @@ std::vector<float> mean_over_pixels(float const* given, float const* steps, long
     return means;
 }
 
-// Copy a row, and zeros behind it up to `stride`.
-void copy_row(float const* from, long channels, float* to, long stride) {
-    std::copy_n(from, channels, to);
-    std::fill_n(to + channels, stride - channels, 0.0F);
-}
-
 }  // namespace
 
 struct PermutatorBlock::Group {
@@ -55,48 +48,27 @@ struct PermutatorBlock::Group {
 
 PermutatorBlock::PermutatorBlock(Kernels const& kernels, Kernels const& float_kernels, PermutatorSizes const& sizes,
                                  float epsilon, PermutatorWeights const& w)
-    : kernels_(&kernels),
-      float_kernels_(&float_kernels),
-      sizes_(sizes),
+    : TokenBlock(kernels, float_kernels, sizes, epsilon, w),
+      side_(sizes.side),
       segment_(sizes.channels / sizes.side),
-      width_(round_up(sizes.channels, kernels.panel)),
-      stride_(float_stride(kernels, sizes.channels)),
-      operand_stride_(operand_stride(kernels, sizes.channels)),
-      hidden_stride_(operand_stride(kernels, sizes.hidden)),
-      epsilon_(epsilon),
-      mlp_h_(kernels, {w.mlp_h, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
-             {w.steps[kMlpH], w.scales[kMlpH], {}}),
-      mlp_w_(kernels, {w.mlp_w, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
-             {w.steps[kMlpW], w.scales[kMlpW], {}}),
-      mlp_c_(kernels, {w.mlp_c, sizes.channels, 1}, nullptr, sizes.channels, sizes.channels,
-             {w.steps[kMlpC], w.scales[kMlpC], {}}),
+      mlp_h_(kernels, {w.mlp_h, channels_, 1}, nullptr, channels_, channels_, {w.steps[kMlpH], w.scales[kMlpH], {}}),
+      mlp_w_(kernels, {w.mlp_w, channels_, 1}, nullptr, channels_, channels_, {w.steps[kMlpW], w.scales[kMlpW], {}}),
+      mlp_c_(kernels, {w.mlp_c, channels_, 1}, nullptr, channels_, channels_, {w.steps[kMlpC], w.scales[kMlpC], {}}),
       mean_h_(float_kernels,
-              {mean_over_pixels(w.mlp_h, w.steps[kMlpH], sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
-              sizes.channels, segment_),
+              {mean_over_pixels(branch_in_floats(w.mlp_h, w.steps[kMlpH]), channels_, segment_).data(), channels_, 1},
+              nullptr, channels_, segment_),
       mean_w_(float_kernels,
-              {mean_over_pixels(w.mlp_w, w.steps[kMlpW], sizes.channels, segment_).data(), sizes.channels, 1}, nullptr,
-              sizes.channels, segment_),
-      gates_(float_kernels, w.gate, sizes.channels, sizes.gate_hidden),
-      proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels,
-            {w.steps[kProj], w.scales[kProj], {}}),
-      fc1_(kernels, {w.fc1, 1, sizes.hidden}, w.fc1_bias, sizes.channels, sizes.hidden,
-           {w.steps[kFc1], w.scales[kFc1], w.scales[kFc2]}),
-      fc2_(kernels, {w.fc2, 1, sizes.channels}, w.fc2_bias, sizes.hidden, sizes.channels,
-           {w.steps[kFc2], w.scales[kFc2], {}}),
-      norms_(aligned_floats(4 * stride_)) {
-    std::copy_n(w.scales, 6, scales_);
+              {mean_over_pixels(branch_in_floats(w.mlp_w, w.steps[kMlpW]), channels_, segment_).data(), channels_, 1},
+              nullptr, channels_, segment_) {
     if (&float_kernels != &kernels) {
-        mean_c_ = std::make_unique<Dense>(
-            float_kernels,
-            Matrix{in_floats(w.mlp_c, w.steps[kMlpC], sizes.channels, sizes.channels).data(), sizes.channels, 1},
-            nullptr, sizes.channels, sizes.channels);
+        mean_c_ = std::make_unique<Dense>(float_kernels,
+                                          Matrix{branch_in_floats(w.mlp_c, w.steps[kMlpC]).data(), channels_, 1},
+                                          nullptr, channels_, channels_);
     }
-    float const* const vectors[] = {w.norm1_scale, w.norm1_bias, w.norm2_scale, w.norm2_bias};
-    for (long i = 0; i < 4; ++i) std::copy_n(vectors[i], sizes.channels, norms_.get() + i * stride_);
 }
 
 void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) const {
-    long const side = sizes_.side;
+    long const side = side_;
     long const pixels = side * side;
     long const together = std::max(1L, std::min(samples, kGroupPixels / pixels));
     long const lines = std::max(1L, kTaskRows / side);  // of an image, or columns of it, that a task takes
@@ -111,16 +83,19 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
     float* const gates = row_means + together * side * stride_;
     char* const normal = reinterpret_cast<char*>(gates + together * 3 * stride_);
     for (long first = 0; first < samples; first += together) {
-        long const offset = first * pixels * sizes_.channels;
+        long const offset = first * pixels * channels_;
         long const count = std::min(together, samples - first);
         Group const group{host, x + offset, y + offset, normal, h, row_means, gates};
         auto const last_line = [&](long task) { return std::min(side, (task % tasks + 1) * lines); };
-        for_each(host, count * side, [&](long row) { normalize(group, row); });
+        for_each(host, count * side, [&](long row) {
+            normalize(host, group.x + row * side * channels_, side, operand(normal, row * side),
+                      row_means + row * stride_);
+        });
         // What the gates need is known by now; the branch does not need them.
         for_each(host, count * (1 + tasks), [&](long i) {
             long const task = i - count;
             if (task < 0) {
-                compute_gates(group, i);
+                find_gates(group, i);
             } else {
                 mix_along_height(group, task / tasks, task % tasks * lines, last_line(task));
             }
@@ -130,36 +105,10 @@ void PermutatorBlock::run(Host& host, float const* x, float* y, long samples) co
     }
 }
 
-char* PermutatorBlock::operand(char* rows, long row) const {
-    return rows + row * operand_stride_ * kernels_->operand_bytes;
-}
-
-// Zeros behind the channels of some rows of operands, as far as products read.
-void PermutatorBlock::pad(char* rows, long count) const {
-    long const behind = round_up(sizes_.channels, kernels_->depth_unit) - sizes_.channels;
-    for (long row = 0; row < count && behind > 0; ++row)
-        std::fill_n(operand(rows, row) + sizes_.channels * kernels_->operand_bytes, behind * kernels_->operand_bytes,
-                    '\0');
-}
-
-// The first norm of one row of pixels, and the mean over it.
-void PermutatorBlock::normalize(Group const& group, long row) const {
-    long const side = sizes_.side;
-    char* const normal = operand(group.normal, row * side);
-    Scratch const pixels(group.host, side * stride_);
-    for (long i = 0; i < side; ++i)
-        copy_row(group.x + (row * side + i) * sizes_.channels, sizes_.channels, pixels.get() + i * stride_, stride_);
-    kernels_->layer_norm({pixels.get(), stride_, side, width_, normal, operand_stride_, scales_[kMlpH]},
-                         sizes_.channels, epsilon_, norms_.get(), norms_.get() + stride_);
-    kernels_->mean_of_rows(normal, operand_stride_, side, sizes_.channels, scales_[kMlpH],
-                           group.row_means + row * stride_);
-}
-
 // The gates of one sample, from the means of its rows and columns: in float, whatever the operands are.
-void PermutatorBlock::compute_gates(Group const& group, long sample) const {
+void PermutatorBlock::find_gates(Group const& group, long sample) const {
     Kernels const& k = *float_kernels_;
-    long const side = sizes_.side;
-    long const channels = sizes_.channels;
+    long const side = side_;
     float const* const row_means = group.row_means + sample * side * stride_;
     long const mixed_stride = float_stride(k, segment_);
     Scratch memory(group.host, (2 * side + 2) * stride_ + side * mixed_stride);
@@ -170,26 +119,26 @@ void PermutatorBlock::compute_gates(Group const& group, long sample) const {
     float* const mixed = sum + stride_;
 
     for (long i = 0; i < side; ++i)
-        kernels_->mean_of_rows(operand(group.normal, sample * side * side + i), side * operand_stride_, side, channels,
+        kernels_->mean_of_rows(operand(group.normal, sample * side * side + i), side * operand_stride_, side, channels_,
                                scales_[kMlpH], column_means + i * stride_);
-    k.mean_of_rows(row_means, stride_, side, channels, {}, mean);
+    k.mean_of_rows(row_means, stride_, side, channels_, {}, mean);
     Dense const& mean_c = mean_c_ != nullptr ? *mean_c_ : mlp_c_;
     mean_c.multiply(Finish::kStore, mean, stride_, 1, sum, stride_);
     auto const add_mean_of_branch = [&](Dense const& branch, float const* means) {
         for (long g = 0; g < side; ++g)
             k.copy_segments({means + g * segment_, stride_, rows + g * stride_, segment_, segment_, side});
         branch.multiply(Finish::kStore, rows, stride_, side, mixed, mixed_stride);
-        for (long c = 0; c < channels; ++c) sum[c] += mixed[c / segment_ * mixed_stride + c % segment_];
+        for (long c = 0; c < channels_; ++c) sum[c] += mixed[c / segment_ * mixed_stride + c % segment_];
     };
     add_mean_of_branch(mean_h_, row_means);
     add_mean_of_branch(mean_w_, column_means);
-    gates_.compute(group.host, sum, group.gates + 3 * sample * stride_, stride_);
+    compute_gates(group.host, sum, group.gates + 3 * sample * stride_);
 }
 
 // The branch along the height, for the columns [first, last) of an image: a product's row is one segment of a column.
 void PermutatorBlock::mix_along_height(Group const& group, long sample, long first, long last) const {
     Kernels const& k = *kernels_;
-    long const side = sizes_.side;
+    long const side = side_;
     long const rows = (last - first) * side;
     Scratch memory(group.host, rows * stride_ + operand_floats(k, rows, operand_stride_));
     float* const mixed = memory.get();
@@ -211,18 +160,15 @@ void PermutatorBlock::mix_along_height(Group const& group, long sample, long fir
 // Everything else, for the rows [first, last) of an image: the other branches, the projection and the MLP.
 void PermutatorBlock::finish_rows(Group const& group, long sample, long first, long last) const {
     Kernels const& k = *kernels_;
-    long const side = sizes_.side;
-    long const channels = sizes_.channels;
+    long const side = side_;
     long const first_pixel = (sample * side + first) * side;
     long const rows = (last - first) * side;
     char* const normal = operand(group.normal, first_pixel);
-    Scratch memory(group.host, 3 * rows * stride_ + operand_floats(k, rows, operand_stride_) +
-                                   operand_floats(k, rows, hidden_stride_));
+    long const operand_count = operand_floats(k, rows, operand_stride_);
+    Scratch memory(group.host, 2 * rows * stride_ + operand_count + finish_floats(rows));
     float* const along_w = memory.get();
     float* const mixed = along_w + rows * stride_;
-    float* const x = mixed + rows * stride_;
-    char* const operands = reinterpret_cast<char*>(x + rows * stride_);
-    float* const hidden = x + rows * stride_ + operand_floats(k, rows, operand_stride_);
+    char* const operands = reinterpret_cast<char*>(mixed + rows * stride_);
 
     // Here a product's row is one segment of an image's row.
     for (long row = 0; row < rows; ++row) {
@@ -236,19 +182,9 @@ void PermutatorBlock::finish_rows(Group const& group, long sample, long first, l
         float_kernels_->copy_segments({mixed + row * stride_, segment_, to, stride_, segment_, side});
     }
     mlp_c_.multiply(Finish::kStore, normal, operand_stride_, rows, mixed, stride_);
-    k.blend({mixed, stride_, rows, width_, operands, operand_stride_, scales_[kProj]}, group.h + first_pixel * stride_,
-            along_w, group.gates + 3 * sample * stride_);
-    pad(operands, rows);
-
-    for (long row = 0; row < rows; ++row)
-        copy_row(group.x + (first_pixel + row) * channels, channels, x + row * stride_, stride_);
-    proj_.multiply(Finish::kAdd, operands, operand_stride_, rows, x, stride_);
-    k.layer_norm({x, stride_, rows, width_, operands, operand_stride_, scales_[kFc1]}, channels, epsilon_,
-                 norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
-    fc1_.multiply(Finish::kGeluOperand, operands, operand_stride_, rows, hidden, hidden_stride_);
-    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, x, stride_);
-    for (long row = 0; row < rows; ++row)
-        std::copy_n(x + row * stride_, channels, group.y + (first_pixel + row) * channels);
+    blend(mixed, group.h + first_pixel * stride_, along_w, group.gates + 3 * sample * stride_, rows, operands);
+    finish(operands, rows, group.x + first_pixel * channels_, mixed + rows * stride_ + operand_count,
+           group.y + first_pixel * channels_);
 }
 
 }  // namespace mlpdeploy::cpu

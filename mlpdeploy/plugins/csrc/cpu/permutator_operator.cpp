@@ -52,8 +52,11 @@ public:
         sizes_.hidden = static_cast<long>(weights[13].sizes[1]);
         check_shapes(weights, sizes_);
         WeightFloats<kCount> const w(weights, kIsMatrix, Kind);
-        PermutatorWeights all{w[0],  w[1],  w[2],  w[3],  w[4], {w[5], w[6], w[7], w[8]}, w[9], w[10], w[11],
-                              w[12], w[13], w[14], w[15], w[16]};
+        PermutatorWeights all{
+            {w[0], w[1], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16]},
+            w[2],
+            w[3],
+            w[4]};
         for (std::size_t i = 0; Kind == Operands::kInt8 && i < kMatrices; ++i) {
             all.steps[i] = w[kWeights + i];
             all.scales[i] = node.scale(kScales[i]);
