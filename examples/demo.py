@@ -67,7 +67,8 @@ def main() -> None:
     for model in TRAINED:
         precision(model, *folders)
     pages = ", ".join(str(OUT / f"{model}.html") for model in TRAINED)
-    print(f"\nDone in {time.monotonic() - start:.0f} s. Look at {plot} and {pages}; bring your weights with --checkpoint.")
+    seconds = time.monotonic() - start
+    print(f"\nDone in {seconds:.0f} s. Look at {plot} and {pages}; bring your weights with --checkpoint.")
 
 
 if __name__ == "__main__":

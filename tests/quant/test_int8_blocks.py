@@ -85,6 +85,26 @@ def test_the_scales_are_those_of_the_calibration(lowered: Lowered, calibrations:
         assert block.attributes.get_int(f"zero_{name}") == wanted.zero
 
 
+@pytest.mark.parametrize(("family", "mixer"), [("vip", "WeightedPermuteMlp"), ("cyclemlp", "WeightedCycleMlp")])
+def test_the_scales_of_blocks_on_tokens(
+    family: str, mixer: str, lowered: Lowered, calibrations: dict[str, Calibration]
+) -> None:
+    model = lowered(family, blocks=True)
+    int8_blocks(model, calibrations[family], INT8)
+    block = blocks_of(model)[0]
+    sources = {
+        "n": "network.0.0.norm1/LayerNormalization:0",
+        "p": f"network.0.0.attn/{mixer}/mixed:0",
+        "1": "network.0.0.norm2/LayerNormalization:0",
+        "2": "network.0.0.mlp/Gelu:0",
+    }
+    for name, source in sources.items():
+        low, high = calibrations[family].range_of(source, DEFAULT_CALIBRATOR, symmetric=False)
+        wanted = uint8_scale(low, high)
+        assert block.attributes.get_float(f"step_{name}") == pytest.approx(wanted.step), name
+        assert block.attributes.get_int(f"zero_{name}") == wanted.zero, name
+
+
 @pytest.mark.parametrize("keep", ["layers.0.blocks.0", "layers.0.blocks.0.mlp.fc1/Conv"])
 def test_a_block_with_a_kept_product_stays_float32(
     keep: str, lowered: Lowered, calibrations: dict[str, Calibration]
