@@ -98,7 +98,8 @@ def create_model(
     known = {field.name for field in dataclasses.fields(entry.config)}
     foreign = [key for key in given if key not in known]
     if foreign:
-        raise UsageError(f"{', '.join(foreign)} for {entry.name}", "an AS-MLP", _WHY_NOT[entry.family])
+        able = "an AS-MLP or a CycleMLP" if foreign == ["features"] else "an AS-MLP"
+        raise UsageError(f"{', '.join(foreign)} for {entry.name}", able, _WHY_NOT[entry.family])
     changes |= given
     if features and state is not None and "norm0.weight" in state:
         changes["feature_norms"] = True

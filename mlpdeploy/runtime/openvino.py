@@ -26,6 +26,10 @@ ROWS_PER_STREAM_RUN = 2
 # OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+# Streams that compute something else than one does (`BackendSession._make_streams`) are compiled again so many times;
+# else is what differs by more than this part of the values.
+_COMPILATIONS = 3
+_ELSE = 0.5
 # Held while a shape is computed for the first time (`BackendSession._run`): OpenVINO's cache is one for the process.
 _MEETING = Lock()
 
@@ -78,7 +82,7 @@ class BackendSession(Session):
             return self._run(self._together, [feeds], into)
         with self._making_streams:
             if self._streams is None:
-                self._streams = _Requests(self._compile(streams=self._threads))
+                self._streams = self._make_streams(feeds)
         shared = rows - rows % self._threads
         step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
         cuts = [*range(0, shared, step), shared]
@@ -90,6 +94,26 @@ class BackendSession(Session):
             self._together, [rows_of(feeds, shared, rows)], None if into is None else rows_of(into, shared, rows)
         )
         return into if into is not None else {name: np.concatenate([results[name], rest[name]]) for name in results}
+
+    def _make_streams(self, feeds: Arrays) -> _Requests:
+        """Compile for several streams, and compare them with the one that single rows take, on some rows of these.
+
+        OpenVINO 2026.4.1 has been seen to compile one of several streams to something else, in some processes and not
+        in others (docs/adr/0007-openvino.md): no verification can find that beforehand.
+        """
+        rows = [rows_of(feeds, row, row + 1) for row in range(self._threads)]
+        wanted = self._run(self._together, rows, None)
+        for _ in range(_COMPILATIONS):
+            streams = _Requests(self._compile(streams=self._threads))
+            # At first one waits for the other; then they run at once, in all streams.
+            if all(_alike(self._run(streams, rows, None), wanted) for _ in range(2)):
+                return streams
+        warnings.warn(
+            "OpenVINO computes something else in several streams here: images are computed one after the other; "
+            "use --backend onnxruntime, or --threads 1",
+            stacklevel=2,
+        )
+        return _Requests(self._compile(streams=1))
 
     def _run(self, requests: _Requests, parts: list[Arrays], into: Arrays | None) -> Arrays:
         """Run the parts, as many at once as there are streams, and return the results in order.
@@ -164,6 +188,14 @@ class BackendSession(Session):
     def _release(self) -> None:
         self._streams = None
         del self._together, self._model
+
+
+def _alike(found: Arrays, wanted: Arrays) -> bool:
+    """Return whether results differ by no more than roundings make them; what is no number is like anything."""
+    return not any(
+        bool((np.abs(found[name] - array) > _ELSE * np.sqrt(np.mean(np.square(array)))).any())
+        for name, array in wanted.items()
+    )
 
 
 class _Requests:

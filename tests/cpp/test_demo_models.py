@@ -51,6 +51,7 @@ def test_the_classes_of_photographs_are_those_of_python(build: Path, demo: Path,
     assert done.returncode == 0, done.stderr
     images, seen = json.loads(done.stdout)["images"], set()
     for image, wanted in zip(images, predict(demo, pieces, top=10), strict=True):
-        assert [score["index"] for score in image["top"]] == [score.index for score in wanted.top], image["path"]
-        seen.add(image["top"][0]["index"])
-    assert len(seen) > 1  # otherwise equal classes would say little
+        order = tuple(score["index"] for score in image["top"])
+        assert order == tuple(score.index for score in wanted.top), image["path"]
+        seen.add(order)
+    assert len(seen) > 5  # otherwise equal orders would say little

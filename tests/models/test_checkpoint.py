@@ -391,7 +391,7 @@ def test_a_cyclemlp_checkpoint_has_offsets_that_must_be_the_published_ones(tmp_p
 def test_options_of_other_families_are_refused_with_the_reason() -> None:
     for name, options, text in (
         ("cyclemlp_b1", {"shift_size": 3}, "shift_size for cyclemlp_b1.*always move the same way"),
-        ("vip_s7", {"features": True}, "features for vip_s7.*no feature maps"),
+        ("vip_s7", {"features": True}, "features for vip_s7; wanted an AS-MLP or a CycleMLP; .*no feature maps"),
     ):
         with pytest.raises(UsageError, match=text):
             create_model(name, **options)

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,46 @@ def test_the_first_rows_of_a_shape_run_alone(artifacts: dict[str, Path], monkeyp
     for shape in set(starts):
         first = events.index(next(event for event in events if event[0] == "start" and event[2] == shape))
         assert events[first + 1] == ("wait", *events[first][1:])
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_streams_that_compute_something_else_are_not_used(
+    artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    compiled: list[Any] = []
+    compile_model, run = backend.BackendSession._compile, backend.BackendSession._run
+
+    def recorded(session: Any, streams: int) -> Any:
+        model = compile_model(session, streams)
+        if streams == 2:
+            compiled.append(model)
+        return model
+
+    def spoilt(session: Any, requests: Any, parts: Any, into: Any) -> Any:
+        results = run(session, requests, parts, into)
+        if any(requests.compiled is model for model in compiled[:wrong]):
+            results["logits"][-1] *= 300
+        return results
+
+    monkeypatch.setattr(backend.BackendSession, "_compile", recorded)
+    monkeypatch.setattr(backend.BackendSession, "_run", spoilt)
+    with warnings.catch_warnings(record=True) as caught, load(artifacts["vip"], "openvino", threads=2) as session:
+        warnings.simplefilter("always")
+        logits = session.run({"input": images(6)})["logits"]
+        used = session._streams.compiled  # type: ignore[attr-defined]
+    np.testing.assert_allclose(logits, reference("vip", images(6)), atol=TOLERANCE)
+    told = [str(warning.message) for warning in caught if "in several streams" in str(warning.message)]
+    assert (len(compiled), len(told)) == ((2, 0) if wrong == 1 else (3, 1))
+    assert (used is compiled[-1]) is (wrong == 1)
+
+
+def test_streams_are_compared_where_values_are_not_numbers_too(artifacts: dict[str, Path]) -> None:
+    array = images(4)
+    array[1] = np.nan
+    with warnings.catch_warnings(), load(artifacts["vip"], "openvino", threads=2) as session:
+        warnings.simplefilter("error")
+        logits = session.run({"input": array})["logits"]
+    assert np.isnan(logits[1]).all() and np.isfinite(np.delete(logits, 1, 0)).all()
 
 
 def test_sessions_do_not_meet_their_first_shapes_at_once(artifacts: dict[str, Path]) -> None:
