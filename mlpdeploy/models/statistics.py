@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from mlpdeploy.models.build import model_from_config
 from mlpdeploy.models.registry import DEMO_MODELS, MODELS
@@ -30,9 +30,15 @@ class ModelStatistics:
 def model_statistics(model: nn.Module, image_size: tuple[int, int], in_chans: int) -> ModelStatistics:
     """Return the counts for one image of `image_size` (height, width) pixels."""
     shadow = copy.deepcopy(model).to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counted = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution: _convolution})
+    with torch.no_grad(), counted as counter:
         shadow(torch.empty(1, in_chans, *image_size, dtype=torch.float32, device="meta"))
     return ModelStatistics(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+
+
+def _convolution(x_shape: list[int], weight_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    """Return the operations of a convolution; a depthwise one, of one-hot kernels in these models, moves data only."""
+    return 0 if weight_shape[1] == 1 < x_shape[1] else conv_flop_count(x_shape, weight_shape, out_shape)
 
 
 def model_table() -> list[dict[str, Any]]:

@@ -206,8 +206,7 @@ def test_macs_of_the_tiny_model(lowered: Lowered, calibrations: dict[str, Calibr
 def test_macs_of_the_tiny_cyclemlp(lowered: Lowered) -> None:
     """Of its mixers on planes too, whose moves count for nothing."""
     macs = macs_of(lowered("cyclemlp"))
-    moves = 2 * 3 * (8 * 8 * 20 + 4 * 4 * 44)
-    assert sum(macs.values()) == model_statistics(tiny("cyclemlp"), (32, 32), 3).macs - moves
+    assert sum(macs.values()) == model_statistics(tiny("cyclemlp"), (32, 32), 3).macs
     assert macs["network.2.0.attn/WeightedCycleMlp/5_Conv"] == 4 * 4 * 44 * 44
     assert macs["network.2.0.attn/WeightedCycleMlp/11_Gemm"] == 44 * 11
 
