@@ -271,7 +271,7 @@ def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     ("block", "isa"),
     [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")]
     + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")]
-    + [("cycle_block", isa) for isa in ("avx512", "portable", "amx", "amxint8", "avx512bf16", "avxvnni")]
+    + [("cycle_block", isa) for isa in ("avx512", "amx", "amxint8", "avxvnni")]
     + [("patch_merging", isa) for isa in ("amx", "amxint8")],
 )
 def test_sanitizers_find_nothing(
