@@ -29,7 +29,7 @@ def tiny_cyclemlp(**changes: Any) -> Model:
 
 
 def tiny(family: str) -> Model:
-    """Return the small model of a family whose blocks are whole panels of channels, for 32x32 images."""
+    """Return the small model of a family for 32x32 images; AS-MLP's patch merging is of whole panels of channels."""
     makers = {
         "asmlp": lambda: tiny_asmlp(embed_dim=32),
         "vip": tiny_vip,

@@ -105,7 +105,7 @@ class BackendSession(Session):
         wanted = self._run(self._together, rows, None)
         for _ in range(_COMPILATIONS):
             streams = _Requests(self._compile(streams=self._threads))
-            # At first one waits for the other; then they run at once, in all streams.
+            # At first one waits for the other; then they run at once.
             if all(_alike(self._run(streams, rows, None), wanted) for _ in range(2)):
                 return streams
         warnings.warn(
@@ -113,7 +113,7 @@ class BackendSession(Session):
             "use --backend onnxruntime, or --threads 1",
             stacklevel=2,
         )
-        return _Requests(self._compile(streams=1))
+        return self._together
 
     def _run(self, requests: _Requests, parts: list[Arrays], into: Arrays | None) -> Arrays:
         """Run the parts, as many at once as there are streams, and return the results in order.

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.lower_gelu import GELU_OPSET, expanded_gelu
-from mlpdeploy.export.passes.rewrite import array_of, constant, like, opset_of, shape_constant
+from mlpdeploy.export.passes.rewrite import (
+    PassReport,
+    array_of,
+    constant,
+    like,
+    opset_of,
+    replace,
+    shape_constant,
+)
+from mlpdeploy.ops.axial_shift import DOMAIN
 
 
 def mixed_tensor(mixer: ir.Node) -> str:
@@ -16,7 +26,7 @@ def mixed_tensor(mixer: ir.Node) -> str:
     return f"{mixer.name}/mixed:0"
 
 
-class NodeBuilder:
+class NodeBuilder(ABC):
     """Collects the nodes for one node, in order.
 
     Attributes:
@@ -28,6 +38,10 @@ class NodeBuilder:
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
         self.model, self.node = model, node
         self.new: list[ir.Node] = []
+
+    @abstractmethod
+    def nodes(self) -> list[ir.Node]:
+        """Return the replacement; its last node's output is the operator's."""
 
     def add(self, op: str, inputs: Sequence[ir.Value | None], attributes: dict[str, object] | None = None) -> ir.Value:
         """Add a node with one output, and return that."""
@@ -60,6 +74,16 @@ class NodeBuilder:
         array = array_of(value)
         assert array is not None
         return array
+
+
+def lower_each(model: ir.Model, operator: str, lowering: type[NodeBuilder], name: str) -> PassReport:
+    """Put what `lowering` builds in the place of every node of an operator of ours; return the pass's report."""
+    report = PassReport(name)
+    for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, operator)]:
+        new = lowering(model, node).nodes()
+        replace(model, [node], new, [like(new[-1], node.outputs[0])])
+        report.changed.append(str(node.name))
+    return report
 
 
 def softmax_gates(

@@ -13,7 +13,7 @@ from mlpdeploy.ops.cycle_block import BRANCHES, NAME, cycle_block_function
 def form_cycle_blocks(model: ir.Model) -> PassReport:
     """Form every block of the model that is the published one; exact."""
     kind = BlockKind(cycle_mlp.NAME, NAME, BRANCHES, _attributes, cycle_block_function)
-    return form_mixer_blocks(model, kind, PassReport("form_cycle_blocks"))
+    return form_mixer_blocks(model, kind, "form_cycle_blocks")
 
 
 def _attributes(mixer: ir.Node, epsilon: float) -> dict[str, object]:

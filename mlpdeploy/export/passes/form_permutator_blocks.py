@@ -17,7 +17,7 @@ _SIZES = ("segments", "height", "width", "channels")
 def form_permutator_blocks(model: ir.Model) -> PassReport:
     """Form every block of the model that is the published one; exact."""
     kind = BlockKind(permute_mlp.NAME, NAME, BRANCHES, _attributes, permutator_block_function)
-    return form_mixer_blocks(model, kind, PassReport("form_permutator_blocks"))
+    return form_mixer_blocks(model, kind, "form_permutator_blocks")
 
 
 def _attributes(mixer: ir.Node, epsilon: float) -> dict[str, object]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.building import NodeBuilder, mixed_tensor, softmax_gates
-from mlpdeploy.export.passes.rewrite import PassReport, constant, like, replace
-from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.export.passes.building import NodeBuilder, lower_each, mixed_tensor, softmax_gates
+from mlpdeploy.export.passes.rewrite import PassReport, constant
 from mlpdeploy.ops.cycle_mlp import CYCLE, NAME, offsets
 
 _TO_PLANES, _TO_TOKENS = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -21,12 +20,7 @@ _REACH = CYCLE // 2
 
 def lower_cycle_mlp(model: ir.Model) -> PassReport:
     """Lower every WeightedCycleMlp of the model."""
-    report = PassReport("lower_cycle_mlp")
-    for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]:
-        new = _Lowering(model, node).nodes()
-        replace(model, [node], new, [like(new[-1], node.outputs[0])])
-        report.changed.append(str(node.name))
-    return report
+    return lower_each(model, NAME, _Lowering, "lower_cycle_mlp")
 
 
 class _Lowering(NodeBuilder):
@@ -40,7 +34,6 @@ class _Lowering(NodeBuilder):
         self.rows, self.grid = x.shape[0], list(x.shape)[1:3]
 
     def nodes(self) -> list[ir.Node]:
-        """Return the replacement; its last node's output is the operator's."""
         x, w_weight, w_bias, h_weight, h_bias, c_weight = self.node.inputs[:6]
         assert x is not None
         scope = str(self.node.name).rpartition("/")[0]

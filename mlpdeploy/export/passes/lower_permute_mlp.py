@@ -19,9 +19,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.building import NodeBuilder, mixed_tensor, softmax_gates
-from mlpdeploy.export.passes.rewrite import PassReport, constant, like, replace
-from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.export.passes.building import NodeBuilder, lower_each, mixed_tensor, softmax_gates
+from mlpdeploy.export.passes.rewrite import PassReport, constant
 from mlpdeploy.ops.permute_mlp import NAME
 
 _WIDE_SEGMENT = 16  # channels: from here on moving segments beats transposing single values
@@ -34,12 +33,7 @@ def moves_segments(each: int, height: int) -> bool:
 
 def lower_permute_mlp(model: ir.Model) -> PassReport:
     """Lower every WeightedPermuteMlp of the model."""
-    report = PassReport("lower_permute_mlp")
-    for node in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]:
-        new = _Lowering(model, node).nodes()
-        replace(model, [node], new, [like(new[-1], node.outputs[0])])
-        report.changed.append(str(node.name))
-    return report
+    return lower_each(model, NAME, _Lowering, "lower_permute_mlp")
 
 
 class _Lowering(NodeBuilder):
@@ -53,7 +47,6 @@ class _Lowering(NodeBuilder):
         self.each = self.channels // self.segments
 
     def nodes(self) -> list[ir.Node]:
-        """Return the replacement; its last node's output is the operator's."""
         x = self.node.inputs[0]
         assert x is not None
         tokens = self.height * self.width

@@ -51,36 +51,20 @@ class _Block:
 
     Attributes:
         nodes: all of them, the last one last.
-        x: the block's input.
-        affine1, affine2: scale and bias of the two norms.
-        mixing: the mixer's weights.
-        proj, fc1, fc2: products of the linear layers.
-        weights_proj, weights1, weights2: weight and bias of these.
+        inputs: the block's input and all weights, in the order of the computation.
+        products: of the linear layers, by their weights' names in the block.
         epsilon: of the norms.
     """
 
     nodes: list[ir.Node]
-    x: ir.Value
-    affine1: list[ir.Value]
-    mixing: list[ir.Value]
-    proj: ir.Node
-    weights_proj: list[ir.Value]
-    affine2: list[ir.Value]
-    fc1: ir.Node
-    weights1: list[ir.Value]
-    fc2: ir.Node
-    weights2: list[ir.Value]
+    inputs: list[ir.Value]
+    products: dict[str, ir.Node]
     epsilon: float
 
-    @property
-    def inputs(self) -> list[ir.Value]:
-        """The block's input and all weights, in the order of the computation."""
-        weights = (self.affine1, self.mixing, self.weights_proj, self.affine2, self.weights1, self.weights2)
-        return [self.x, *(value for values in weights for value in values)]
 
-
-def form_mixer_blocks(model: ir.Model, kind: BlockKind, report: PassReport) -> PassReport:
-    """Form every block of a kind that is the published one; exact. Return the report."""
+def form_mixer_blocks(model: ir.Model, kind: BlockKind, name: str) -> PassReport:
+    """Form every block of a kind that is the published one; exact. Return the report of the pass called `name`."""
+    report = PassReport(name)
     for mixer in [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, kind.mixer)]:
         try:
             block = _match(mixer)
@@ -92,9 +76,9 @@ def form_mixer_blocks(model: ir.Model, kind: BlockKind, report: PassReport) -> P
         node = ir.node(kind.name, block.inputs, attributes, domain=DOMAIN, name=f"{last.name}/block")  # type: ignore[arg-type]
         factors: dict[str, tuple[ir.Node, ir.Value | str | None]] = {
             **dict.fromkeys(kind.branches, (mixer, mixer.inputs[0])),
-            **{name: (product, product.inputs[0]) for name, product in (("W_1", block.fc1), ("W_2", block.fc2))},
-            "W_p": (block.proj, mixed_tensor(mixer)),
+            **{weight: (product, product.inputs[0]) for weight, product in block.products.items()},
         }
+        factors["W_p"] = (block.products["W_p"], mixed_tensor(mixer))  # where it is computed, on tokens or planes
         note_factors(node, factors)
         replace(model, block.nodes, [node], [like(node, last.outputs[0])])
         report.changed.append(str(last.name))
@@ -125,10 +109,8 @@ def _match(mixer: ir.Node) -> _Block:
     if epsilon != norm2.attributes.get_float("epsilon", _EPSILON):
         raise NoMatchError("its norms differ in epsilon")
     nodes = [norm1, mixer, *proj, residual1, norm2, *fc1, gelu, *fc2, residual2]
-    mixing = _constants(mixer.inputs[1:])
-    return _Block(
-        nodes, x, affine1, mixing, proj[0], weights_proj, affine2, fc1[0], weights1, fc2[0], weights2, epsilon
-    )
+    inputs = [x, *affine1, *_constants(mixer.inputs[1:]), *weights_proj, *affine2, *weights1, *weights2]
+    return _Block(nodes, inputs, {"W_p": proj[0], "W_1": fc1[0], "W_2": fc2[0]}, epsilon)
 
 
 def _norm(node: ir.Node) -> tuple[ir.Node, list[ir.Value]]:
