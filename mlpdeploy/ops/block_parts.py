@@ -1,6 +1,15 @@
-"""Parts that the ONNX functions behind whole blocks have in common, as text; inner names begin with `mb_`."""
+"""What whole blocks on tokens have in common: parts of their torch references, and of their ONNX functions as text.
+
+Inner names of the functions begin with `mb_`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 CONSTANTS = """mb_any = Constant <value_ints = [-1]> ()
       mb_one = Constant <value_ints = [1]> ()
@@ -58,3 +67,43 @@ def gates(*names: str) -> str:
       mb_stacked = Reshape (mb_logits, mb_by_branch)
       mb_gates = Softmax <axis = 1> (mb_stacked)
       {", ".join(names)} = Split <axis = 1, num_outputs = 3> (mb_gates)"""
+
+
+def in_bf16(values: torch.Tensor) -> torch.Tensor:
+    """Return what bfloat16 keeps of some values, in their own type."""
+    import torch
+
+    return values.to(torch.bfloat16).to(values.dtype)
+
+
+def matrices_of(weights: Mapping[str, torch.Tensor], output_axes: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Return 8-bit matrices W_K multiplied with their steps S_K; `output_axes`: {matrix: its axis of outputs}."""
+    found = {}
+    for name, axis in output_axes.items():
+        steps = weights[f"S_{name[2:]}"]
+        found[name] = weights[name].flatten(1) * (steps[:, None] if axis == 0 else steps)
+    return found
+
+
+def token_block_ref(
+    x: torch.Tensor,
+    w: Mapping[str, torch.Tensor],
+    epsilon: float,
+    mix: Callable[[torch.Tensor], torch.Tensor],
+    keep: Callable[[torch.Tensor, str], torch.Tensor],
+) -> torch.Tensor:
+    """Return a block around a mixer.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        w: {name in the block's contract: weight}.
+        epsilon: of the norms.
+        mix: the mixer, up to its projection.
+        keep: makes of what is multiplied what its type, of the attributes' K, keeps of it.
+    """
+    from torch.nn import functional as F
+
+    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_1"], w["bias_1"], epsilon), "n")
+    x = x + keep(mix(normal), "p") @ w["W_p"] + w["b_p"]
+    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_2"], w["bias_2"], epsilon), "1")
+    return x + keep(F.gelu(normal @ w["W_1"] + w["b_1"]), "2") @ w["W_2"] + w["b_2"]

@@ -33,7 +33,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN
-from mlpdeploy.ops.block_parts import CONSTANTS, bf16_factor, gates, gelu, plain_factor, size
+from mlpdeploy.ops.block_parts import (
+    CONSTANTS,
+    bf16_factor,
+    gates,
+    gelu,
+    in_bf16,
+    matrices_of,
+    plain_factor,
+    size,
+    token_block_ref,
+)
 from mlpdeploy.ops.int8 import Scale, int8_product, int8_round_trip_ref, round_trip, scale_attributes
 
 if TYPE_CHECKING:
@@ -203,11 +213,7 @@ def cycle_block_ref(
         epsilon: of the norms.
         bf16: round the factors of the products to bfloat16.
     """
-    import torch
-
-    def keep(values: torch.Tensor) -> torch.Tensor:
-        return values.to(torch.bfloat16).to(values.dtype) if bf16 else values
-
+    keep = in_bf16 if bf16 else lambda values: values
     w = {name: keep(v) if name in MATRICES else v for name, v in zip(WEIGHTS, weights, strict=True)}
     return _block_ref(x, w, epsilon, lambda values, name: keep(values))
 
@@ -223,12 +229,8 @@ def cycle_block_int8_ref(
         scales: {K: what a product's input becomes}.
         epsilon: of the norms.
     """
-    matrices = {
-        name: weights[name].flatten(1) * (steps[:, None] if OUTPUT_AXES[name] == 0 else steps)
-        for name in MATRICES
-        for steps in [weights[f"S_{name[2:]}"]]
-    }
-    return _block_ref(x, weights | matrices, epsilon, lambda values, name: int8_round_trip_ref(values, scales[name]))
+    w = weights | matrices_of(weights, OUTPUT_AXES)
+    return _block_ref(x, w, epsilon, lambda values, name: int8_round_trip_ref(values, scales[name]))
 
 
 def _block_ref(
@@ -238,13 +240,8 @@ def _block_ref(
     keep: Callable[[torch.Tensor, str], torch.Tensor],
 ) -> torch.Tensor:
     """Return Y; `keep` makes of what is multiplied what its type, of the attributes' K, keeps of it."""
-    from torch.nn import functional as F
-
     from mlpdeploy.ops.cycle_mlp import weighted_cycle_mlp_ref
 
-    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_1"], w["bias_1"], epsilon), "n")
     branches = tuple(w[name] for name in ("W_w", "b_w", "W_h", "b_h", "W_c"))
-    mixed = weighted_cycle_mlp_ref(normal, branches, tuple(w[name] for name in GATE))
-    x = x + keep(mixed, "p") @ w["W_p"] + w["b_p"]
-    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_2"], w["bias_2"], epsilon), "1")
-    return x + keep(F.gelu(normal @ w["W_1"] + w["b_1"]), "2") @ w["W_2"] + w["b_2"]
+    gate = tuple(w[name] for name in GATE)
+    return token_block_ref(x, w, epsilon, lambda y: weighted_cycle_mlp_ref(y, branches, gate), keep)

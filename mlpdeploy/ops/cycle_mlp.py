@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.gated_sum import gated_sum_nodes, gated_sum_ref
 
 if TYPE_CHECKING:
     import onnx
@@ -66,15 +67,11 @@ def weighted_cycle_mlp_ref(
     """
     from torch.nn import functional as F
 
-    channels = x.shape[3]
     along_w, along_h = cycle_shift_ref(x)
     w = F.linear(along_w, branches[0].flatten(1), branches[1])
     h = F.linear(along_h, branches[2].flatten(1), branches[3])
     c = F.linear(x, branches[4])
-    hidden = F.gelu(F.linear((w + h + c).mean((1, 2)), gate[0], gate[1]))
-    gates = F.linear(hidden, gate[2], gate[3]).reshape(-1, channels, 3).softmax(2)
-    gate_w, gate_h, gate_c = (part.reshape(-1, 1, 1, channels) for part in gates.unbind(2))
-    return w * gate_w + h * gate_h + c * gate_c
+    return gated_sum_ref((w, h, c), gate)
 
 
 def weighted_cycle_mlp(
@@ -128,35 +125,6 @@ def weighted_cycle_mlp_function(opset: int) -> onnx.FunctionProto:
       wc_w_branch = Conv (wc_w_moved, W_w, b_w)
       wc_h_branch = Conv (wc_h_moved, W_h, b_h)
       wc_c_branch = Conv (wc_planes, wc_c_weight)
-      wc_sum0 = Add (wc_w_branch, wc_h_branch)
-      wc_sum = Add (wc_sum0, wc_c_branch)
-      wc_spatial = Constant <value_ints = [2, 3]> ()
-      wc_mean = ReduceMean <keepdims = 0> (wc_sum, wc_spatial)
-      wc_hidden = Gemm <transB = 1> (wc_mean, F_1, b_1)
-      wc_root0 = Constant <value_floats = [1.4142135]> ()
-      wc_unit0 = Constant <value_floats = [1.0]> ()
-      wc_half0 = Constant <value_floats = [0.5]> ()
-      wc_root = CastLike (wc_root0, X)
-      wc_unit = CastLike (wc_unit0, X)
-      wc_half = CastLike (wc_half0, X)
-      wc_scaled = Div (wc_hidden, wc_root)
-      wc_erf = Erf (wc_scaled)
-      wc_more = Add (wc_erf, wc_unit)
-      wc_product = Mul (wc_hidden, wc_more)
-      wc_active = Mul (wc_product, wc_half)
-      wc_logits = Gemm <transB = 1> (wc_active, F_2, b_2)
-      wc_gates_shape = Concat <axis = 0> (wc_any, wc_c, wc_three)
-      wc_stacked = Reshape (wc_logits, wc_gates_shape)
-      wc_gates = Softmax <axis = 2> (wc_stacked)
-      wc_gate_w0, wc_gate_h0, wc_gate_c0 = Split <axis = 2, num_outputs = 3> (wc_gates)
-      wc_gate_shape = Concat <axis = 0> (wc_any, wc_c, wc_one, wc_one)
-      wc_gate_w = Reshape (wc_gate_w0, wc_gate_shape)
-      wc_gate_h = Reshape (wc_gate_h0, wc_gate_shape)
-      wc_gate_c = Reshape (wc_gate_c0, wc_gate_shape)
-      wc_part_w = Mul (wc_w_branch, wc_gate_w)
-      wc_part_h = Mul (wc_h_branch, wc_gate_h)
-      wc_part_c = Mul (wc_c_branch, wc_gate_c)
-      wc_parts = Add (wc_part_w, wc_part_h)
-      wc_mixed = Add (wc_parts, wc_part_c)
+      {gated_sum_nodes("wc", "whc", "2, 3", "wc_any, wc_c, wc_one, wc_one", "wc_mixed")}
       Y = Transpose <perm = [0, 2, 3, 1]> (wc_mixed)
     }}""")

@@ -34,7 +34,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN
-from mlpdeploy.ops.block_parts import CONSTANTS, bf16_factor, gates, gelu, plain_factor, size
+from mlpdeploy.ops.block_parts import (
+    CONSTANTS,
+    bf16_factor,
+    gates,
+    gelu,
+    in_bf16,
+    matrices_of,
+    plain_factor,
+    size,
+    token_block_ref,
+)
 from mlpdeploy.ops.int8 import Scale, in_bytes, int8_product, int8_round_trip_ref, scale_attributes
 
 if TYPE_CHECKING:
@@ -255,11 +265,7 @@ def permutator_block_ref(
         epsilon: of the norms.
         bf16: round the factors of the products to bfloat16.
     """
-    import torch
-
-    def keep(values: torch.Tensor) -> torch.Tensor:
-        return values.to(torch.bfloat16).to(values.dtype) if bf16 else values
-
+    keep = in_bf16 if bf16 else lambda values: values
     w = {name: keep(v) if name in MATRICES else v for name, v in zip(WEIGHTS, weights, strict=True)}
     return _block_ref(x, w, segments, epsilon, lambda values, name: keep(values))
 
@@ -276,14 +282,8 @@ def permutator_block_int8_ref(
         segments: channel groups.
         epsilon: of the norms.
     """
-    matrices = {
-        name: weights[name] * (steps[:, None] if OUTPUT_AXES[name] == 0 else steps)
-        for name in MATRICES
-        for steps in [weights[f"S_{name[2:]}"]]
-    }
-    return _block_ref(
-        x, weights | matrices, segments, epsilon, lambda values, name: int8_round_trip_ref(values, scales[name])
-    )
+    w = weights | matrices_of(weights, OUTPUT_AXES)
+    return _block_ref(x, w, segments, epsilon, lambda values, name: int8_round_trip_ref(values, scales[name]))
 
 
 def _block_ref(
@@ -294,12 +294,7 @@ def _block_ref(
     keep: Callable[[torch.Tensor, str], torch.Tensor],
 ) -> torch.Tensor:
     """Return Y; `keep` makes of what is multiplied what its type, of the attributes' K, keeps of it."""
-    from torch.nn import functional as F
-
     from mlpdeploy.ops.permute_mlp import weighted_permute_mlp_ref
 
-    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_1"], w["bias_1"], epsilon), "n")
     branches, gate = tuple(w[name] for name in BRANCHES), tuple(w[name] for name in GATE)
-    x = x + keep(weighted_permute_mlp_ref(normal, branches, gate, segments), "p") @ w["W_p"] + w["b_p"]
-    normal = keep(F.layer_norm(x, x.shape[-1:], w["scale_2"], w["bias_2"], epsilon), "1")
-    return x + keep(F.gelu(normal @ w["W_1"] + w["b_1"]), "2") @ w["W_2"] + w["b_2"]
+    return token_block_ref(x, w, epsilon, lambda y: weighted_permute_mlp_ref(y, branches, gate, segments), keep)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.ops.gated_sum import gated_sum_nodes, gated_sum_ref
 
 if TYPE_CHECKING:
     import onnx
@@ -51,10 +52,7 @@ def weighted_permute_mlp_ref(
     w = F.linear(w, branches[1]).reshape(-1, height, segments, width, each).permute(0, 1, 3, 2, 4)
     w = w.reshape(-1, height, width, channels)
     c = F.linear(x, branches[2])
-    hidden = F.gelu(F.linear((h + w + c).mean((1, 2)), gate[0], gate[1]))
-    gates = F.linear(hidden, gate[2], gate[3]).reshape(-1, channels, 3).softmax(2)
-    gate_h, gate_w, gate_c = (part.reshape(-1, 1, 1, channels) for part in gates.unbind(2))
-    return h * gate_h + w * gate_w + c * gate_c
+    return gated_sum_ref((h, w, c), gate)
 
 
 def weighted_permute_mlp(
@@ -120,34 +118,5 @@ def weighted_permute_mlp_function(opset: int) -> onnx.FunctionProto:
       wp_w_branch = Reshape (wp_w_back, wp_image)
       wp_c_weight = Transpose <perm = [1, 0]> (W_c)
       wp_c_branch = MatMul (X, wp_c_weight)
-      wp_sum0 = Add (wp_h_branch, wp_w_branch)
-      wp_sum = Add (wp_sum0, wp_c_branch)
-      wp_spatial = Constant <value_ints = [1, 2]> ()
-      wp_mean = ReduceMean <keepdims = 0> (wp_sum, wp_spatial)
-      wp_hidden = Gemm <transB = 1> (wp_mean, F_1, b_1)
-      wp_root0 = Constant <value_floats = [1.4142135]> ()
-      wp_unit0 = Constant <value_floats = [1.0]> ()
-      wp_half0 = Constant <value_floats = [0.5]> ()
-      wp_root = CastLike (wp_root0, X)
-      wp_unit = CastLike (wp_unit0, X)
-      wp_half = CastLike (wp_half0, X)
-      wp_scaled = Div (wp_hidden, wp_root)
-      wp_erf = Erf (wp_scaled)
-      wp_shifted = Add (wp_erf, wp_unit)
-      wp_product = Mul (wp_hidden, wp_shifted)
-      wp_active = Mul (wp_product, wp_half)
-      wp_logits = Gemm <transB = 1> (wp_active, F_2, b_2)
-      wp_gates_shape = Concat <axis = 0> (wp_any, wp_c, wp_three)
-      wp_stacked = Reshape (wp_logits, wp_gates_shape)
-      wp_gates = Softmax <axis = 2> (wp_stacked)
-      wp_gate_h0, wp_gate_w0, wp_gate_c0 = Split <axis = 2, num_outputs = 3> (wp_gates)
-      wp_gate_shape = Concat <axis = 0> (wp_any, wp_one, wp_one, wp_c)
-      wp_gate_h = Reshape (wp_gate_h0, wp_gate_shape)
-      wp_gate_w = Reshape (wp_gate_w0, wp_gate_shape)
-      wp_gate_c = Reshape (wp_gate_c0, wp_gate_shape)
-      wp_part_h = Mul (wp_h_branch, wp_gate_h)
-      wp_part_w = Mul (wp_w_branch, wp_gate_w)
-      wp_part_c = Mul (wp_c_branch, wp_gate_c)
-      wp_parts = Add (wp_part_h, wp_part_w)
-      Y = Add (wp_parts, wp_part_c)
+      {gated_sum_nodes("wp", "hwc", "1, 2", "wp_any, wp_one, wp_one, wp_c", "Y")}
     }}""")
