@@ -38,6 +38,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN, ONNX_PAD_MODE, ShiftSpec, axial_shift_ref
+from mlpdeploy.ops.block_parts import gelu
 from mlpdeploy.ops.int8 import Scale, int8_product, int8_product_ref, round_trip, scale_attributes
 
 if TYPE_CHECKING:
@@ -137,20 +138,20 @@ def _body(shift: ShiftSpec, x: str, y: str, product: Callable[[str, str, str, st
       {product("ab_n1", "W_1", "b_1", "ab_c1")}
       {_norm("ab_c1", "ab_n2")}
       ab_affine = Conv <kernel_shape = [1, 1], group: int = @channels> (ab_n2, scale, bias)
-      {_gelu("ab_affine", "ab_a")}
+      {gelu("ab_affine", "ab_a", "ab")}
       {_shift(shift, "w")}
       {_shift(shift, "h")}
       {product("ab_w", "W_w", "b_w", "ab_cw")}
-      {_gelu("ab_cw", "ab_gw")}
+      {gelu("ab_cw", "ab_gw", "ab")}
       {product("ab_h", "W_h", "b_h", "ab_ch")}
-      {_gelu("ab_ch", "ab_gh")}
+      {gelu("ab_ch", "ab_gh", "ab")}
       ab_sum = Add (ab_gw, ab_gh)
       {_norm("ab_sum", "ab_n3")}
       {product("ab_n3", "W_3", "b_3", "ab_c3")}
       ab_x = Add ({x}, ab_c3)
       {_norm("ab_x", "ab_n4")}
       {product("ab_n4", "W_4", "b_4", "ab_c4")}
-      {_gelu("ab_c4", "ab_hidden")}
+      {gelu("ab_c4", "ab_hidden", "ab")}
       {product("ab_hidden", "W_5", "b_5", "ab_c5")}
       {y} = Add (ab_x, ab_c5)"""
 
@@ -176,14 +177,6 @@ def _norm(x: str, y: str) -> str:
     return f"""{y}_flat = Reshape ({x}, ab_flat_shape)
       {y}_normal = InstanceNormalization <epsilon: float = @epsilon> ({y}_flat, ab_one, ab_zero)
       {y} = Reshape ({y}_normal, sizes)"""
-
-
-def _gelu(x: str, y: str) -> str:
-    return f"""{y}_div = Div ({x}, ab_root)
-      {y}_erf = Erf ({y}_div)
-      {y}_add = Add ({y}_erf, ab_unit)
-      {y}_mul = Mul ({x}, {y}_add)
-      {y} = Mul ({y}_mul, ab_half)"""
 
 
 def _shift(shift: ShiftSpec, axis: str) -> str:

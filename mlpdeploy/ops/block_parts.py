@@ -1,4 +1,4 @@
-"""What whole blocks on tokens have in common: parts of their torch references, and of their ONNX functions as text.
+"""What whole blocks have in common: parts of their torch references, and of their ONNX functions as text.
 
 Inner names of the functions begin with `mb_`.
 """
@@ -25,13 +25,13 @@ def size(attribute: str, value: str) -> str:
       {value} = Reshape ({value}0, mb_one)"""
 
 
-def gelu(x: str, y: str) -> str:
-    """Return the exact GELU as the operators that ONNX Runtime fuses; they need `CONSTANTS`."""
-    return f"""{y}_div = Div ({x}, mb_root)
+def gelu(x: str, y: str, p: str = "mb") -> str:
+    """Return the exact GELU as the operators that ONNX Runtime fuses; `<p>_root`, `_unit` and `_half` are constants."""
+    return f"""{y}_div = Div ({x}, {p}_root)
       {y}_erf = Erf ({y}_div)
-      {y}_add = Add ({y}_erf, mb_unit)
+      {y}_add = Add ({y}_erf, {p}_unit)
       {y}_mul = Mul ({x}, {y}_add)
-      {y} = Mul ({y}_mul, mb_half)"""
+      {y} = Mul ({y}_mul, {p}_half)"""
 
 
 def plain_factor(operator: str, y: str) -> str:

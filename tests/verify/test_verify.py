@@ -86,34 +86,22 @@ def test_a_wrong_weight_is_found_at_its_node(artifact: Path, weight: str, node: 
 
 
 @pytest.mark.parametrize(
-    ("weight", "node"),
+    ("tiny", "weight", "node"),
     [
-        ("network.0.0.attn.mlp_w.weight", "network.0.0/Add"),
-        ("network.2.0.mlp.fc1.weight.T", "network.2.0/Add"),
-        ("network.1.proj.weight", "network.1.proj/Conv"),
+        (tiny_vip, "network.0.0.attn.mlp_w.weight", "network.0.0/Add"),
+        (tiny_vip, "network.2.0.mlp.fc1.weight.T", "network.2.0/Add"),
+        (tiny_vip, "network.1.proj.weight", "network.1.proj/Conv"),
+        (tiny_cyclemlp, "network.0.0.attn.sfc_h.weight", "network.0.0/Add"),
+        (tiny_cyclemlp, "network.0.0.attn.sfc_w.bias", "network.0.0/Add"),
+        (tiny_cyclemlp, "network.2.0.attn.mlp_c.weight", "network.2.0/Add"),
     ],
 )
-def test_a_wrong_weight_of_a_vision_permutator_is_found(tmp_path: Path, weight: str, node: str) -> None:
-    export_model(tiny_vip(), tmp_path / "vip", verify=False)
-    damage(tmp_path / "vip", scale_weight(weight, 1.05))
-    report = verify_artifact(tmp_path / "vip")
-    assert not report.passed
-    assert f"first node that diverges is {node}" in report.failure()
-
-
-@pytest.mark.parametrize(
-    ("weight", "node"),
-    [
-        ("network.0.0.attn.sfc_h.weight", "network.0.0/Add"),
-        ("network.0.0.attn.sfc_w.bias", "network.0.0/Add"),
-        ("network.2.0.attn.mlp_c.weight", "network.2.0/Add"),
-        ("network.1.proj.weight", "network.1.proj/Conv"),
-    ],
-)
-def test_a_wrong_weight_of_a_cyclemlp_is_found(tmp_path: Path, weight: str, node: str) -> None:
-    export_model(tiny_cyclemlp(), tmp_path / "cyclemlp", verify=False)
-    damage(tmp_path / "cyclemlp", scale_weight(weight, 1.05))
-    report = verify_artifact(tmp_path / "cyclemlp")
+def test_a_wrong_weight_of_a_model_on_tokens_is_found(
+    tmp_path: Path, tiny: Callable[[], Any], weight: str, node: str
+) -> None:
+    export_model(tiny(), tmp_path / "artifact", verify=False)
+    damage(tmp_path / "artifact", scale_weight(weight, 1.05))
+    report = verify_artifact(tmp_path / "artifact")
     assert not report.passed
     assert f"first node that diverges is {node}" in report.failure()
 
