@@ -15,7 +15,7 @@
 | a build that says nothing for half an hour | a progress bar, and a timing cache that is kept |
 | no example in C++ | a C++ library and program, tested on the same engines |
 | a calibration cache that is taken for another model | it names model and images, and is refused for others |
-| a deformable convolution that no exporter knows | CycleMLP's only moves channels, and is an operator of ours |
+| a deformable convolution that OpenVINO refuses | CycleMLP's only moves channels, and is an operator of ours |
 """
 
 from __future__ import annotations

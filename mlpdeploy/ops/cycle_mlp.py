@@ -17,8 +17,9 @@ The gates are softmax over the three branches of an MLP of their sum's mean over
 
     Y = y_w * a_w + y_h * a_h + y_c * a_c
 
-The authors write the moves as a deformable convolution whose offsets are whole numbers and never change. Exporters do
-not know that operator, and it is slow; as a depthwise convolution with a one for each channel the values are the same.
+The authors write the moves as a deformable convolution whose offsets are whole numbers and never change. That operator
+is slow, and not every exporter and runtime knows it; as a depthwise convolution with a one for each channel the values
+are the same.
 """
 
 from __future__ import annotations
