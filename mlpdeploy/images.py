@@ -225,8 +225,12 @@ def check_preprocessing(preprocessing: Preprocessing) -> None:
         raise UsageError(f"mean {p.mean} and std {p.std}", f"{channels} numbers each")
     if not all(map(math.isfinite, (*p.mean, *p.std))) or min(p.std) <= 0:
         raise UsageError(f"mean {p.mean} and std {p.std}", "finite numbers, std above zero")
-    if min(p.height_width) < 1 or not 0 < p.crop_pct <= min(p.height_width):
-        raise UsageError(f"a crop of {p.height_width} pixels with crop_pct {p.crop_pct}", "sides of at least 1 pixel")
+    sides = min(p.height_width), max(p.height_width)
+    if sides[0] < 1 or not sides[1] / MAX_PIXELS <= p.crop_pct <= sides[0]:
+        raise UsageError(
+            f"a crop of {p.height_width} pixels with crop_pct {p.crop_pct}",
+            f"sides of at least 1 pixel, resized ones of at most {MAX_PIXELS}",
+        )
 
 
 def _resized_height_width(height_width: tuple[int, int], crop: tuple[int, int], crop_pct: float) -> tuple[int, int]:

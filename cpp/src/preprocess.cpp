@@ -46,12 +46,13 @@ void check(const Preprocessing& p) {
   if (!std::all_of(p.mean.begin(), p.mean.end(), finite) || !std::all_of(p.std.begin(), p.std.end(), positive)) {
     throw Error(ErrorKind::usage, numbers, "finite numbers, std above zero");
   }
-  const int side = std::min(p.height, p.width);
-  if (side < 1 || !(0 < p.crop_pct && p.crop_pct <= side)) {
+  const auto [shorter, longer] = std::minmax(p.height, p.width);
+  const double least = static_cast<double>(longer) / max_image_pixels;
+  if (shorter < 1 || !(least <= p.crop_pct && p.crop_pct <= shorter)) {
     throw Error(ErrorKind::usage,
                 "a crop of (" + std::to_string(p.height) + ", " + std::to_string(p.width) + ") pixels with crop_pct " +
                     python_float(p.crop_pct),
-                "sides of at least 1 pixel");
+                "sides of at least 1 pixel, resized ones of at most " + std::to_string(max_image_pixels));
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,11 +161,11 @@ class AgreementTally:
         """Return the figures of all images so far; there must be one at least."""
         mean = self._sum / self._values
         spread = math.sqrt(max(self._power / self._values - mean**2, 0.0)) or 1.0
-        exact = self._error_power == 0 or self._power == 0
+        power = max(self._power, sys.float_info.min)  # logits that are all zero have a logarithm so
         return Agreement(
             top1=rate(self._same, self._images),
             spread=spread,
             max_error=self._error_max / spread,
             mean_error=self._error_sum / self._values / spread,
-            sqnr_db=None if exact else 10 * math.log10(self._power / self._error_power),
+            sqnr_db=None if self._error_power == 0 else 10 * (math.log10(power) - math.log10(self._error_power)),
         )

@@ -9,7 +9,7 @@ from typing import Any
 from mlpdeploy.errors import UsageError
 from mlpdeploy.models.asmlp import AsMlpConfig, Branches
 from mlpdeploy.models.build import Model, model_from_config, random_weights
-from mlpdeploy.models.checkpoint import load_checkpoint, read_checkpoint
+from mlpdeploy.models.checkpoint import StateDict, load_checkpoint, read_checkpoint
 from mlpdeploy.models.identify import identify
 from mlpdeploy.models.registry import Config, resolve_model
 from mlpdeploy.ops.axial_shift import Padding
@@ -101,8 +101,8 @@ def create_model(
         able = "an AS-MLP or a CycleMLP" if foreign == ["features"] else "an AS-MLP"
         raise UsageError(f"{', '.join(foreign)} for {entry.name}", able, _WHY_NOT[entry.family])
     changes |= given
-    if features and state is not None and "norm0.weight" in state:
-        changes["feature_norms"] = True
+    if features and state is not None:
+        changes |= _feature_norms(state, known)
     config: Config = dataclasses.replace(entry.config, **changes)
     model = model_from_config(config)
     if state is None:
@@ -113,3 +113,13 @@ def create_model(
         model.source = f"checkpoint {Path(str(checkpoint)).name}" + (f" ({chosen})" if chosen else "")
     model.name = entry.name
     return model.eval()
+
+
+def _feature_norms(state: StateDict, known: set[str]) -> dict[str, bool]:
+    """Return the options of a backbone that its norms imply."""
+    if "norm0.weight" in state:
+        return {"feature_norms": True}
+    # Without the authors' first norm, the second one has the index of its stage's module.
+    if "norm2.weight" in state and "fork_last3" in known:
+        return {"feature_norms": True, "fork_last3": True}
+    return {}

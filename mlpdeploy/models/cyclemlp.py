@@ -33,6 +33,8 @@ class CycleMlpConfig:
         in_chans: channels of the input.
         features: return the feature map of each stage instead of logits.
         feature_norms: with `features`, one norm per stage (detection and segmentation checkpoints have them).
+        fork_last3: with `feature_norms`, none for the first stage: the authors' switch for RetinaNet, which takes the
+            other three maps.
     """
 
     family: ClassVar[str] = "cyclemlp"
@@ -45,10 +47,13 @@ class CycleMlpConfig:
     in_chans: int = 3
     features: bool = False
     feature_norms: bool = False
+    fork_last3: bool = False
 
     def __post_init__(self) -> None:
         if self.feature_norms and not self.features:
             raise UsageError("feature_norms without features", fix="ask for features too")
+        if self.fork_last3 and not self.feature_norms:
+            raise UsageError("fork_last3 without feature_norms", fix="ask for feature_norms too")
         self.check_image_size(*self.image_size)
 
     @property
@@ -158,7 +163,8 @@ class CycleMlp(nn.Module):
             self.head = nn.Linear(config.widths[-1], config.num_classes)
         elif config.feature_norms:
             for stage, width in enumerate(config.widths):
-                self.add_module(f"norm{2 * stage}", nn.LayerNorm(width))
+                norm = nn.Identity() if config.fork_last3 and stage == 0 else nn.LayerNorm(width)
+                self.add_module(f"norm{2 * stage}", norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         if isinstance(x.shape[2], int) and isinstance(x.shape[3], int):

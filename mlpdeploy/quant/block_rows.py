@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of, replace
-from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, downsample, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 
 if TYPE_CHECKING:
@@ -34,15 +34,26 @@ def has_blocks(model: ir.Model) -> bool:
 
 def is_merging(node: ir.Node) -> bool:
     """Return whether a node is the convolution that `merge_patches` makes, of sizes that the kernel takes."""
-    weight = array_of(node.inputs[1]) if node.op_type == "Conv" else None
-    if weight is None or weight.shape[2:] != (2, 2) or tuple(node.attributes.get_ints("strides", ())) != (2, 2):
+    before = [operator.op_type for operator in norm_before(node)]
+    return _halves(node) and before == ["Reshape", "InstanceNormalization", "Reshape"]
+
+
+def is_downsample(node: ir.Node) -> bool:
+    """Return whether a node is a convolution of stride 2 on rows that were turned, of sizes that the kernel takes."""
+    return _halves(node) and _rows_of(node.inputs[0]) is not None
+
+
+def _halves(node: ir.Node) -> bool:
+    """Return whether a node is a dense convolution of stride 2 with a bias, of sizes that the kernel takes."""
+    if node.op_type != "Conv" or len(node.inputs) != 3 or node.attributes.get_int("group", 1) != 1:
         return False
-    whole = weight.shape[0] % patch_merging.UNIT == 0 and 2 * weight.shape[1] % patch_merging.UNIT == 0
-    return whole and [before.op_type for before in norm_before(node)] == [
-        "Reshape",
-        "InstanceNormalization",
-        "Reshape",
-    ]
+    weight = array_of(node.inputs[1])
+    if weight is None or array_of(node.inputs[2]) is None or not downsample.takes(weight.shape):
+        return False
+    around = (weight.shape[2] - 1) // 2
+    wanted = {"strides": (2, 2), "dilations": (1, 1), "pads": (around,) * 4}
+    usual = {"strides": (1, 1), "dilations": (1, 1), "pads": (0,) * 4}
+    return all(tuple(node.attributes.get_ints(name, usual[name])) == value for name, value in wanted.items())
 
 
 def norm_before(node: ir.Node) -> list[ir.Node]:
@@ -65,7 +76,10 @@ def add_function(model: ir.Model, proto: onnx.FunctionProto) -> None:
 
 
 def put_rows(model: ir.Model, old: list[ir.Node], node: ir.Node) -> None:
-    """Put a node that works on rows in the place of nodes that work on planes; it takes over their value's name."""
+    """Put a node that works on rows in the place of nodes that work on planes; it takes over their value's name.
+
+    What turns the planes to rows again reads the node's.
+    """
     planes = old[-1].outputs[0]
     rows = _rows_of(node.inputs[0])
     new = [node]
@@ -83,14 +97,21 @@ def put_rows(model: ir.Model, old: list[ir.Node], node: ir.Node) -> None:
     replace(model, old, [*new, to_planes], [output])
     if not is_output:
         output.name, node.outputs[0].name = f"{to_planes.name}:0", name
+    for use in list(output.uses()):
+        turned = use.node.outputs[0]
+        if _perm_of(use.node) == _TO_ROWS and not turned.is_graph_output():
+            turned.replace_all_uses_with(node.outputs[0])
 
 
 def _rows_of(planes: ir.Value | None) -> ir.Value | None:
     """Return the rows that a value was turned from, or None."""
     producer = None if planes is None else planes.producer()
-    if producer is None or producer.op_type != "Transpose":
-        return None
-    return producer.inputs[0] if tuple(producer.attributes.get_ints("perm", ())) == _TO_PLANES else None
+    return producer.inputs[0] if producer is not None and _perm_of(producer) == _TO_PLANES else None
+
+
+def _perm_of(node: ir.Node) -> tuple[int, ...]:
+    """Return how a Transpose orders axes, or nothing for another operator."""
+    return tuple(node.attributes.get_ints("perm", ())) if node.op_type == "Transpose" else ()
 
 
 def _described(node: ir.Node, source: ir.Value | None, perm: tuple[int, ...]) -> ir.Value:

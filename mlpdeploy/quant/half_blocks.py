@@ -3,7 +3,8 @@
 AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between the stages a norm and a 2x2 convolution.
 After: `mlpdeploy::AxialShiftBlockBf16` and `PatchMergingBf16` on rows (N, H, W, C), one behind the other, with a
 Transpose where the rows begin and end. Vision Permutator's `PermutatorBlock` and CycleMLP's `CycleBlock`, on rows
-anyway, become `PermutatorBlockBf16` and `CycleBlockBf16`. Their matrices are bfloat16 and their products round the
+anyway, become `PermutatorBlockBf16` and `CycleBlockBf16`, and the convolutions between their stages `DownsampleBf16`.
+Their matrices are bfloat16 and their products round the
 other factor to it; sums, statistics and what is added up stay float32. The functions behind the nodes do the same
 roundings in float32, so the file means the same without the kernels, but is no faster then.
 """
@@ -20,20 +21,29 @@ import onnx_ir as ir
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.passes.lower_axial_shift import shift_spec_of
 from mlpdeploy.export.passes.rewrite import array_of, constant, factors_of, like, opset_of, remove_unused, replace
-from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, downsample, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.axial_shift_block import axial_shift_block_function
 from mlpdeploy.ops.cycle_block import cycle_block_function
-from mlpdeploy.ops.patch_merging import patch_merging_bf16_function
+from mlpdeploy.ops.downsample import downsample_bf16_function, patch_merging_bf16_function
 from mlpdeploy.ops.permutator_block import permutator_block_function
-from mlpdeploy.quant.block_rows import BLOCKS, add_function, has_blocks, is_block, is_merging, norm_before, put_rows
+from mlpdeploy.quant.block_rows import (
+    BLOCKS,
+    add_function,
+    has_blocks,
+    is_block,
+    is_downsample,
+    is_merging,
+    norm_before,
+    put_rows,
+)
 from mlpdeploy.quant.half import HalfReport
 from mlpdeploy.quant.macs import macs_of
 from mlpdeploy.quant.recipe import Recipe
 
 
 def half_blocks(model: ir.Model, recipe: Recipe) -> HalfReport:
-    """Give the products of blocks and patch mergings bfloat16 factors, in place, but of those that the recipe keeps.
+    """Give the products of blocks, and those between stages, bfloat16 factors in place, but those the recipe keeps.
 
     A block stays in float32 as a whole where the recipe keeps one of its products.
 
@@ -83,7 +93,9 @@ def _conversion(node: ir.Node) -> Callable[[ir.Model, ir.Node, HalfReport], None
         return partial(_convert_mixer, permutator_block.BF16_NAME, permutator_block.INPUTS, permutator_block_function)
     if is_block(node, cycle_block.NAME):
         return partial(_convert_mixer, cycle_block.BF16_NAME, cycle_block.INPUTS, cycle_block_function)
-    return _convert_merging if is_merging(node) else None
+    if is_merging(node):
+        return _convert_merging
+    return _convert_downsample if is_downsample(node) else None
 
 
 def _convert_axial_shift(model: ir.Model, node: ir.Node, report: HalfReport) -> None:
@@ -120,9 +132,16 @@ def _convert_merging(model: ir.Model, node: ir.Node, report: HalfReport) -> None
     norm = norm_before(node)
     epsilon = norm[1].attributes.get_float("epsilon", 1e-5)
     inputs = [norm[0].inputs[0], _half(model, node.inputs[1], report), node.inputs[2]]
-    merging = ir.node(patch_merging.BF16_NAME, inputs, {"epsilon": epsilon}, domain=DOMAIN, name=node.name)
+    merging = ir.node(downsample.MERGING_BF16_NAME, inputs, {"epsilon": epsilon}, domain=DOMAIN, name=node.name)
     put_rows(model, [*norm, node], merging)
     add_function(model, patch_merging_bf16_function(opset_of(model)))
+    report.changed.append(str(node.name))
+
+
+def _convert_downsample(model: ir.Model, node: ir.Node, report: HalfReport) -> None:
+    inputs = [node.inputs[0], _half(model, node.inputs[1], report), node.inputs[2]]
+    put_rows(model, [node], ir.node(downsample.BF16_NAME, inputs, domain=DOMAIN, name=node.name))
+    add_function(model, downsample_bf16_function(opset_of(model)))
     report.changed.append(str(node.name))
 
 

@@ -2,10 +2,10 @@
 
 AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between the stages a norm and a 2x2 convolution.
 After: `mlpdeploy::AxialShiftBlockInt8` and `PatchMergingInt8` on rows (N, H, W, C). Vision Permutator's
-`PermutatorBlock` and CycleMLP's `CycleBlock`, on rows anyway, become `PermutatorBlockInt8` and `CycleBlockInt8`. Only
-what is multiplied is in 8 bits: the result of a product, statistics and what is added up stay float32. Other products
-get QuantizeLinear and DequantizeLinear (`qdq`). The functions behind the nodes have the same roundings, so the file
-means the same without the kernels.
+`PermutatorBlock` and CycleMLP's `CycleBlock`, on rows anyway, become `PermutatorBlockInt8` and `CycleBlockInt8`, and
+the convolutions between their stages `DownsampleInt8`. Only what is multiplied is in 8 bits: the result of a product,
+statistics and what is added up stay float32. Other products get QuantizeLinear and DequantizeLinear (`qdq`). The
+functions behind the nodes have the same roundings, so the file means the same without the kernels.
 """
 
 from __future__ import annotations
@@ -29,12 +29,21 @@ from mlpdeploy.export.passes.rewrite import (
     remove_unused,
     replace,
 )
-from mlpdeploy.ops import axial_shift_block, cycle_block, patch_merging, permutator_block
+from mlpdeploy.ops import axial_shift_block, cycle_block, downsample, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.int8 import Scale
-from mlpdeploy.quant.block_rows import add_function, has_blocks, is_block, is_merging, norm_before, put_rows
+from mlpdeploy.quant.block_rows import (
+    add_function,
+    has_blocks,
+    is_block,
+    is_downsample,
+    is_merging,
+    norm_before,
+    put_rows,
+)
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.macs import macs_of
+from mlpdeploy.quant.products import origin_of
 from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, INT8_FORMS, QdqReport, constant_bytes, insert_qdq
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.quant.scales import MOST, RESTS, quantized_weight, uint8_scale
@@ -51,7 +60,7 @@ def quantize_int8(model: ir.Model, target: str, calibration: Calibration, recipe
 
 
 def int8_blocks(model: ir.Model, calibration: Calibration, recipe: Recipe) -> QdqReport:
-    """Give the products of blocks and patch mergings 8-bit factors, in place, but of those that the recipe keeps.
+    """Give the products of blocks, and those between stages, 8-bit factors in place, but those the recipe keeps.
 
     A block stays in float32 as a whole where the recipe keeps one of its products.
 
@@ -92,6 +101,9 @@ def _factors(node: ir.Node) -> dict[str, Factor]:
     if is_merging(node):
         normal = norm_before(node)[-1].outputs[0]
         return {"W": Factor(str(node.name), str(normal.name))}
+    if is_downsample(node):
+        assert node.inputs[0] is not None
+        return {"W": Factor(str(node.name), str(origin_of(node.inputs[0]).name))}
     return factors_of(node)
 
 
@@ -111,7 +123,9 @@ class _Writer:
             return partial(self.convert_mixer, permutator_block, permutator_block.permutator_block_int8_function)
         if is_block(node, cycle_block.NAME):
             return partial(self.convert_mixer, cycle_block, cycle_block.cycle_block_int8_function)
-        return self.convert_merging if is_merging(node) else None
+        if is_merging(node):
+            return self.convert_merging
+        return self.convert_downsample if is_downsample(node) else None
 
     def convert_axial_shift(self, node: ir.Node) -> None:
         """Replace a block of AS-MLP."""
@@ -142,14 +156,24 @@ class _Writer:
     def convert_merging(self, node: ir.Node) -> None:
         """Replace a patch merging and the norm before it."""
         norm = norm_before(node)
-        values = {"X": norm[0].inputs[0], "W": node.inputs[1], "b": node.inputs[2]}
+        merging = self._downsample(node, downsample.MERGING_INT8_NAME, norm[0].inputs[0])
+        merging.attributes["epsilon"] = ir.AttrFloat32("epsilon", norm[1].attributes.get_float("epsilon", 1e-5))
+        put_rows(self._model, [*norm, node], merging)
+        add_function(self._model, downsample.patch_merging_int8_function(opset_of(self._model)))
+
+    def convert_downsample(self, node: ir.Node) -> None:
+        """Replace a convolution between stages on rows."""
+        put_rows(self._model, [node], self._downsample(node, downsample.INT8_NAME, node.inputs[0]))
+        add_function(self._model, downsample.downsample_int8_function(opset_of(self._model)))
+
+    def _downsample(self, node: ir.Node, name: str, x: ir.Value | None) -> ir.Node:
+        values = {"X": x, "W": node.inputs[1], "b": node.inputs[2]}
         matrix = array_of(values["W"])
         assert matrix is not None
         self._put_matrix(node, values, "W", matrix, 0)
-        merging = self._node(node, patch_merging.INT8_NAME, [values[name] for name in ("X", "W", "b", "S")], {"W": "x"})
-        merging.attributes["epsilon"] = ir.AttrFloat32("epsilon", norm[1].attributes.get_float("epsilon", 1e-5))
-        put_rows(self._model, [*norm, node], merging)
-        add_function(self._model, patch_merging.patch_merging_int8_function(opset_of(self._model)))
+        scale = self._scale(_factors(node)["W"].tensor)
+        inputs = [values[key] for key in ("X", "W", "b", "S")]
+        return _with_scale(ir.node(name, inputs, domain=DOMAIN, name=node.name), "x", scale)
 
     def _put_matrix(
         self, node: ir.Node, values: dict[str, ir.Value | None], name: str, matrix: np.ndarray, axis: int
@@ -169,10 +193,15 @@ class _Writer:
     def _node(self, node: ir.Node, name: str, inputs: list[ir.Value | None], scales: Mapping[str, str]) -> ir.Node:
         """Return a node like another one; `scales`: matrix -> how the attributes call what it is multiplied with."""
         factors = _factors(node)
-        attributes = {} if is_merging(node) else dict(node.attributes)
-        block = ir.node(name, inputs, attributes, domain=DOMAIN, name=node.name)
+        block = ir.node(name, inputs, dict(node.attributes), domain=DOMAIN, name=node.name)
         for matrix, called in scales.items():
-            for key, value in self._scale(factors[matrix].tensor).attributes(called).items():
-                kind = ir.AttrFloat32 if isinstance(value, float) else ir.AttrInt64
-                block.attributes[key] = kind(key, value)  # type: ignore[arg-type]
+            _with_scale(block, called, self._scale(factors[matrix].tensor))
         return block
+
+
+def _with_scale(node: ir.Node, name: str, scale: Scale) -> ir.Node:
+    """Give a node the attributes of its input K = `name`, and return it."""
+    for key, value in scale.attributes(name).items():
+        kind = ir.AttrFloat32 if isinstance(value, float) else ir.AttrInt64
+        node.attributes[key] = kind(key, value)  # type: ignore[arg-type]
+    return node

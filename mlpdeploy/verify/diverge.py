@@ -17,7 +17,9 @@ BLOCKS = tuple(
     f"{block}Block{form}" for block in ("AxialShift", "Permutator", "Cycle") for form in ("", "Bf16", "Int8")
 )
 # Operators on (N, H, W, C) that stand for torch modules on (N, C, H, W).
-ON_ROWS = ("AxialShiftBlockBf16", "AxialShiftBlockInt8", "PatchMergingBf16", "PatchMergingInt8")
+ON_ROWS = tuple(
+    f"{name}{form}" for name in ("AxialShiftBlock", "Downsample", "PatchMerging") for form in ("Bf16", "Int8")
+)
 
 
 def first_divergence(path: Path, model: Any, image: np.ndarray, precision: str = "fp32") -> str | None:

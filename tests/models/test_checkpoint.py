@@ -281,8 +281,9 @@ def test_a_checkpoint_says_its_channels_and_whether_it_is_a_backbone(tmp_path: P
         VipConfig((1,), (28,), (False,), 16, num_classes=5, in_chans=4),
         CycleMlpConfig((1, 2, 1), (24, 32, 40), (2, 3, 4), num_classes=5, in_chans=2),
         CycleMlpConfig((2,), (20,), (4,), features=True, feature_norms=True),
+        CycleMlpConfig((1, 1), (20, 24), (4, 2), features=True, feature_norms=True, fork_last3=True),
     ],
-    ids=["asmlp", "one stage", "vip", "one grid", "cyclemlp", "cyclemlp backbone"],
+    ids=["asmlp", "one stage", "vip", "one grid", "cyclemlp", "cyclemlp backbone", "cyclemlp for RetinaNet"],
 )
 def test_sizes_of_its_own_are_read_from_a_checkpoint(tmp_path: Path, config: Config) -> None:
     module = model_from_config(config)

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from shift_cases import shift_cases
 
+from mlpdeploy.ops import downsample
 from mlpdeploy.ops import permutator_block as permutator
 from mlpdeploy.ops.axial_shift import DOMAIN, ShiftSpec
 from mlpdeploy.ops.axial_shift_block import (
@@ -25,8 +26,6 @@ from mlpdeploy.ops.axial_shift_block import (
     axial_shift_block_int8_ref,
 )
 from mlpdeploy.ops.int8 import Scale
-from mlpdeploy.ops.patch_merging import INT8_NAME as MERGING
-from mlpdeploy.ops.patch_merging import patch_merging_int8_function, patch_merging_int8_ref
 
 OPSET = 21
 EPSILON = 1e-5
@@ -153,40 +152,50 @@ def test_a_row_and_a_thread_change_no_bit(int8_kernels: Path, size: tuple[int, i
         assert np.array_equal(together[row], run(block.model(), x[row : row + 1], int8_kernels)[0])
 
 
-class Merging:
-    """A patch merging with random weights."""
+class Stride2:
+    """A convolution of stride 2 with random weights; a patch merging has a norm."""
 
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, channels: int, out: int, kernel: int = 2, *, merging: bool = True) -> None:
         rng = np.random.default_rng(channels)
-        self.out, self.scale = out, Scale(float(np.float32(0.019)), 131)
+        self.out, self.merging, self.scale = out, merging, Scale(float(np.float32(0.019)), 131)
         self.weights = {
-            "W": rng.integers(-127, 128, (out, channels, 2, 2)).astype(np.int8),
+            "W": rng.integers(-127, 128, (out, channels, kernel, kernel)).astype(np.int8),
             "b": rng.standard_normal(out).astype(np.float32),
-            "S": (rng.uniform(0.5, 1.5, out) / 140 / channels**0.5).astype(np.float32),
+            "S": (rng.uniform(0.5, 1.5, out) / 70 / kernel / channels**0.5).astype(np.float32),
         }
 
     def model(self) -> bytes:
-        attributes = self.scale.attributes("x") | {"epsilon": EPSILON}
-        node = helper.make_node(MERGING, ["X", "W", "b", "S"], ["Y"], domain=DOMAIN, **attributes)
-        return model_of(node, patch_merging_int8_function(OPSET), self.weights, self.out)
+        attributes = self.scale.attributes("x") | ({"epsilon": EPSILON} if self.merging else {})
+        name, function = (
+            (downsample.MERGING_INT8_NAME, downsample.patch_merging_int8_function)
+            if self.merging
+            else (downsample.INT8_NAME, downsample.downsample_int8_function)
+        )
+        node = helper.make_node(name, ["X", "W", "b", "S"], ["Y"], domain=DOMAIN, **attributes)
+        return model_of(node, function(OPSET), self.weights, self.out)
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         weight, bias, steps = (torch.from_numpy(self.weights[name]).double() for name in ("W", "b", "S"))
-        return np.asarray(
-            patch_merging_int8_ref(torch.from_numpy(x).double(), weight, bias, steps, self.scale, EPSILON)
-        )
+        epsilon = EPSILON if self.merging else None
+        rows = torch.from_numpy(x).double()
+        return np.asarray(downsample.downsample_int8_ref(rows, weight, bias, steps, self.scale, epsilon))
 
 
 @pytest.mark.parametrize(
-    ("channels", "out", "size"), [(16, 32, (2, 2)), (48, 64, (8, 12)), (96, 192, (14, 14)), (32, 96, (2, 130))]
+    ("kernel", "channels", "out", "size"),
+    [
+        *[(2, 16, 32, (2, 2)), (2, 48, 64, (8, 12)), (2, 96, 192, (14, 14)), (2, 32, 96, (2, 130))],
+        *[(3, 32, 64, (7, 5)), (3, 96, 32, (14, 14)), (3, 32, 32, (1, 3)), (3, 64, 32, (4, 131))],
+    ],
 )
-def test_merging(int8_kernels: Path, channels: int, out: int, size: tuple[int, int]) -> None:
-    merging, x = Merging(channels, out), image(channels, 3, *size, channels)
-    found = run(merging.model(), x, int8_kernels)
-    assert_close(found, merging.expected(x))
-    assert_close(run(merging.model(), x, None), merging.expected(x))
-    assert np.array_equal(found, run(merging.model(), x, int8_kernels, threads=2))
-    assert np.array_equal(found[1], run(merging.model(), x[1:2], int8_kernels)[0])
+def test_stride_2(int8_kernels: Path, kernel: int, channels: int, out: int, size: tuple[int, int]) -> None:
+    for merging in (True, False) if kernel == 2 else (False,):
+        node, x = Stride2(channels, out, kernel, merging=merging), image(channels, 3, *size, channels)
+        found = run(node.model(), x, int8_kernels)
+        assert_close(found, node.expected(x))
+        assert_close(run(node.model(), x, None), node.expected(x))
+        assert np.array_equal(found, run(node.model(), x, int8_kernels, threads=2))
+        assert np.array_equal(found[1], run(node.model(), x[1:2], int8_kernels)[0])
 
 
 class Permutator:
@@ -265,7 +274,7 @@ def test_a_row_and_a_thread_change_no_bit_of_a_permutator(int8_kernels: Path) ->
 
 
 def test_impossible_scales_are_errors(int8_kernels: Path) -> None:
-    merging = Merging(16, 32)
+    merging = Stride2(16, 32)
     for scale in (Scale(0.0, 128), Scale(0.1, 256), Scale(0.1, -1)):
         merging.scale = scale
         with pytest.raises(Exception, match="impossible scale"):

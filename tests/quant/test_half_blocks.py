@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from tiny import tiny, tiny_asmlp
+from tiny import tiny, tiny_asmlp, tiny_cyclemlp
 
 import mlpdeploy
 from mlpdeploy.errors import UsageError
@@ -21,7 +21,8 @@ from mlpdeploy.manifest import read_manifest
 from mlpdeploy.models.build import Model
 from mlpdeploy.ops.axial_shift_block import BF16_NAME
 from mlpdeploy.ops.cycle_block import BF16_NAME as CYCLE
-from mlpdeploy.ops.patch_merging import BF16_NAME as MERGING
+from mlpdeploy.ops.downsample import BF16_NAME as DOWNSAMPLE
+from mlpdeploy.ops.downsample import MERGING_BF16_NAME as MERGING
 from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.half_blocks import half_blocks
@@ -40,9 +41,7 @@ def blocks_of(model: Model, shape: ExportShape | None = None) -> ir.Model:
 
 
 def operators(graph: ir.Model) -> list[str]:
-    return [
-        node.op_type for node in graph.graph if node.op_type in (BF16_NAME, MERGING, "Transpose", "AxialShiftBlock")
-    ]
+    return [node.op_type for node in graph.graph if node.domain or node.op_type == "Transpose"]
 
 
 def run(graph: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
@@ -188,9 +187,34 @@ def test_models_on_tokens(family: str, operator: str) -> None:
     graph = blocks_of(tiny(family))
     before = run(graph)
     report = half_blocks(graph, BF16)
-    assert [node.op_type for node in graph.graph].count(operator) == len(report.changed) == 2
+    assert operators(graph) == ["Transpose", operator, DOWNSAMPLE, operator]
+    assert len(report.changed) == 3
     assert report.macs_share > (0.75 if family == "vip" else 0.5)  # the 7x7 convolution is much of a small CycleMLP
     assert 1e-4 < spread_error(run(graph), before) < 5e-2
+
+
+@pytest.mark.parametrize(("widths", "keep"), [((20, 44), ()), ((32, 64), ("network.1",))])
+def test_what_the_kernels_do_not_take_or_is_kept_stays_a_convolution(
+    widths: tuple[int, int], keep: tuple[str, ...]
+) -> None:
+    graph = blocks_of(tiny_cyclemlp(widths=widths, image_size=(32, 32)))
+    report = half_blocks(graph, Recipe("bf16", keep=keep))
+    assert operators(graph) == ["Transpose", CYCLE, "Transpose", "Transpose", CYCLE]
+    assert list(report.refused) == (["network.1.proj/Conv"] if keep else [])
+    assert len(report.changed) == 2
+
+
+def test_stages_of_odd_sizes_and_their_maps() -> None:
+    """Maps of a backbone are outputs on planes, while the next stage goes on from rows."""
+    model = tiny_cyclemlp(features=True, widths=(32, 64), image_size=(20, 36))
+    graph = blocks_of(model)
+    half_blocks(graph, BF16)
+    assert operators(graph) == ["Transpose", CYCLE, "Transpose", DOWNSAMPLE, CYCLE, "Transpose"]
+    images = RNG.standard_normal((2, 3, 20, 36)).astype(np.float32)
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+    for found, wanted in zip(session.run(None, {"input": images}), model(torch.from_numpy(images)), strict=True):
+        assert found.shape == wanted.shape
+        assert spread_error(found, wanted.detach().numpy()) < 5e-2
 
 
 @pytest.fixture(scope="module", params=["asmlp", "vip", "cyclemlp"])

@@ -18,7 +18,8 @@ from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.ops import axial_shift_block, cycle_block, permutator_block
-from mlpdeploy.ops.patch_merging import INT8_NAME as MERGING
+from mlpdeploy.ops.downsample import INT8_NAME as DOWNSAMPLE
+from mlpdeploy.ops.downsample import MERGING_INT8_NAME as MERGING
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.calibration import Calibration
 from mlpdeploy.quant.int8_blocks import int8_blocks
@@ -48,7 +49,9 @@ def test_blocks_follow_each_other_on_rows(lowered: Lowered, calibrations: dict[s
     assert len(report.quantized) == 2 * count - 1 and not report.kept
     for family, operator in (("vip", VIP), ("cyclemlp", CYCLE)):
         model = lowered(family, blocks=True)
-        assert len(int8_blocks(model, calibrations[family], INT8).quantized) == operators(model).count(operator) == 2
+        report = int8_blocks(model, calibrations[family], INT8)
+        assert operators(model) == ["Transpose", operator, DOWNSAMPLE, operator]
+        assert list(report.quantized) == ["network.0.0/Add_2/block", "network.1.proj/Conv", "network.2.0/Add_2/block"]
 
 
 @pytest.mark.parametrize("family", ["asmlp", "vip", "cyclemlp"])
@@ -103,6 +106,10 @@ def test_the_scales_of_blocks_on_tokens(
         wanted = uint8_scale(low, high)
         assert block.attributes.get_float(f"step_{name}") == pytest.approx(wanted.step), name
         assert block.attributes.get_int(f"zero_{name}") == wanted.zero, name
+    between = next(node for node in model.graph if node.op_type == DOWNSAMPLE)
+    wanted = uint8_scale(*calibrations[family].range_of("network.0.0/Add_2:0", DEFAULT_CALIBRATOR, symmetric=False))
+    assert between.attributes.get_float("step_x") == pytest.approx(wanted.step)
+    assert between.attributes.get_int("zero_x") == wanted.zero
 
 
 @pytest.mark.parametrize("keep", ["layers.0.blocks.0", "layers.0.blocks.0.mlp.fc1/Conv"])

@@ -207,8 +207,8 @@ def test_macs_of_the_tiny_cyclemlp(lowered: Lowered) -> None:
     """Of its mixers on planes too, whose moves count for nothing."""
     macs = macs_of(lowered("cyclemlp"))
     assert sum(macs.values()) == model_statistics(tiny("cyclemlp"), (32, 32), 3).macs
-    assert macs["network.2.0.attn/WeightedCycleMlp/5_Conv"] == 4 * 4 * 44 * 44
-    assert macs["network.2.0.attn/WeightedCycleMlp/11_Gemm"] == 44 * 11
+    assert macs["network.2.0.attn/WeightedCycleMlp/5_Conv"] == 4 * 4 * 64 * 64
+    assert macs["network.2.0.attn/WeightedCycleMlp/11_Gemm"] == 64 * 16
 
 
 def test_a_convolution_without_a_bias_stays_float32_on_openvino(

@@ -10,10 +10,10 @@ constexpr char const* kDomain = "mlpdeploy";
 OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
     using namespace mlpdeploy::cpu;
     static ort::CustomOp const float_ops[] = {axial_shift_op(), cycle_op(), permutator_op()};
-    static ort::CustomOp const int8_ops[] = {axial_shift_int8_op(), cycle_int8_op(), patch_merging_int8_op(),
-                                             permutator_int8_op()};
-    static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), cycle_bf16_op(), patch_merging_bf16_op(),
-                                                 permutator_bf16_op()};
+    static ort::CustomOp const int8_ops[] = {axial_shift_int8_op(), cycle_int8_op(), downsample_int8_op(),
+                                             patch_merging_int8_op(), permutator_int8_op()};
+    static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), cycle_bf16_op(), downsample_bf16_op(),
+                                                 patch_merging_bf16_op(), permutator_bf16_op()};
     OrtCustomOpDomain* domain = nullptr;
     check(ort::CreateCustomOpDomain::call(api, kDomain, &domain));
     if (chosen_kernels(Operands::kFloat) != nullptr) {
