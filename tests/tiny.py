@@ -29,10 +29,10 @@ def tiny_cyclemlp(**changes: Any) -> Model:
 
 
 def tiny(family: str) -> Model:
-    """Return the small model of a family for 32x32 images; what is between its stages is for our kernels."""
+    """Return the small model of a family for 32x32 images; its convolutions on rows are for our kernels."""
     makers = {
         "asmlp": lambda: tiny_asmlp(embed_dim=32),
-        "vip": tiny_vip,
+        "vip": lambda: tiny_vip((32, 64)),
         "cyclemlp": lambda: tiny_cyclemlp(image_size=(32, 32), widths=(32, 64)),
     }
     return makers[family]()

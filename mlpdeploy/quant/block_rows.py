@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mlpdeploy.export.passes.rewrite import array_of, replace
-from mlpdeploy.ops import axial_shift_block, cycle_block, downsample, permutator_block
+from mlpdeploy.export.passes.rewrite import array_of, constant, like, opset_of, remove_unused, replace
+from mlpdeploy.ops import axial_shift_block, cycle_block, downsample, patch_embed, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
 
 if TYPE_CHECKING:
@@ -45,15 +45,23 @@ def is_downsample(node: ir.Node) -> bool:
 
 def _halves(node: ir.Node) -> bool:
     """Return whether a node is a dense convolution of stride 2 with a bias, of sizes that the kernel takes."""
-    if node.op_type != "Conv" or len(node.inputs) != 3 or node.attributes.get_int("group", 1) != 1:
+    convolution = _dense_convolution(node)
+    if convolution is None:
         return False
+    shape, stride, padding = convolution
+    return downsample.takes(shape) and (stride, padding) == (2, (shape[2] - 1) // 2)
+
+
+def _dense_convolution(node: ir.Node | None) -> tuple[tuple[int, ...], int, int] | None:
+    """Return the weight's shape, the stride and the padding, alike on all sides, of a dense convolution with a bias."""
+    if node is None or node.op_type != "Conv" or len(node.inputs) != 3 or node.attributes.get_int("group", 1) != 1:
+        return None
     weight = array_of(node.inputs[1])
-    if weight is None or array_of(node.inputs[2]) is None or not downsample.takes(weight.shape):
-        return False
-    around = (weight.shape[2] - 1) // 2
-    wanted = {"strides": (2, 2), "dilations": (1, 1), "pads": (around,) * 4}
-    usual = {"strides": (1, 1), "dilations": (1, 1), "pads": (0,) * 4}
-    return all(tuple(node.attributes.get_ints(name, usual[name])) == value for name, value in wanted.items())
+    strides, pads = node.attributes.get_ints("strides", (1, 1)), node.attributes.get_ints("pads", (0,) * 4)
+    alike = len({*strides}) == 1 and len({*pads}) == 1 and {*node.attributes.get_ints("dilations", (1,))} == {1}
+    if weight is None or array_of(node.inputs[2]) is None or not alike:
+        return None
+    return weight.shape, strides[0], pads[0]
 
 
 def norm_before(node: ir.Node) -> list[ir.Node]:
@@ -120,3 +128,50 @@ def _described(node: ir.Node, source: ir.Value | None, perm: tuple[int, ...]) ->
     output = node.outputs[0]
     output.type, output.shape = source.type, ir.Shape([source.shape[axis] for axis in perm])
     return output
+
+
+def embed_patches(model: ir.Model) -> None:
+    """Have the convolution that reads the image write rows, in place, where they are what is used of it.
+
+    AS-MLP's norm behind it becomes a part of the node.
+    """
+    for turn in list(model.graph):
+        if _perm_of(turn) != _TO_ROWS or turn.inputs[0] is None or len(turn.inputs[0].uses()) != 1:
+            continue
+        last = turn.inputs[0].producer()
+        norm = None if last is None else norm_before(last)
+        if norm is not None and [node.op_type for node in norm] == ["Reshape", "InstanceNormalization", "Reshape"]:
+            assert last is not None and norm[0].inputs[0] is not None
+            _embed(model, norm[0].inputs[0].producer(), turn, last, norm[1])
+        else:
+            _embed(model, last, turn)
+    remove_unused(model)
+
+
+def _embed(
+    model: ir.Model,
+    stem: ir.Node | None,
+    turn: ir.Node,
+    affine: ir.Node | None = None,
+    norm: ir.Node | None = None,
+) -> None:
+    """Put a node in the place of the convolution, of the norm's scales and biases, and of what turns that to rows."""
+    convolution = _dense_convolution(stem)
+    if convolution is None or stem is None or stem.inputs[0] is None or not stem.inputs[0].is_graph_input():
+        return
+    shape, stride, padding = convolution
+    if not patch_embed.takes(shape):
+        return
+    inputs = list(stem.inputs)
+    attributes: dict[str, int | float] = {"stride": stride, "padding": padding}
+    name, function = patch_embed.NAME, patch_embed.patch_embed_function
+    if affine is not None and norm is not None:
+        scale = array_of(affine.inputs[1])
+        if scale is None or affine.op_type != "Conv" or scale.shape != (shape[0], 1, 1, 1):
+            return
+        inputs += [constant(model, f"{affine.name}/scale", scale.reshape(-1)), affine.inputs[2]]
+        attributes["epsilon"] = norm.attributes.get_float("epsilon", 1e-5)
+        name, function = patch_embed.NORMALIZED_NAME, patch_embed.normalized_patch_embed_function
+    node = ir.node(name, inputs, attributes, domain=DOMAIN, name=stem.name)
+    replace(model, [turn], [node], [like(node, turn.outputs[0])])
+    add_function(model, function(stride, padding, opset_of(model)))

@@ -30,6 +30,7 @@ from mlpdeploy.ops.permutator_block import permutator_block_function
 from mlpdeploy.quant.block_rows import (
     BLOCKS,
     add_function,
+    embed_patches,
     has_blocks,
     is_block,
     is_downsample,
@@ -74,6 +75,7 @@ def half_blocks(model: ir.Model, recipe: Recipe) -> HalfReport:
     if not report.changed:
         raise UsageError("a recipe that keeps every block in float32", "at least one in bf16", "keep fewer blocks")
     remove_unused(model)
+    embed_patches(model)
     total = sum(macs.values())
     report.macs_share = sum(macs[name] for name in report.changed) / total if total else 0.0
     return report

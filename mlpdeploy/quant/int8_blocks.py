@@ -34,6 +34,7 @@ from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.int8 import Scale
 from mlpdeploy.quant.block_rows import (
     add_function,
+    embed_patches,
     has_blocks,
     is_block,
     is_downsample,
@@ -56,7 +57,11 @@ def quantize_int8(model: ir.Model, target: str, calibration: Calibration, recipe
         UsageError, ArtifactError: see `insert_qdq`.
     """
     done = int8_blocks(model, calibration, recipe)
-    return insert_qdq(model, INT8_FORMS[target], calibration, recipe, done)
+    on_rows = bool(done.quantized)
+    report = insert_qdq(model, INT8_FORMS[target], calibration, recipe, done)
+    if on_rows:
+        embed_patches(model)
+    return report
 
 
 def int8_blocks(model: ir.Model, calibration: Calibration, recipe: Recipe) -> QdqReport:

@@ -272,7 +272,8 @@ def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     [(block, isa) for block in ("axial_shift_block", "permutator_block") for isa in (*cpu.FLOAT_SETS, "amx", "amxint8")]
     + [("axial_shift_block", isa) for isa in ("avx512bf16", "avx512round", "avx512vnni", "avxvnni")]
     + [("cycle_block", isa) for isa in ("avx512", "amx", "amxint8", "avxvnni")]
-    + [("downsample", isa) for isa in ("amx", "amxint8")],
+    + [("downsample", isa) for isa in ("amx", "amxint8")]
+    + [("patch_embed", isa) for isa in ("avx512", "avx2")],
 )
 def test_sanitizers_find_nothing(
     tmp_path: Path, isa: str, block: str, sanitized_kernels: Callable[[str], Path]

@@ -23,6 +23,7 @@ from mlpdeploy.ops.axial_shift_block import BF16_NAME
 from mlpdeploy.ops.cycle_block import BF16_NAME as CYCLE
 from mlpdeploy.ops.downsample import BF16_NAME as DOWNSAMPLE
 from mlpdeploy.ops.downsample import MERGING_BF16_NAME as MERGING
+from mlpdeploy.ops.patch_embed import NAME, NORMALIZED_NAME
 from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.half_blocks import half_blocks
@@ -63,8 +64,8 @@ def test_blocks_follow_each_other_on_rows(channels: int) -> None:
     graph = blocks_of(model)
     before = run(graph)
     report = half_blocks(graph, BF16)
-    middle = [MERGING] if channels == 32 else ["Transpose", "Transpose"]
-    assert operators(graph) == ["Transpose", BF16_NAME, BF16_NAME, *middle, BF16_NAME, "Transpose"]
+    first, *middle = (NORMALIZED_NAME, MERGING) if channels == 32 else ("Transpose", "Transpose", "Transpose")
+    assert operators(graph) == [first, BF16_NAME, BF16_NAME, *middle, BF16_NAME, "Transpose"]
     assert len(report.changed) == (4 if channels == 32 else 3)
     assert 0.85 < report.macs_share < 1
     assert report.weights == sum(
@@ -126,7 +127,7 @@ def test_open_sizes() -> None:
     graph = blocks_of(model, ExportShape(None, True))
     before = run(graph, RNG.standard_normal((2, 3, 64, 32)).astype(np.float32))
     half_blocks(graph, BF16)
-    assert operators(graph) == ["Transpose", BF16_NAME, MERGING, BF16_NAME, "Transpose"]
+    assert operators(graph) == [NORMALIZED_NAME, BF16_NAME, MERGING, BF16_NAME, "Transpose"]
     assert run(graph, RNG.standard_normal((2, 3, 64, 32)).astype(np.float32)).shape == before.shape
 
 
@@ -134,7 +135,7 @@ def test_what_is_kept_stays_float32() -> None:
     graph = blocks_of(tiny_asmlp(embed_dim=32, depths=(2, 1)))
     report = half_blocks(graph, Recipe("bf16", keep=("layers.0.blocks.1", "layers.0.downsample")))
     assert operators(graph) == [
-        "Transpose",
+        NORMALIZED_NAME,
         BF16_NAME,
         "Transpose",
         "AxialShiftBlock",
@@ -187,7 +188,7 @@ def test_models_on_tokens(family: str, operator: str) -> None:
     graph = blocks_of(tiny(family))
     before = run(graph)
     report = half_blocks(graph, BF16)
-    assert operators(graph) == ["Transpose", operator, DOWNSAMPLE, operator]
+    assert operators(graph) == [NAME, operator, DOWNSAMPLE, operator]
     assert len(report.changed) == 3
     assert report.macs_share > (0.75 if family == "vip" else 0.5)  # the 7x7 convolution is much of a small CycleMLP
     assert 1e-4 < spread_error(run(graph), before) < 5e-2
@@ -199,7 +200,7 @@ def test_what_the_kernels_do_not_take_or_is_kept_stays_a_convolution(
 ) -> None:
     graph = blocks_of(tiny_cyclemlp(widths=widths, image_size=(32, 32)))
     report = half_blocks(graph, Recipe("bf16", keep=keep))
-    assert operators(graph) == ["Transpose", CYCLE, "Transpose", "Transpose", CYCLE]
+    assert operators(graph) == [NAME if keep else "Transpose", CYCLE, "Transpose", "Transpose", CYCLE]
     assert list(report.refused) == (["network.1.proj/Conv"] if keep else [])
     assert len(report.changed) == 2
 
@@ -209,7 +210,7 @@ def test_stages_of_odd_sizes_and_their_maps() -> None:
     model = tiny_cyclemlp(features=True, widths=(32, 64), image_size=(20, 36))
     graph = blocks_of(model)
     half_blocks(graph, BF16)
-    assert operators(graph) == ["Transpose", CYCLE, "Transpose", DOWNSAMPLE, CYCLE, "Transpose"]
+    assert operators(graph) == [NAME, CYCLE, "Transpose", DOWNSAMPLE, CYCLE, "Transpose"]
     images = RNG.standard_normal((2, 3, 20, 36)).astype(np.float32)
     session = ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
     for found, wanted in zip(session.run(None, {"input": images}), model(torch.from_numpy(images)), strict=True):

@@ -20,9 +20,10 @@ from mlpdeploy.manifest import read_manifest
 from mlpdeploy.ops import axial_shift_block, cycle_block, permutator_block
 from mlpdeploy.ops.downsample import INT8_NAME as DOWNSAMPLE
 from mlpdeploy.ops.downsample import MERGING_INT8_NAME as MERGING
+from mlpdeploy.ops.patch_embed import NAME, NORMALIZED_NAME
 from mlpdeploy.plugins import cpu
 from mlpdeploy.quant.calibration import Calibration
-from mlpdeploy.quant.int8_blocks import int8_blocks
+from mlpdeploy.quant.int8_blocks import int8_blocks, quantize_int8
 from mlpdeploy.quant.qdq import DEFAULT_CALIBRATOR, INT8_FORMS, insert_qdq
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
@@ -110,6 +111,36 @@ def test_the_scales_of_blocks_on_tokens(
     wanted = uint8_scale(*calibrations[family].range_of("network.0.0/Add_2:0", DEFAULT_CALIBRATOR, symmetric=False))
     assert between.attributes.get_float("step_x") == pytest.approx(wanted.step)
     assert between.attributes.get_int("zero_x") == wanted.zero
+
+
+@pytest.mark.parametrize("family", ["asmlp", "vip", "cyclemlp"])
+def test_the_image_is_read_to_rows_in_float32(
+    family: str, lowered: Lowered, calibrations: dict[str, Calibration]
+) -> None:
+    model = lowered(family, blocks=True)
+    int8_blocks(model, calibrations[family], INT8)
+    before = run(model)
+    model = lowered(family, blocks=True)
+    report = quantize_int8(model, "cpu", calibrations[family], INT8)
+    first = next(iter(model.graph))
+    assert first.op_type == (NORMALIZED_NAME if family == "asmlp" else NAME)
+    assert str(first.name) in report.kept
+    assert "Transpose" not in operators(model)[: len(blocks_of(model))]
+    assert sqnr_db(before, run(model)) > 35  # the last product is in 8 bits too
+    for blocks in ({"target": "openvino"}, {}):  # without blocks nothing wants rows
+        model = lowered(family, **blocks)
+        quantize_int8(model, blocks.get("target", "cpu"), calibrations[family], INT8)
+        assert not {NAME, NORMALIZED_NAME} & {*operators(model)}
+
+
+def test_an_image_that_is_quantized_is_not_read_by_ours(
+    lowered: Lowered, calibrations: dict[str, Calibration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = dataclasses.replace(INT8_FORMS["cpu"], float_stem=False)
+    monkeypatch.setitem(INT8_FORMS, "cpu", form)
+    model = lowered("vip", blocks=True)
+    quantize_int8(model, "cpu", calibrations["vip"], INT8)
+    assert operators(model)[0] == "Transpose"
 
 
 @pytest.mark.parametrize("keep", ["layers.0.blocks.0", "layers.0.blocks.0.mlp.fc1/Conv"])

@@ -28,6 +28,12 @@ void normalize(Rows const& rows, float mean, float factor) {
                              __attribute__((always_inline)) { return (load(from + c) - splat(mean)) * splat(factor); });
 }
 
+void normalize_affine(Rows const& rows, float mean, float factor, float const* scale, float const* offset) {
+    write_operands(rows, [=](float const* from, long c) __attribute__((always_inline)) {
+        return (load(from + c) - splat(mean)) * splat(factor) * load(scale + c) + load(offset + c);
+    });
+}
+
 void normalize_gelu(Rows const& rows, float mean, float factor, float const* scale, float const* offset) {
     write_operands(rows, [=](float const* from, long c) __attribute__((always_inline)) {
         return gelu((load(from + c) - splat(mean)) * splat(factor) * load(scale + c) + load(offset + c));
@@ -292,6 +298,7 @@ Kernels const kKernels = {
     pack,
     multiply,
     normalize,
+    normalize_affine,
     normalize_gelu,
     moments,
     layer_norm,

@@ -110,7 +110,10 @@ struct Kernels {
     // to = (from - mean) * factor
     void (*normalize)(Rows const& rows, float mean, float factor);
 
-    // to = gelu((from - mean) * factor * scale + offset); scale and offset: (width).
+    // to = (from - mean) * factor * scale + offset; scale and offset: (width).
+    void (*normalize_affine)(Rows const& rows, float mean, float factor, float const* scale, float const* offset);
+
+    // to = gelu((from - mean) * factor * scale + offset).
     void (*normalize_gelu)(Rows const& rows, float mean, float factor, float const* scale, float const* offset);
 
     // Mean and squares of (row_count, channels), row_count at most chunk_rows.

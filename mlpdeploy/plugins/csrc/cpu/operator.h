@@ -208,6 +208,8 @@ ort::CustomOp cycle_bf16_op();
 ort::CustomOp cycle_int8_op();
 ort::CustomOp downsample_bf16_op();
 ort::CustomOp downsample_int8_op();
+ort::CustomOp normalized_patch_embed_op();
+ort::CustomOp patch_embed_op();
 ort::CustomOp patch_merging_bf16_op();
 ort::CustomOp patch_merging_int8_op();
 ort::CustomOp permutator_op();
