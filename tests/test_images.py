@@ -595,6 +595,8 @@ def test_preprocess_refuses_a_picture_that_would_explode(monkeypatch):
         ({"crop_pct": 0.0}, "crop_pct 0"),
         ({"crop_pct": math.nan}, "crop_pct nan"),
         ({"crop_pct": 500.0}, "crop_pct 500"),
+        ({"crop_pct": 5e-324}, "resized ones of at most 64000000"),
+        ({"crop_pct": 3e-6, "height_width": (32, 224)}, "resized ones"),
         ({"height_width": (0, 224)}, "0, 224"),
     ],
 )

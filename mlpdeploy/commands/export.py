@@ -21,6 +21,11 @@ from mlpdeploy.manifest import Manifest, largest_error
 @click.option("--model", "name", metavar="NAME", help="See: mlpdeploy models.  [default: what the checkpoint is of]")
 @click.option("-o", "--output", "directory", required=True, type=ARTIFACT, help="The artifact folder to make.")
 @click.option("--checkpoint", type=ARTIFACT, help=".pth or .safetensors.  [default: random weights]")
+@click.option(
+    "--checkpoint-key",
+    metavar="KEY",
+    help="Which weights of a file that has several: model_ema, ...  [default: those that training evaluates]",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
 @click.option("--num-classes", type=int, help="[default: the model's]")
 @click.option("--labels", type=ARTIFACT, help="File with one label a line, or a JSON list.")
@@ -53,6 +58,7 @@ def export(
     name: str | None,
     directory: Path,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     seed: int,
     num_classes: int | None,
     labels: Path | None,
@@ -104,6 +110,7 @@ def export(
         features=features,
         pad_odd_sizes=pad_odd_sizes,
         checkpoint=checkpoint,
+        checkpoint_key=checkpoint_key,
         seed=seed,
     )
     if name is None:

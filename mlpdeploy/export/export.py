@@ -139,6 +139,7 @@ def export_model(
 
             say("comparing with PyTorch")
             verify_or_raise(staging, "this is a bug of mlpdeploy: please report it")
+        check_output(directory, force)  # another command may have made it meanwhile
     return read_manifest(directory)
 
 

@@ -18,14 +18,15 @@ from mlpdeploy.ops.cycle_mlp import offsets
 
 StateDict = dict[str, torch.Tensor]
 
-# Where training code puts the weights inside of a checkpoint, in the order of preference: EMA weights are what was
-# evaluated. A file that has several says in `source` which one was taken.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model", "state_dict", "module")
+# Where training code puts the weights inside of a checkpoint, in the order of preference: what was evaluated. timm and
+# others evaluate EMA weights, but code that is derived from DeiT, which saves `model` and `model_ema`, the former. A
+# file that has several says in `source` which one was taken.
+_WRAPPERS = ("state_dict_ema", "ema_state_dict", "ema", "model", "model_ema", "state_dict", "module")
 _PREFIXES = ("ema_model.", "model_ema.", "ema.", "module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 _IGNORED = ("relative_position_index", "attn_mask", "num_batches_tracked", "total_ops", "total_params")
 
 
-def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
+def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[StateDict, str]:
     """Return {official tensor name: tensor} of a `.pth`, `.pt`, `.bin` or `.safetensors` file, and what they are.
 
     The latter is the weights' key or prefix where the file has several, else empty.
@@ -33,17 +34,25 @@ def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
     No code is ever run from the file. Wrappers (`model`, `state_dict`, EMA) and prefixes (`module.`, `backbone.`, ...)
     are removed.
 
+    Args:
+        path: the file.
+        key: which weights to take of a file that has several: a wrapper's key or a prefix without its dot.
+
     Raises:
-        CheckpointError: no such file, not a checkpoint, truncated, contains code, or holds no tensors.
+        CheckpointError: no such file, not a checkpoint, truncated, contains code, holds no tensors, or none of that
+            key.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", "a .pth or .safetensors file")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state, key = _unwrap(loaded)
+    state, wrapper, wrappers = _unwrap(loaded, key)
     if not state:
         raise CheckpointError(f"{path.name} holds no tensors", "a state dict, or a dict with one under model")
-    state, prefix = _strip_prefixes(state)
+    state, prefix, prefixes = _strip_prefixes(state, key)
+    if key is not None and key not in (*wrappers, *prefixes):
+        known = ", ".join((*wrappers, *prefixes)) or "one set of weights"
+        raise CheckpointError(f"{path.name} has no weights called {key!r}", known, "leave the key out, or name another")
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise CheckpointError(f"{name} in {path.name} is a tensor without plain values", "dense tensors on the CPU")
@@ -51,7 +60,7 @@ def read_checkpoint(path: str | Path) -> tuple[StateDict, str]:
             raise CheckpointError(
                 f"{name} in {path.name} has NaN or infinite values", "finite weights", "choose an earlier checkpoint"
             )
-    return state, ", ".join(filter(None, (key, prefix)))
+    return state, ", ".join(filter(None, (wrapper, prefix)))
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -109,31 +118,34 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _unwrap(loaded: Any) -> tuple[StateDict, str]:
-    """Return the innermost dict of tensors, and its key where there were others to take."""
+def _unwrap(loaded: Any, wanted: str | None) -> tuple[StateDict, str, list[str]]:
+    """Return the innermost dict of tensors, its key where there were others to take, and all keys that there were."""
     if not isinstance(loaded, dict):
-        return {}, ""
+        return {}, "", []
     # Below such a key there may be options, or an average of weights without names: nothing to take.
-    inner = {key: found for key in _WRAPPERS if (found := _unwrap(loaded.get(key)))[0]}
+    inner = {key: found for key in _WRAPPERS if (found := _unwrap(loaded.get(key), wanted))[0]}
     if not inner:
-        return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, ""
-    key, (state, chosen) = next(iter(inner.items()))
-    return state, chosen or (key if len(inner) > 1 else "")
+        return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, "", []
+    key = wanted if wanted in inner else next(iter(inner))
+    state, chosen, below = inner[key]
+    return state, chosen or (key if len(inner) > 1 else ""), [*inner, *below]
 
 
-def _strip_prefixes(state: StateDict) -> tuple[StateDict, str]:
+def _strip_prefixes(state: StateDict, wanted: str | None) -> tuple[StateDict, str, list[str]]:
     """Remove wrapper prefixes; where only some tensors have one (`backbone.` beside heads), keep those that do.
 
-    Also returns the prefix where there were others to take.
+    Also returns the prefix where there were others to take, and all that there were, without their dots.
     """
-    chosen = ""
+    chosen, seen = "", []
     while True:
         found = [p for p in _PREFIXES if any(name.startswith(p) for name in state)]
         if not found:
-            return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}, chosen
+            return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}, chosen, seen
+        seen += [prefix.rstrip(".") for prefix in found]
+        prefix = f"{wanted}." if f"{wanted}." in found else found[0]
         if len(found) > 1:
-            chosen = found[0].rstrip(".")
-        state = {name.removeprefix(found[0]): t for name, t in state.items() if name.startswith(found[0])}
+            chosen = prefix.rstrip(".")
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
 def load_checkpoint(model: nn.Module, state: StateDict, path: Path, model_name: str) -> None:

@@ -33,6 +33,7 @@ def create_model(
     features: bool = False,
     pad_odd_sizes: bool = False,
     checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
     seed: int = 0,
 ) -> Model:
     """Return a model in eval mode, with the checkpoint's weights or with random ones made from `seed`.
@@ -49,6 +50,8 @@ def create_model(
         features: AS-MLP and CycleMLP: one feature map per stage instead of logits.
         pad_odd_sizes: AS-MLP only: take any size, padded as the detection code does.
         checkpoint: a `.pth`, `.pt` or `.safetensors` file.
+        checkpoint_key: which weights of a file that has several: `model_ema`, `state_dict`, ...; None means those that
+            the training code that writes such files evaluates. The model's `source` names them.
         seed: of the random weights; not used with a checkpoint.
 
     Raises:
@@ -58,7 +61,7 @@ def create_model(
     if name is None and checkpoint is None:
         raise UsageError("neither a model nor a checkpoint", "a name (mlpdeploy models), a checkpoint, or both")
     entry = resolve_model(name) if name is not None else None
-    state, chosen = read_checkpoint(checkpoint) if checkpoint is not None else (None, "")
+    state, chosen = read_checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else (None, "")
     implied: dict[str, Any] = {}
     if entry is None:
         assert state is not None

@@ -44,30 +44,29 @@ class ModelEntry:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+# AS-MLP's and CycleMLP's authors evaluate on the centre of images resized to int(256 / 224 * size), whatever their
+# models' `default_cfg` says; Vision Permutator's take what timm reads there.
+_CROP_PCT = {"asmlp": 0.875, "cyclemlp": 0.875, "vip": 0.9}
+
+
 def _imagenet(crop_pct: float) -> Preprocessing:
     return Preprocessing((224, 224), crop_pct, "bicubic", IMAGENET_MEAN, IMAGENET_STD, "RGB")
 
 
 def _asmlp(short: str, long: str, embed_dim: int, depths: tuple[int, ...], top1: float) -> ModelEntry:
     aliases = (f"asmlp_{long}", f"asmlp_{long}_patch4_shift5_224", f"as_mlp_{long}", f"as_mlp_{short}")
-    return ModelEntry(f"asmlp_{short}", aliases, AsMlpConfig(embed_dim, depths), _imagenet(0.9), top1)
+    return ModelEntry(f"asmlp_{short}", aliases, AsMlpConfig(embed_dim, depths), _imagenet(_CROP_PCT["asmlp"]), top1)
 
 
-def _vip(
-    name: str,
-    long: str,
-    config: VipConfig,
-    crop_pct: float,
-    top1: float,
-) -> ModelEntry:
+def _vip(name: str, long: str, config: VipConfig, top1: float, crop_pct: float = _CROP_PCT["vip"]) -> ModelEntry:
     size, patch = name.removeprefix("vip_")[0], name.removeprefix("vip_")[1:]
     aliases = (f"vip_{long}_{patch}", f"vip_{long}{patch}", f"vip_{size}_{patch}")
     return ModelEntry(name, aliases, config, _imagenet(crop_pct), top1)
 
 
-def _cyclemlp(size: int, config: CycleMlpConfig, crop_pct: float, top1: float) -> ModelEntry:
+def _cyclemlp(size: int, config: CycleMlpConfig, top1: float) -> ModelEntry:
     aliases = (f"cycle_mlp_b{size}", f"cycle_b{size}")
-    return ModelEntry(f"cyclemlp_b{size}", aliases, config, _imagenet(crop_pct), top1)
+    return ModelEntry(f"cyclemlp_b{size}", aliases, config, _imagenet(_CROP_PCT["cyclemlp"]), top1)
 
 
 _TRUE_FALSE = {first: (first == 0, first == 1, False, False) for first in (-1, 0, 1)}
@@ -77,15 +76,15 @@ MODELS: tuple[ModelEntry, ...] = (
     _asmlp("t", "tiny", 96, (2, 2, 6, 2), 81.3),
     _asmlp("s", "small", 96, (2, 2, 18, 2), 83.1),
     _asmlp("b", "base", 128, (2, 2, 18, 2), 83.3),
-    _vip("vip_s14", "small", VipConfig((4, 3, 8, 3), (384,) * 4, _TRUE_FALSE[-1], 14), 0.9, 80.6),
-    _vip("vip_s7", "small", VipConfig((4, 3, 8, 3), (192, 384, 384, 384), _TRUE_FALSE[0], 7), 0.9, 81.5),
-    _vip("vip_m7", "medium", VipConfig((4, 3, 14, 3), (256, 256, 512, 512), _TRUE_FALSE[1], 7), 0.9, 82.7),
-    _vip("vip_l7", "large", VipConfig((8, 8, 16, 4), (256, 512, 512, 512), _TRUE_FALSE[0], 7), 0.875, 83.2),
-    _cyclemlp(1, CycleMlpConfig((2, 2, 4, 2)), 0.9, 78.9),
-    _cyclemlp(2, CycleMlpConfig((2, 3, 10, 3)), 0.9, 81.6),
-    _cyclemlp(3, CycleMlpConfig((3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4)), 0.9, 82.4),
-    _cyclemlp(4, CycleMlpConfig((3, 8, 27, 3), mlp_ratios=(8, 8, 4, 4)), 0.875, 83.0),
-    _cyclemlp(5, CycleMlpConfig((3, 4, 24, 3), widths=(96, 192, 384, 768)), 0.875, 83.2),
+    _vip("vip_s14", "small", VipConfig((4, 3, 8, 3), (384,) * 4, _TRUE_FALSE[-1], 14), 80.6),
+    _vip("vip_s7", "small", VipConfig((4, 3, 8, 3), (192, 384, 384, 384), _TRUE_FALSE[0], 7), 81.5),
+    _vip("vip_m7", "medium", VipConfig((4, 3, 14, 3), (256, 256, 512, 512), _TRUE_FALSE[1], 7), 82.7),
+    _vip("vip_l7", "large", VipConfig((8, 8, 16, 4), (256, 512, 512, 512), _TRUE_FALSE[0], 7), 83.2, crop_pct=0.875),
+    _cyclemlp(1, CycleMlpConfig((2, 2, 4, 2)), 78.9),
+    _cyclemlp(2, CycleMlpConfig((2, 3, 10, 3)), 81.6),
+    _cyclemlp(3, CycleMlpConfig((3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4)), 82.4),
+    _cyclemlp(4, CycleMlpConfig((3, 8, 27, 3), mlp_ratios=(8, 8, 4, 4)), 83.0),
+    _cyclemlp(5, CycleMlpConfig((3, 4, 24, 3), widths=(96, 192, 384, 768)), 83.2),
 )
 
 
@@ -122,7 +121,7 @@ DEMO_MODELS: tuple[ModelEntry, ...] = (
 
 def entry_of(name: str, config: Config) -> ModelEntry:
     """Return the registry's entry of a name; for a model with sizes of its own one with ImageNet's preparation."""
-    return _BY_NAME.get(name) or ModelEntry(name, (), config, _imagenet(0.9))
+    return _BY_NAME.get(name) or ModelEntry(name, (), config, _imagenet(_CROP_PCT[config.family]))
 
 
 def _index() -> dict[str, ModelEntry]:

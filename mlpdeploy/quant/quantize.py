@@ -116,6 +116,7 @@ def quantize_artifact(
 
             say("comparing with PyTorch")
             verify_or_raise(staging, "calibrate on more and typical images, or keep blocks in float32")
+        check_output(output, force)  # another command may have made it meanwhile
     return read_manifest(output)
 
 

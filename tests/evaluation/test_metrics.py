@@ -123,3 +123,11 @@ def test_agreement_of_equal_bits() -> None:
     tally.update(logits, logits)
     got = tally.result()
     assert (got.sqnr_db, got.max_error, got.top1.value) == (None, 0.0, 1.0)
+
+
+def test_errors_of_logits_that_are_all_zero_are_not_exact() -> None:
+    tally = AgreementTally()
+    tally.update(np.full((2, 3), 0.5), np.zeros((2, 3)))
+    got = tally.result()
+    assert got.sqnr_db is not None and got.sqnr_db < -3000
+    assert got.max_error == 0.5

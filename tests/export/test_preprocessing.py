@@ -16,18 +16,28 @@ from mlpdeploy.errors import UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.export.preprocessing import preprocessing_for
 from mlpdeploy.manifest import Preprocessing, read_manifest
+from mlpdeploy.models.registry import MODELS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def test_the_default_is_the_registrys_at_the_models_size() -> None:
-    assert preprocessing_for(tiny_asmlp()) == Preprocessing((32, 32), 0.9, "bicubic", MEAN, STD, "RGB")
+    assert preprocessing_for(tiny_asmlp()) == Preprocessing((32, 32), 0.875, "bicubic", MEAN, STD, "RGB")
     assert preprocessing_for(named(tiny_vip(), "vip_l7")).crop_pct == 0.875
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in MODELS if entry.family != "vip"] + ["asmlp_custom"])
+@pytest.mark.parametrize("side", [224, 256, 320, 384])
+def test_the_published_evaluation_of_asmlp_and_cyclemlp_resizes_to_256_of_224(name: str, side: int) -> None:
+    model = named(tiny_asmlp(image_size=(side, side)), name)
+    preprocessing = preprocessing_for(model)
+    assert preprocessing is not None
+    assert math.floor(side / preprocessing.crop_pct) == int((256 / 224) * side)
 
 
 def test_another_number_of_channels_takes_the_average() -> None:
     grey = preprocessing_for(tiny_asmlp(in_chans=1))
-    assert grey == Preprocessing((32, 32), 0.9, "bicubic", (0.449,), (0.226,), "L")
+    assert grey == Preprocessing((32, 32), 0.875, "bicubic", (0.449,), (0.226,), "L")
     colour = preprocessing_for(named(tiny_asmlp(), "asmlp_digits"))
     assert (colour.mean, colour.std, colour.color_order) == ((0.131,) * 3, (0.308,) * 3, "RGB")
     assert preprocessing_for(tiny_asmlp(in_chans=5)) is None

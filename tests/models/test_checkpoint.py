@@ -40,7 +40,8 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {"model": STATE, "epoch": 300},
         {"state_dict": prefixed("module.")},
         {"state_dict": prefixed("backbone.") | {"bbox_head.fc.weight": torch.zeros(2)}},
-        {"model": {name: -tensor for name, tensor in STATE.items()}, "model_ema": STATE},
+        {"state_dict": {name: -tensor for name, tensor in STATE.items()}, "state_dict_ema": STATE},
+        {"model": STATE, "model_ema": {name: -tensor for name, tensor in STATE.items()}},
         {"state_dict": prefixed("_orig_mod.module.")},
         {"state_dict": {name: -tensor for name, tensor in prefixed("model.").items()} | prefixed("ema_model.")},
         {"state_dict": {name: -tensor for name, tensor in prefixed("module.").items()} | prefixed("ema_model.module.")},
@@ -52,7 +53,8 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         "model",
         "module",
         "backbone beside a head",
-        "EMA wins",
+        "timm's EMA",
+        "DeiT's EMA",
         "two prefixes",
         "EMA prefix",
         "and nested",
@@ -79,6 +81,23 @@ def test_the_source_says_which_weights_were_taken(tmp_path: Path) -> None:
     ):
         torch.save(content, tmp_path / "c.pth")
         assert create_model("asmlp_digits", checkpoint=tmp_path / "c.pth").source == f"checkpoint {source}"
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"model": STATE, "model_ema": {name: -tensor for name, tensor in STATE.items()}}, "model_ema"),
+        ({"state_dict_ema": STATE, "state_dict": {name: -tensor for name, tensor in STATE.items()}}, "state_dict"),
+        (prefixed("ema_model.") | {f"model.{name}": -tensor for name, tensor in STATE.items()}, "model"),
+    ],
+)
+def test_the_weights_that_are_named_are_taken(tmp_path: Path, content: dict, key: str) -> None:
+    torch.save(content, tmp_path / "c.pth")
+    state, source = read_checkpoint(tmp_path / "c.pth", key)
+    assert all(torch.equal(state[name], -STATE[name]) for name in STATE)
+    assert source == key
+    with pytest.raises(CheckpointError, match=f"c.pth has no weights called 'ema2'; wanted .*{key}"):
+        read_checkpoint(tmp_path / "c.pth", "ema2")
 
 
 def test_a_metric_as_numpy_gave_it_is_skipped(tmp_path: Path) -> None:

@@ -222,6 +222,19 @@ def test_an_artifact_that_is_there_is_not_replaced(exported: Path, in_int8: Path
     assert (in_int8 / "manifest.json").read_bytes() == before
 
 
+def test_an_artifact_that_another_command_made_meanwhile_is_not_replaced(exported: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def say(text: str) -> None:
+        if text.startswith("writing"):
+            shutil.copytree(exported, output)
+
+    with pytest.raises(UsageError, match="already holds an artifact"):
+        quantize_artifact(exported, output, Recipe("bf16"), targets=["cpu"], verify=False, progress=say)
+    assert read_manifest(output).precision == "fp32"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "openvino"])
 def test_int8_with_the_rest_in_bf16(target: str, exported_for_all: Path, images: Path, tmp_path: Path) -> None:
     recipe = Recipe("int8", rest="bf16")
