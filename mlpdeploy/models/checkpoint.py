@@ -136,7 +136,8 @@ def _strip_prefixes(state: StateDict, wanted: str | None) -> tuple[StateDict, st
 
     Also returns the prefix where there were others to take, and all that there were, without their dots.
     """
-    chosen, seen = "", []
+    chosen = ""
+    seen: list[str] = []
     while True:
         found = [p for p in _PREFIXES if any(name.startswith(p) for name in state)]
         if not found:

@@ -106,9 +106,8 @@ def put_rows(model: ir.Model, old: list[ir.Node], node: ir.Node) -> None:
     if not is_output:
         output.name, node.outputs[0].name = f"{to_planes.name}:0", name
     for use in list(output.uses()):
-        turned = use.node.outputs[0]
-        if _perm_of(use.node) == _TO_ROWS and not turned.is_graph_output():
-            turned.replace_all_uses_with(node.outputs[0])
+        if _perm_of(use.node) == _TO_ROWS:
+            use.node.outputs[0].replace_all_uses_with(node.outputs[0])
 
 
 def _rows_of(planes: ir.Value | None) -> ir.Value | None:

@@ -29,13 +29,14 @@ import onnx_ir as ir
 
 from mlpdeploy.export.passes.rewrite import array_of
 from mlpdeploy.ops import axial_shift
+from mlpdeploy.quant.products import is_shift_convolution
 from mlpdeploy.quant.recipe import Recipe
 
 FP16_MAX = 65504.0
 FP16_MARGIN = 4.0
 
 NORMS = frozenset({"InstanceNormalization", "LayerNormalization", "GroupNormalization", "MeanVarianceNormalization"})
-# Sum adds the three means of a Vision Permutator's gates.
+# Sum adds the three means of the gates of models on tokens.
 STATISTICS = NORMS | {"Softmax", "ReduceMean", "ReduceSum", "GlobalAveragePool", "Sum"}
 MOVEMENT = frozenset({"Reshape", "Transpose", "Slice", "Pad", "Concat", "Split", "Identity", "Flatten", "Squeeze"})
 _NOT_LARGER = frozenset({"Gelu", "QuantizeLinear", "DequantizeLinear"})  # than what they read
@@ -102,6 +103,12 @@ def _is_weight_of_float32(node: ir.Node, float32: set[ir.Node]) -> bool:
 def is_movement(node: ir.Node) -> bool:
     """Return whether a node only moves data."""
     return node.op_type in MOVEMENT or (node.domain, node.op_type) == (axial_shift.DOMAIN, axial_shift.NAME)
+
+
+def _is_shift(node: ir.Node) -> bool:
+    """Return whether a node is a convolution that moves values, also with weights in 8 bits."""
+    weight = node.inputs[1].producer() if node.op_type == "Conv" and node.inputs[1] is not None else None
+    return is_shift_convolution(node, weight.inputs[0] if weight is not None else None)
 
 
 def float32_by_design(model: ir.Model) -> set[ir.Node]:
@@ -186,7 +193,7 @@ def _magnitudes(nodes: list[ir.Node], measured: Mapping[str, float] | None) -> d
         for value in node.outputs:
             if str(value.name) in measured:
                 known[value] = measured[str(value.name)]
-            elif inputs and (is_movement(node) or node.op_type in _NOT_LARGER):
+            elif inputs and (is_movement(node) or _is_shift(node) or node.op_type in _NOT_LARGER):
                 known[value] = max(inputs)
     return known
 

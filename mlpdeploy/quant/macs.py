@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mlpdeploy.export.passes.rewrite import array_of
 from mlpdeploy.ops import axial_shift_block, cycle_block, permutator_block
 from mlpdeploy.ops.axial_shift import DOMAIN
+from mlpdeploy.quant.products import is_shift_convolution
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 # Whole blocks: where among their inputs the matrices are.
@@ -33,7 +34,7 @@ def macs_of(model: ir.Model) -> dict[str, int]:
         if node.domain == DOMAIN and node.op_type in _MATRICES:
             macs[str(node.name)] = _block_macs(node, elements[node.outputs[0]])
         weight = _weight(node)
-        if weight is None or is_shift(node):
+        if weight is None or is_shift_convolution(node):
             continue
         # One output value is one sum over the weight's other axes than that of the outputs.
         macs[str(node.name)] = elements[node.outputs[0]] * (prod(weight) // _outputs(node, weight))
@@ -44,11 +45,6 @@ def _block_macs(node: ir.Node, elements: int) -> int:
     """Return the multiply-adds of a block's matrices, each of which every pixel goes through once."""
     arrays = [array_of(node.inputs[index]) for index in _MATRICES[node.op_type]]
     return elements // node.attributes.get_int("channels", 1) * sum(array.size for array in arrays if array is not None)
-
-
-def is_shift(node: ir.Node) -> bool:
-    """Return whether a node is an axial shift written as a depthwise convolution."""
-    return node.op_type == "Conv" and str(node.inputs[1].name).startswith("axial_shift_")  # type: ignore[union-attr]
 
 
 def _weight(node: ir.Node) -> tuple[int, ...] | None:

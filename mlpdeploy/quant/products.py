@@ -90,11 +90,14 @@ def _is_instance_norm(node: ir.Node | None) -> bool:
     return node is not None and node.op_type == "InstanceNormalization"
 
 
-def is_shift_convolution(node: ir.Node) -> bool:
-    """Return whether a node is a depthwise convolution whose every kernel is one 1 among zeros."""
+def is_shift_convolution(node: ir.Node, weight_value: ir.Value | None = None) -> bool:
+    """Return whether a node is a depthwise convolution whose every kernel is one 1 among zeros.
+
+    `weight_value`: the constant that the node's weight is made of, if it is not one itself.
+    """
     if node.domain or node.op_type != "Conv" or len(node.inputs) > 2:
         return False
-    weight = array_of(node.inputs[1])
+    weight = array_of(node.inputs[1] if weight_value is None else weight_value)
     if weight is None or weight.shape[1] != 1 or node.attributes.get_int("group", 1) != weight.shape[0]:
         return False
     taps = weight.reshape(len(weight), -1)

@@ -160,8 +160,8 @@ def _why_not(product: Product, form: Int8Form, recipe: Recipe, macs: int) -> str
         return "it reads the image and writes the residual stream"
     if form.float_without_bias and product.node.op_type == "Conv" and len(product.node.inputs) < 3:
         return "a convolution without a bias, whose scale OpenVINO may lose"
-    # A convolution is none: it has one row where its image is one pixel, as the last stage's smallest one is.
-    if macs == product.weight.size and product.node.op_type != "Conv" and not product.node.outputs[0].is_graph_output():
+    # Others are none: they have one row where their image is one pixel, as the last stage's smallest one is.
+    if macs == product.weight.size and product.node.op_type == "Gemm" and not product.node.outputs[0].is_graph_output():
         return "one row an image: a gate, small and sensitive"
     return ""
 
@@ -284,8 +284,8 @@ class _Writer:
             ],
             name=f"{node.name}/weight/DequantizeLinear",
         )
-        taps.outputs[0].name = f"{taps.name}:0"
-        copy = ir.node("Conv", [self.dequantized(source), taps.outputs[0]], node.attributes, name=f"{node.name}/moved")
+        ones = _typed(taps, node.inputs[1], ir.DataType.FLOAT)  # type: ignore[arg-type]
+        copy = ir.node("Conv", [self.dequantized(source), ones], node.attributes, name=f"{node.name}/moved")
         old = node.outputs[0]
         back = ir.node(
             "QuantizeLinear", [_typed(copy, old, ir.DataType.FLOAT), scale.scale, scale.zero], name=f"{node.name}/bytes"

@@ -183,6 +183,16 @@ def test_a_stage_whose_smallest_image_is_a_pixel_has_no_gates(
     assert "layers.1.blocks.0.mlp.fc1/Conv" in report.quantized
 
 
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_of_open_sizes_on_tokens_the_gates_alone_are_vectors(calibrations: dict[str, Calibration], target: str) -> None:
+    model = onnx_from_model(tiny("cyclemlp"), ExportShape(None, True))
+    lower(model, TARGETS_OF_EXPORT[target], TARGETS_OF_EXPORT[target].shift)
+    report = insert_qdq(model, INT8_FORMS[target], calibrations["cyclemlp"], INT8)
+    gates = [name for name, reason in report.reasons.items() if "gate" in reason]
+    assert len(gates) == 4
+    assert {f"network.2.0.{part}/MatMul" for part in ("attn.proj", "mlp.fc1", "mlp.fc2")} <= {*report.quantized}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_names_stay_in_float(lowered: Lowered, calibrations: dict[str, Calibration], family: str) -> None:
     block = {"asmlp": "layers.1.blocks.0"}.get(family, "network.2.0")

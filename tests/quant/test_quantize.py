@@ -257,18 +257,20 @@ def test_int8_with_the_rest_in_bf16(target: str, exported_for_all: Path, images:
         np.testing.assert_array_equal(session.run(feeds)["logits"], by_itself)
 
 
-def test_int8_with_the_rest_in_fp16(exported: Path, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_int8_with_the_rest_in_fp16(target: str, exported: Path, images: Path, tmp_path: Path) -> None:
     recipe = Recipe("int8", rest="fp16")
-    manifest = quantize_artifact(exported, tmp_path / "mixed", recipe, images=images, targets=["tensorrt"])
+    manifest = quantize_artifact(exported, tmp_path / "mixed", recipe, images=images, targets=[target])
     assert manifest.precision == "int8"
-    assert not manifest.verification["passed"]  # only TensorRT computes it
+    assert manifest.verification["passed"] == (target == "tensorrt-rtx")  # only TensorRT computes the other
     assert manifest.quantization is not None
-    done = manifest.quantization["targets"]["tensorrt"]
+    done = manifest.quantization["targets"][target]
     assert done["int8_share_of_macs"] > 0.9
     assert done["rest"]["unmeasured"] == 0
-    model = onnx.load(tmp_path / "mixed" / "model.tensorrt.onnx", load_external_data=False)
+    model = onnx.load(tmp_path / "mixed" / f"model.{target}.onnx", load_external_data=False)
     types = {item.data_type for item in model.graph.initializer if item.name.endswith("/scale")}
     assert types == {onnx.TensorProto.FLOAT16}
+    onnx.checker.check_model(str(tmp_path / "mixed" / f"model.{target}.onnx"))
 
 
 def test_a_result_that_is_too_far_off_leaves_nothing(

@@ -14,6 +14,7 @@ from tiny import tiny_asmlp
 from trt_rtx import build, require_trt_rtx
 
 from mlpdeploy.export.lower import TARGETS, lower
+from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
 from mlpdeploy.export.passes.rewrite import array_of
 from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.quant.calibration import Calibration, calibrate
@@ -25,15 +26,21 @@ from mlpdeploy.quant.recipe import Recipe, Rest
 from mlpdeploy.quant.scales import as_scale
 
 Lowered = Callable[..., ir.Model]
-FAMILIES = ("asmlp", "vip")
+FAMILIES = ("asmlp", "vip", "cyclemlp")
+SHIFTS = ("slice", "conv")  # where a family has no axial shift, one as the other
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def mixed(
-    lowered: Lowered, calibration: Calibration, family: str, rest: Rest, magnitudes: dict[str, float] | None = None
+    lowered: Lowered,
+    calibration: Calibration,
+    family: str,
+    rest: Rest,
+    magnitudes: dict[str, float] | None = None,
+    shift: ShiftForm = "slice",
 ) -> ir.Model:
     """Return a model for TensorRT with the shift in native operators, which ONNX Runtime can run too."""
-    model = lowered(family, "tensorrt", "slice")
+    model = lowered(family, "tensorrt", shift)
     insert_qdq(model, INT8_FORMS["tensorrt"], calibration, Recipe("int8", rest=rest))
     if rest != "fp32":
         report = half_types(model, Recipe(rest), "tensorrt", magnitudes)
@@ -42,13 +49,14 @@ def mixed(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize("rest", ["fp16", "bf16"])
 def test_what_stands_around_a_product(
-    lowered: Lowered, calibrations: dict[str, Calibration], family: str, rest: Rest
+    lowered: Lowered, calibrations: dict[str, Calibration], family: str, shift: ShiftForm, rest: Rest
 ) -> None:
-    plain = lowered(family, "tensorrt", "slice")
+    plain = lowered(family, "tensorrt", shift)
     quantized = insert_qdq(plain, INT8_FORMS["tensorrt"], calibrations[family], Recipe("int8")).quantized
-    model = mixed(lowered, calibrations[family], family, rest)
+    model = mixed(lowered, calibrations[family], family, rest, shift=shift)
     onnx.checker.check_model(
         ir.to_proto(model), full_check=rest == "fp16"
     )  # the checker cannot infer bfloat16's shapes
@@ -71,10 +79,13 @@ def _maker(value: ir.Value | None) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_costs_little_beside_int8(lowered: Lowered, calibrations: dict[str, Calibration], family: str) -> None:
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_half_costs_little_beside_int8(
+    lowered: Lowered, calibrations: dict[str, Calibration], family: str, shift: ShiftForm
+) -> None:
     wanted = run(lowered(family))
-    in_float32 = sqnr_db(wanted, run(mixed(lowered, calibrations[family], family, "fp32")))
-    in_half = sqnr_db(wanted, run(mixed(lowered, calibrations[family], family, "fp16")))
+    in_float32 = sqnr_db(wanted, run(mixed(lowered, calibrations[family], family, "fp32", shift=shift)))
+    in_half = sqnr_db(wanted, run(mixed(lowered, calibrations[family], family, "fp16", shift=shift)))
     assert in_half > in_float32 - 1.5
 
 
