@@ -25,6 +25,7 @@ _FP16_ON_CUDA = ("cpu", "openvino", "tensorrt")
 # Roles of files that are no models; every other role is the name of a target.
 WEIGHTS = "weights"
 CALIBRATION = "calibration"
+USUAL_PIXELS = 224  # on a side of an image
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     dtype: str
     layout: str
+
+
+def usual_size(size: int | str) -> int:
+    """Return an axis's size; of an open one that of a usual image in pixels, as near as its factor allows."""
+    if isinstance(size, int):
+        return size
+    factor = int(size.rpartition("*")[0] or 1)
+    return max(factor, USUAL_PIXELS // factor * factor)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.errors import ArtifactError
-from mlpdeploy.manifest import FILE_NAME, checked_file, largest_error, read_manifest, state_dict_sha256
+from mlpdeploy.manifest import FILE_NAME, checked_file, largest_error, read_manifest, state_dict_sha256, usual_size
 
 
 def test_round_trip(exported: Path) -> None:
@@ -116,3 +116,8 @@ def test_the_checksum_of_weights_is_of_their_names_and_shapes_too() -> None:
     states = [{"a": array}, {"b": array}, {"a": array.reshape(2, 3)}, {"a": array[:4], "b": array[4:]}]
     assert len({state_dict_sha256(state) for state in states}) == len(states)
     assert state_dict_sha256({"a": array, "b": array + 1}) == state_dict_sha256({"b": array + 1, "a": array})
+
+
+def test_open_sizes_take_a_usual_one_that_their_factor_allows() -> None:
+    sizes = ("batch", "height", "32*height", "64*height", "256*width", 7)
+    assert [usual_size(size) for size in sizes] == [224, 224, 224, 192, 256, 7]

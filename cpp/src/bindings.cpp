@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <string>
+#include <string_view>
 
 #include "text.h"
 
@@ -91,11 +92,36 @@ void check_input(const TensorView& view, const TensorSpec& spec, Symbols& symbol
   if (!view.data) throw Error(ErrorKind::usage, "input " + repr(spec.name) + " has no data", "a pointer to its values");
 }
 
-bool fits(const MutableTensorView& view, const TensorSpec& spec, std::int64_t rows) noexcept {
-  if (view.dtype != spec.dtype || view.rank != spec.shape.size() || !view.data || view.shape[0] != rows) return false;
+// "height" of "32*height".
+std::string_view name_of(const std::string& symbol) noexcept {
+  return std::string_view(symbol).substr(symbol.rfind('*') + 1);  // npos + 1 is 0
+}
+
+// What sizes the inputs have, so that an output's are known.
+struct Given {
+  const std::vector<TensorSpec>& specs;
+  const Feeds& feeds;
+
+  // What an output's axis must have for these inputs, or 0 where they do not tell.
+  std::int64_t size_of(const Axis& output) const noexcept {
+    if (output.fixed()) return output.size;
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+      for (std::size_t axis = 1; axis < specs[i].shape.size(); ++axis) {
+        const Axis& known = specs[i].shape[axis];
+        if (!known.fixed() && name_of(known.symbol) == name_of(output.symbol))
+          return feeds.tensors[i].shape[axis] / factor_of(known.symbol) * factor_of(output.symbol);
+      }
+    }
+    return 0;
+  }
+};
+
+bool fits(const MutableTensorView& view, const TensorSpec& spec, const Given& given) noexcept {
+  if (view.dtype != spec.dtype || view.rank != spec.shape.size() || !view.data || view.shape[0] != given.feeds.rows())
+    return false;
   for (std::size_t axis = 1; axis < view.rank; ++axis) {
-    const Axis& expected = spec.shape[axis];
-    if (view.shape[axis] < 1 || (expected.fixed() && view.shape[axis] != expected.size)) return false;
+    const std::int64_t expected = given.size_of(spec.shape[axis]);
+    if (view.shape[axis] < 1 || (expected && view.shape[axis] != expected)) return false;
   }
   return true;
 }
@@ -143,7 +169,8 @@ Feeds checked_feeds(const std::vector<TensorSpec>& specs, const TensorView* inpu
 }
 
 Results checked_results(const std::vector<TensorSpec>& specs, const MutableTensorView* outputs, std::size_t count,
-                        std::int64_t rows) {
+                        const std::vector<TensorSpec>& input_specs, const Feeds& feeds) {
+  const Given given{input_specs, feeds};
   Results results;
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const TensorSpec& spec = specs[i];
@@ -151,9 +178,12 @@ Results checked_results(const std::vector<TensorSpec>& specs, const MutableTenso
     if (found == outputs + count) {
       throw Error(ErrorKind::usage, "outputs lacks " + repr(spec.name), "arrays for " + names_of(specs));
     }
-    if (!fits(*found, spec, rows)) {
+    if (!fits(*found, spec, given)) {
       auto sizes = axis_texts(spec);
-      sizes[0] = std::to_string(rows);
+      sizes[0] = std::to_string(feeds.rows());
+      for (std::size_t axis = 1; axis < sizes.size(); ++axis) {
+        if (const std::int64_t size = given.size_of(spec.shape[axis])) sizes[axis] = std::to_string(size);
+      }
       throw Error(ErrorKind::usage,
                   "output array " + repr(spec.name) + " is " + dtype_name(found->dtype) + " " +
                       shape_text(found->shape, found->rank),

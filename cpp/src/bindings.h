@@ -17,6 +17,6 @@ Binding binding(DType dtype, const std::int64_t* shape, std::size_t rank, void* 
 // Both throw Error (usage) with the words of Python's Session, and allocate nothing otherwise.
 Feeds checked_feeds(const std::vector<TensorSpec>& specs, const TensorView* inputs, std::size_t count);
 Results checked_results(const std::vector<TensorSpec>& specs, const MutableTensorView* outputs, std::size_t count,
-                        std::int64_t rows);
+                        const std::vector<TensorSpec>& input_specs, const Feeds& feeds);
 
 }  // namespace mlpdeploy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlpdeploy.engines.options import BuildOptions, Shapes, SizeTriple, profiles_for
 from mlpdeploy.engines.sidecar import FOLDER, Sidecar
-from mlpdeploy.manifest import Manifest
+from mlpdeploy.manifest import Manifest, usual_size
 
 PLUGIN = "PLUGIN_LIBRARY"  # where a command needs the plugin: `mlpdeploy plugin info` tells the path
 
@@ -36,9 +36,11 @@ def outside_commands(directory: Path, manifest: Manifest, engines: list[Sidecar]
 
 
 def _usual_profile(manifest: Manifest) -> Mapping[str, Shapes]:
-    """Return the default batches, with images of 224x224 where the model leaves their size open."""
-    open_sizes = any(isinstance(size, str) for spec in manifest.inputs for size in spec.shape[2:])
-    sizes: SizeTriple | None = ((224, 224), (224, 224), (224, 224)) if open_sizes else None
+    """Return the default batches, with images of a usual size where the model leaves it open."""
+    (spec,) = manifest.inputs
+    open_sizes = any(isinstance(size, str) for size in spec.shape[2:])
+    usual = (usual_size(spec.shape[2]), usual_size(spec.shape[3]))
+    sizes: SizeTriple | None = (usual, usual, usual) if open_sizes else None
     profiles = profiles_for(manifest, BuildOptions("tensorrt", image_sizes=sizes))
     return profiles[0] if profiles else {}
 

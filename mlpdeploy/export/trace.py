@@ -108,6 +108,13 @@ def _dynamic_divisor(model: Model) -> int:
             "one of them",
             f"dynamic takes every multiple of {config.size_divisor}: pad the images to it before the model",
         )
+    height, width = config.image_size
+    if height % config.size_divisor or width % config.size_divisor:
+        raise UsageError(
+            f"a dynamic image size of a model that is made for {height}x{width}",
+            f"one that is made for multiples of {config.size_divisor}",
+            "pass such an image_size to create_model; verification and preprocessing take it",
+        )
     return config.size_divisor
 
 

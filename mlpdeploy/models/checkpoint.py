@@ -196,18 +196,23 @@ def _without_offsets(state: StateDict, path: Path) -> StateDict:
     Raises:
         CheckpointError: they say something else, as with another `kernel_size`.
     """
-    for name in [name for name in state if name.endswith(OFFSET)]:
-        found = state[name].flatten().tolist()
-        moved = offsets(len(found) // 2)
-        along_w = [step for move in moved for step in (0, move)]  # (dy, dx) of each channel
-        along_h = [step for move in moved for step in (move, 0)]
-        if found != (along_w if name.endswith(f"sfc_h{OFFSET}") else along_h):
+    rest = dict(state)
+    for name, weight in state.items():
+        module, _, layer = name.removesuffix(".weight").rpartition(".")
+        offset = f"{module}.{layer}{OFFSET}"
+        if layer not in ("sfc_h", "sfc_w") or weight.ndim < 2 or offset not in state:
+            continue
+        moves = torch.tensor(offsets(weight.shape[1]), dtype=torch.float64)
+        still = torch.zeros_like(moves)
+        wanted = torch.stack((still, moves) if layer == "sfc_h" else (moves, still), 1)  # (dy, dx) of each channel
+        found = rest.pop(offset)
+        if found.numel() != wanted.numel() or not bool((found.reshape(wanted.shape) == wanted).all()):
             raise CheckpointError(
-                f"{name} in {path.name} moves channels in another way than the published models",
+                f"{offset} in {path.name} moves channels in another way than the published models",
                 "channels that are read one pixel before, at, and behind each pixel in turns",
                 "it is a changed variant of the architecture",
             )
-    return {name: tensor for name, tensor in state.items() if not name.endswith(OFFSET)}
+    return rest
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -230,12 +235,13 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
         if head and head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
     entry = registered(have)
-    if entry is None and custom(have) is not None:
+    own = custom(have) if entry is None else None
+    if own is not None and own.name != model_name:
         return "it is a model with sizes of its own: leave --model out, they are read from it"
     if entry is not None and entry.name != model_name:
         return f"it is a checkpoint of {entry.name}: pass --model {entry.name}"
     first = have.get(STEM)
-    if first and wanted[STEM][1] != first[1]:
+    if first is not None and len(first) == len(wanted[STEM]) and wanted[STEM][1] != first[1]:
         return f"its images have {first[1]} channels: pass --in-chans {first[1]}"
     if not set(have) & set(wanted):
         return "no tensor name is the same: it is not a checkpoint of this family"

@@ -18,6 +18,7 @@ from mlpdeploy.models.vip import Mlp
 from mlpdeploy.ops.cycle_mlp import weighted_cycle_mlp
 
 STEM_SIZE, STEM_STRIDE, STEM_PADDING = 7, 4, 2
+GATE_RATIO = 4  # channels over hidden units of the gates
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class CycleMlpConfig:
     fork_last3: bool = False
 
     def __post_init__(self) -> None:
+        stages = len(self.depths)
+        if stages < 1 or min(self.depths) < 1:
+            raise UsageError(f"depths are {self.depths}", "at least one stage, each of one block or more")
+        if (len(self.widths), len(self.mlp_ratios)) != (stages, stages):
+            raise UsageError(f"widths {self.widths} and mlp_ratios {self.mlp_ratios}", f"{stages} each, as depths")
+        if min(self.widths) < GATE_RATIO or min(self.mlp_ratios) < 1:
+            raise UsageError(
+                f"widths {self.widths} and mlp_ratios {self.mlp_ratios}",
+                f"at least {GATE_RATIO} channels and a ratio of 1",
+            )
         if self.feature_norms and not self.features:
             raise UsageError("feature_norms without features", fix="ask for features too")
         if self.fork_last3 and not self.feature_norms:
@@ -85,7 +96,7 @@ class CycleMixer(nn.Module):
         self.mlp_c = nn.Linear(channels, channels, bias=False)
         self.sfc_h = CycleFc(channels)  # the checkpoints' name; its input moves along the width
         self.sfc_w = CycleFc(channels)
-        self.reweight = Mlp(channels, channels // 4, channels * 3)
+        self.reweight = Mlp(channels, channels // GATE_RATIO, channels * 3)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

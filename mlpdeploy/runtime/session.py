@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.errors import UsageError
-from mlpdeploy.manifest import Manifest, TensorSpec
+from mlpdeploy.manifest import Manifest, TensorSpec, usual_size
 from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, open_sizes, pad_rows
 
 DEFAULT_MAX_BATCH = 32
@@ -202,13 +202,13 @@ class Session(ABC):
         return result
 
     def random_feeds(self, batch: int, seed: int = 0, height_width: tuple[int, int] | None = None) -> Arrays:
-        """Return standard normal inputs for `batch` rows; symbolic sizes take `height_width` (default 224x224)."""
+        """Return standard normal inputs for `batch` rows; open sizes take `height_width` (by default about 224)."""
         generator = np.random.default_rng(seed)
-        sizes = dict(zip("HW", height_width or (224, 224), strict=True))
+        sizes = dict(zip("HW", height_width, strict=True)) if height_width else {}
         feeds = {}
         for spec in self.inputs:
             axes = zip(spec.shape[1:], spec.layout[1:], strict=True)
-            shape = [size if isinstance(size, int) else sizes[letter] for size, letter in axes]
+            shape = [sizes.get(letter, usual_size(size)) if isinstance(size, str) else size for size, letter in axes]
             feeds[spec.name] = generator.standard_normal((batch, *shape)).astype(spec.dtype)
         return feeds
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.errors import InternalError, MlpDeployError
-from mlpdeploy.manifest import Manifest
+from mlpdeploy.manifest import Manifest, usual_size
 from mlpdeploy.runtime.feeds import Arrays, check_feeds
 from mlpdeploy.runtime.session import DEFAULT_MAX_BATCH
 from mlpdeploy.serving.batcher import Batch, Batcher, Ticket
@@ -23,7 +23,6 @@ from mlpdeploy.serving.pool import Pool, Workers
 from mlpdeploy.serving.stats import ModelStats
 from mlpdeploy.serving.worker import fingerprint
 
-_NATIVE_PIXELS = 224  # on a side, of a model whose image size is open
 _ATTEMPTS = 2
 
 
@@ -303,6 +302,5 @@ def _native_row_bytes(manifest: Manifest) -> int:
     """Return the bytes of a row of the inputs, with open sizes taken as those of a common photograph."""
     total = 0
     for spec in manifest.inputs:
-        sizes = [size if isinstance(size, int) else _NATIVE_PIXELS for size in spec.shape[1:]]
-        total += math.prod(sizes) * np.dtype(spec.dtype).itemsize
+        total += math.prod(map(usual_size, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
     return total

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.classification import LOGITS
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
-from mlpdeploy.manifest import Manifest, TensorSpec
+from mlpdeploy.manifest import Manifest, TensorSpec, usual_size
 from mlpdeploy.triton.options import (
     DEFAULT_MAX_DELAY_MS,
     DEFAULT_QUEUE_LIMIT,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 LABELS_NAME = "labels.txt"
 IMAGE = "image"  # the ensemble's input: encoded pictures
 _TYPES = {"bool": "TYPE_BOOL", "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64"}
-_WARMUP_PIXELS = 224  # where model and engine leave the image size open
 
 
 def definitions() -> Any:
@@ -161,7 +160,7 @@ def _add_warmup(
     """Let Triton run random rows before the model is ready; 0 rows where the shape holds the batch."""
     sample = config.model_warmup.add(name=f"{rows or 'fixed'} rows", batch_size=rows)
     for spec in inputs:
-        opened = fastest.get(spec.name, (_WARMUP_PIXELS,) * len(spec.shape))
+        opened = fastest.get(spec.name, [usual_size(size) for size in spec.shape])
         sizes = [size if isinstance(size, int) else other for size, other in zip(spec.shape, opened, strict=True)]
         dims = sizes[1:] if rows else sizes
         sample.inputs[spec.name].data_type = _type(pb, spec)

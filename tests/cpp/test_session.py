@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from native import NativeError, NativeSession, edit, library
+from tiny import tiny_asmlp
 
-from mlpdeploy.errors import MlpDeployError
+from mlpdeploy.errors import MlpDeployError, UsageError
+from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import file_entry
+from mlpdeploy.ops.axial_shift import ShiftSpec
 from mlpdeploy.runtime.loading import load
 
 BATCHES = (1, 2, 3, 8, 33)
@@ -86,11 +89,30 @@ def test_a_program_whose_numbers_have_a_comma(build: Path, artifacts: dict[str, 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_library_prints_nothing(build: Path, artifacts: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shape", [(1, 21, 9, 8), (1, 21, 8, 4), (2, 21, 8, 8), (1, 21, 8), (1, 20, 8, 8)])
+def test_outputs_of_open_size_are_those_of_the_inputs(
+    build: Path, artifacts: dict[str, Path], shape: tuple[int, ...]
+) -> None:
+    feeds = {"input": np.zeros((1, 3, 32, 32), np.float32)}
+    outputs = {"stage0": np.empty(shape, np.float32), "stage1": np.empty((1, 42, 4, 4), np.float32)}
+    with load(artifacts["features"], threads=1) as session, pytest.raises(UsageError) as python:
+        session.run(feeds, outputs=outputs)
     native = NativeSession(build, artifacts["features"], threads=1)
-    outputs = {"stage0": np.empty((1, 21, 9, 8), np.float32), "stage1": np.empty((1, 42, 4, 4), np.float32)}
-    with pytest.raises(NativeError, match="cannot compute this batch"):
-        native.run({"input": np.zeros((1, 3, 32, 32), np.float32)}, outputs)
+    with pytest.raises(NativeError) as error:
+        native.run(feeds, outputs)
+    native.close()
+    assert str(error.value) == str(python.value)
+    assert "wanted a writable, contiguous float32 (1, 21, 8, 8)" in str(error.value)
+
+
+def test_the_library_prints_nothing(build: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = tiny_asmlp(features=True, shift=ShiftSpec(padding="reflect"))
+    export_model(model, tmp_path / "reflect", image_size="dynamic", verify=False)
+    native = NativeSession(build, tmp_path / "reflect", threads=1)
+    capfd.readouterr()
+    outputs = {"stage0": np.empty((1, 21, 2, 2), np.float32), "stage1": np.empty((1, 42, 1, 1), np.float32)}
+    with pytest.raises(NativeError, match="cannot compute this batch"):  # maps that cannot be reflected so far
+        native.run({"input": np.zeros((1, 3, 8, 8), np.float32)}, outputs)
     native.close()
     assert capfd.readouterr() == ("", "")
 

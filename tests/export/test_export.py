@@ -192,6 +192,13 @@ def test_dynamic_sizes_exclude_padding(tmp_path: Path) -> None:
         export_model(tiny_asmlp(pad_odd_sizes=True), tmp_path / "out", image_size="dynamic")
 
 
+def test_dynamic_sizes_of_a_model_for_another_size_are_refused(tmp_path: Path) -> None:
+    model = tiny_cyclemlp(image_size=(28, 32))
+    with pytest.raises(UsageError, match="made for 28x32; wanted one that is made for multiples of 8"):
+        export_model(model, tmp_path / "x", image_size="dynamic")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("tiny", [tiny_asmlp, tiny_vip, tiny_cyclemlp])
 def test_weights_that_are_equal_stay_apart(tmp_path: Path, tiny: Callable[[], Any]) -> None:
     """As in a model that was not trained yet: the exporter would make one of them."""

@@ -387,6 +387,39 @@ def test_a_detection_checkpoint_brings_its_norms(tmp_path: Path) -> None:
     assert model.norm3.weight[0] == 2.0
 
 
+def test_a_first_convolution_without_sides_is_a_mismatch_like_others(tmp_path: Path) -> None:
+    torch.save(full_state("asmlp_t") | {"patch_embed.proj.weight": torch.zeros(3)}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"patch_embed\.proj\.weight is 3, wanted 96x3x4x4"):
+        create_model("asmlp_t", checkpoint=tmp_path / "c.pth")
+
+
+def test_a_backbone_that_lacks_a_norm_is_not_told_to_leave_out_what_is_not_there(tmp_path: Path) -> None:
+    config = CycleMlpConfig((1, 1), (20, 24), (4, 2), features=True, feature_norms=True)
+    state = model_from_config(config).state_dict()
+    del state["norm2.weight"], state["norm2.bias"]
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"2 missing .*changed variant"):
+        create_model(checkpoint=tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depths": ()}, "depths are"),
+        ({"depths": (1, 0)}, "depths are"),
+        ({"widths": (20, 24, 28)}, "2 each"),
+        ({"mlp_ratios": (4,)}, "2 each"),
+        ({"widths": (20, 3)}, "at least 4 channels"),
+        ({"mlp_ratios": (4, 0)}, "ratio of 1"),
+        ({"feature_norms": True}, "feature_norms without features"),
+        ({"features": True, "fork_last3": True}, "fork_last3 without feature_norms"),
+    ],
+)
+def test_impossible_sizes_of_a_cyclemlp_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        CycleMlpConfig(**{"depths": (1, 1), "widths": (20, 24), "mlp_ratios": (4, 4)} | options)
+
+
 def test_a_classifier_checkpoint_becomes_a_backbone(tmp_path: Path) -> None:
     torch.save(full_state("asmlp_t"), tmp_path / "c.pth")
     model = create_model("asmlp_t", features=True, checkpoint=tmp_path / "c.pth")
@@ -406,6 +439,14 @@ def test_a_cyclemlp_checkpoint_has_offsets_that_must_be_the_published_ones(tmp_p
     torch.save(state, tmp_path / "wider.pth")
     with pytest.raises(CheckpointError, match=r"network\.2\.0\.attn\.sfc_w\.offset in wider\.pth moves channels"):
         create_model(checkpoint=tmp_path / "wider.pth")
+    state["network.2.0.attn.sfc_w.offset"] = torch.zeros(1, 0, 1, 1)
+    torch.save(state, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"sfc_w\.offset in none\.pth moves channels"):
+        create_model(checkpoint=tmp_path / "none.pth")
+    del state["network.2.0.attn.sfc_w.offset"]
+    torch.save(state | {"network.2.0.attn.mlp_c.offset": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(network\.2\.0\.attn\.mlp_c\.offset\)"):
+        create_model(checkpoint=tmp_path / "more.pth")
 
 
 def test_options_of_other_families_are_refused_with_the_reason() -> None:

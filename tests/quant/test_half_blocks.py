@@ -16,6 +16,7 @@ import mlpdeploy
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.export.lower import TARGETS, lower
+from mlpdeploy.export.passes.rewrite import constant
 from mlpdeploy.export.trace import ExportShape, onnx_from_model
 from mlpdeploy.manifest import read_manifest
 from mlpdeploy.models.build import Model
@@ -26,6 +27,7 @@ from mlpdeploy.ops.downsample import MERGING_BF16_NAME as MERGING
 from mlpdeploy.ops.patch_embed import NAME, NORMALIZED_NAME
 from mlpdeploy.ops.permutator_block import BF16_NAME as PERMUTATOR
 from mlpdeploy.plugins import cpu
+from mlpdeploy.quant.block_rows import embed_patches
 from mlpdeploy.quant.half_blocks import half_blocks
 from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
@@ -129,6 +131,49 @@ def test_open_sizes() -> None:
     half_blocks(graph, BF16)
     assert operators(graph) == [NORMALIZED_NAME, BF16_NAME, MERGING, BF16_NAME, "Transpose"]
     assert run(graph, RNG.standard_normal((2, 3, 64, 32)).astype(np.float32)).shape == before.shape
+
+
+def test_the_norm_behind_the_first_convolution_is_the_models() -> None:
+    graph = blocks_of(tiny_asmlp(embed_dim=32))
+    half_blocks(graph, BF16)
+    first = next(iter(graph.graph))
+    assert first.attributes.get_float("epsilon") == pytest.approx(1e-5)
+    assert [value.name for value in first.inputs][1:3] == ["patch_embed.proj.weight", "patch_embed.proj.bias"]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "planes = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (X, W, b)",
+        """first = Conv (X, W, b)
+           flat = Reshape (first, flat_shape)
+           normal = InstanceNormalization (flat, one, zero)
+           back = Reshape (normal, shape)
+           planes = Conv (back, dense, b)""",
+    ],
+    ids=["padding on two sides", "a dense convolution behind the norm"],
+)
+def test_other_first_convolutions_are_left(nodes: str) -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[n, 3, 8, 8] X) => (float[n, p, q, 32] Y) {{ {nodes} Y = Transpose <perm = [0, 2, 3, 1]> (planes) }}""")
+    )
+    arrays = {"W": np.zeros((32, 3, 3, 3)), "b": np.zeros(32), "dense": np.zeros((32, 32, 1, 1))}
+    arrays |= {"one": np.ones(1), "zero": np.zeros(1)}
+    for name, array in {**arrays, "flat_shape": np.array([0, 1, -1]), "shape": np.array([0, 32, 6, 6])}.items():
+        _put_constant(model, name, array if "shape" in name else array.astype(np.float32))
+    before = [node.op_type for node in model.graph]
+    embed_patches(model)
+    assert [node.op_type for node in model.graph] == before
+
+
+def _put_constant(model: ir.Model, name: str, array: np.ndarray) -> None:
+    value = constant(model, name, array)
+    for node in model.graph:
+        for index, source in enumerate(node.inputs):
+            if source is not None and source.name == name and source is not value:
+                node.replace_input_with(index, value)
 
 
 def test_what_is_kept_stays_float32() -> None:
