@@ -40,8 +40,7 @@ _UNIT = 32  # channels that the kernels read or write at once
 def takes(weight_shape: tuple[int, ...]) -> bool:
     """Return whether the kernels take a convolution of stride 2 whose weight has this shape (O, C, k, k)."""
     out_channels, channels, kernel = weight_shape[:3]
-    run = channels if kernel == 3 else kernel * channels
-    return weight_shape[2:] in ((2, 2), (3, 3)) and run % _UNIT == 0 and out_channels % _UNIT == 0
+    return weight_shape[2:] in ((2, 2), (3, 3)) and kernel * channels % _UNIT == 0 and out_channels % _UNIT == 0
 
 
 def downsample_bf16_function(opset: int) -> onnx.FunctionProto:

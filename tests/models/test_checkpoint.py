@@ -385,6 +385,10 @@ def test_a_detection_checkpoint_brings_its_norms(tmp_path: Path) -> None:
     model = create_model("asmlp_t", features=True, checkpoint=tmp_path / "det.pth")
     assert model.config.feature_norms
     assert model.norm3.weight[0] == 2.0
+    del state["norm0.weight"], state["norm0.bias"]  # which an AS-MLP always has
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "det.pth")
+    with pytest.raises(CheckpointError, match=r"6 unexpected \(norm1"):
+        create_model("asmlp_t", features=True, checkpoint=tmp_path / "det.pth")
 
 
 def test_a_first_convolution_without_sides_is_a_mismatch_like_others(tmp_path: Path) -> None:
