@@ -100,6 +100,22 @@ def check_output(directory: Path, force: bool) -> None:
             raise UsageError(f"{directory} already holds an artifact", fix="pass --force to replace it, or another -o")
 
 
+def state_of_folder(directory: Path) -> frozenset[tuple[str, int, int, int]]:
+    """Return what changes where another command writes a file into the folder, removes or replaces one."""
+    found = set()
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if not path.is_dir():
+                state = path.lstat()
+                found.add((str(path.relative_to(directory)), state.st_ino, state.st_size, state.st_mtime_ns))
+    return frozenset(found)
+
+
+def changed_meanwhile(directory: Path) -> ArtifactError:
+    """Return the error that another command has changed the folder that this one was about to change."""
+    return ArtifactError(f"{directory} was changed by another command meanwhile", fix="run this one again")
+
+
 @contextmanager
 def new_artifact(directory: Path, fix: str = "") -> Iterator[Path]:
     """Yield a fresh folder beside `directory`, which takes that name when the block ends well, and vanishes otherwise.

@@ -54,6 +54,10 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
 # leaves files in the home folder; where the package that does so is missing, it takes a stand-in that does nothing.
 _UNWANTED = {"openvino": "openvino_telemetry"}
 
+# Import name -> what the environment must say then. From its import on ONNX Runtime 1.31 reports to its maker, and it
+# leaves files in the home folder.
+_ENVIRONMENT = {"onnxruntime": ("ORT_DISABLE_TELEMETRY", "1")}
+
 
 def require(module: str) -> ModuleType:
     """Return the imported module.
@@ -67,6 +71,8 @@ def require(module: str) -> ModuleType:
         raise MissingDependencyError(
             f"the package {distributions[0]} is not installed", fix=f"run: pip install '{target}'"
         )
+    if module in _ENVIRONMENT:
+        os.environ.setdefault(*_ENVIRONMENT[module])
     with _absent(_UNWANTED.get(module)):
         return importlib.import_module(module)
 

@@ -122,6 +122,18 @@ class Manifest:
         return self.precision == "int8" and (self.quantization or {}).get("recipe", {}).get("weight_bits") != 7
 
     @property
+    def identity(self) -> str:
+        """A SHA-256 of what the model computes and takes: the same after `verify`, and after `lower` for a target."""
+        same = dataclasses.replace(
+            self,
+            files={name: entry for name, entry in self.files.items() if entry.role == CANONICAL},
+            passes=(),
+            verification={},
+            tools={},
+        )
+        return hashlib.sha256(same.to_json().encode()).hexdigest()
+
+    @property
     def models(self) -> dict[str, FileEntry]:
         """The entries of the files that are models: the canonical one first, then those lowered for a target."""
         return {name: entry for name, entry in self.files.items() if entry.role not in (WEIGHTS, CALIBRATION)}

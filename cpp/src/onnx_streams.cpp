@@ -1,5 +1,7 @@
 #include "onnx_streams.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -43,11 +45,32 @@ class Scratches {
   std::vector<std::unique_ptr<Scratch>> free_;
 };
 
+// What changes where a file is replaced or written to; empty where there is none.
+std::vector<std::int64_t> state_of(const std::vector<std::filesystem::path>& files) {
+  std::vector<std::int64_t> states;
+  for (const auto& file : files) {
+    struct stat found {};
+    if (stat(file.c_str(), &found) != 0) return {};
+    states.insert(states.end(), {static_cast<std::int64_t>(found.st_dev), static_cast<std::int64_t>(found.st_ino),
+                                 static_cast<std::int64_t>(found.st_size), static_cast<std::int64_t>(found.st_mtim.tv_sec),
+                                 static_cast<std::int64_t>(found.st_mtim.tv_nsec)});
+  }
+  return states;
+}
+
+// A model's file, and that of its weights.
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& file, const Manifest& manifest) {
+  const FileEntry* const entry = manifest.file(file.filename().string());
+  if (!entry || entry->weights.empty()) return {file};
+  return {file, file.parent_path() / entry->weights};
+}
+
 class OnnxStreams final : public Backend {
  public:
   OnnxStreams(const std::filesystem::path& file, const Manifest& manifest, std::optional<int> max_batch,
               std::optional<int> gpu, Kernels kernels, SharedPool& pool)
-      : file_(file),
+      : files_(files_of(std::filesystem::absolute(file), manifest)),
+        on_disk_(state_of(files_)),
         kernels_(std::move(kernels)),
         inputs_(manifest.inputs),
         outputs_(manifest.outputs),
@@ -107,7 +130,8 @@ class OnnxStreams final : public Backend {
   }
 
  private:
-  std::filesystem::path file_;
+  std::vector<std::filesystem::path> files_;
+  std::vector<std::int64_t> on_disk_;
   Kernels kernels_;
   std::vector<TensorSpec> inputs_, outputs_;
   int threads_;
@@ -118,15 +142,20 @@ class OnnxStreams final : public Backend {
   bool fixed_;
   mutable std::mutex making_;
   mutable std::unique_ptr<OnnxModel> single_threaded_;
+  mutable bool replaced_ = false;
   mutable Scratches scratches_;
 
-  // With its own copy of the weights: loaded when the first batch for streams comes.
-  const OnnxModel& stream_model() const {
+  // With its own copy of the weights: loaded when the first batch for streams comes. Null where the file is not any more
+  // the one that this session has read: it goes on with what it has.
+  const OnnxModel* stream_model() const {
     const std::lock_guard<std::mutex> lock(making_);
-    if (!single_threaded_) {
-      single_threaded_ = std::make_unique<OnnxModel>(file_, 1, std::nullopt, kernels_.library, inputs_, outputs_);
+    if (single_threaded_ || replaced_) return single_threaded_.get();
+    if (state_of(files_) == on_disk_) {
+      auto model = std::make_unique<OnnxModel>(files_[0], 1, std::nullopt, kernels_.library, inputs_, outputs_);
+      if (state_of(files_) == on_disk_) single_threaded_ = std::move(model);
     }
-    return *single_threaded_;
+    replaced_ = !single_threaded_;
+    return single_threaded_.get();
   }
 
   void run_rows(const OnnxModel& model, const Feeds& feeds, const Results& results, std::int64_t start,
@@ -140,13 +169,15 @@ class OnnxStreams final : public Backend {
   // Rows start..stop, which the backend takes as they are.
   void execute(const Feeds& feeds, const Results& results, std::int64_t start, std::int64_t stop) const {
     const std::int64_t rows = stop - start;
-    if (fixed_ || threads_ < 2 || rows < threads_) return run_rows(whole_, feeds, results, start, stop);
+    const OnnxModel* const model = fixed_ || threads_ < 2 || rows < threads_ ? nullptr : stream_model();
+    if (!model) return run_rows(whole_, feeds, results, start, stop);
     const std::int64_t shared = start + rows - rows % threads_;
-    stream(feeds, results, start, shared);
+    stream(*model, feeds, results, start, shared);
     if (shared < stop) run_rows(whole_, feeds, results, shared, stop);
   }
 
-  void stream(const Feeds& feeds, const Results& results, std::int64_t start, std::int64_t stop) const {
+  void stream(const OnnxModel& model, const Feeds& feeds, const Results& results, std::int64_t start,
+              std::int64_t stop) const {
     struct Part {
       const OnnxStreams& session;
       const OnnxModel& model;
@@ -155,7 +186,7 @@ class OnnxStreams final : public Backend {
       std::int64_t start, stop, step;
     };
     const std::int64_t rows = stop - start, step = std::min(rows_per_stream_run, rows / threads_);
-    Part part{*this, stream_model(), feeds, results, start, stop, step};
+    Part part{*this, model, feeds, results, start, stop, step};
     const auto work = [](void* context, std::size_t index) {
       const Part& p = *static_cast<Part*>(context);
       const std::int64_t from = p.start + static_cast<std::int64_t>(index) * p.step;

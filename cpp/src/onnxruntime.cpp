@@ -7,6 +7,7 @@
 #endif
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <iterator>
 #include <mutex>
@@ -78,6 +79,7 @@ std::shared_ptr<OrtEnv> environment() {
   static std::weak_ptr<OrtEnv> known;
   const std::lock_guard<std::mutex> lock(mutex);
   if (auto existing = known.lock()) return existing;
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime 1.31 reports to its maker from here on
   OrtEnv* created = nullptr;
   // It would print an error that its status says, too; the library prints nothing.
   check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "mlpdeploy", &created));

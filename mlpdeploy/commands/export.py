@@ -28,7 +28,9 @@ from mlpdeploy.manifest import Manifest, largest_error
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
 @click.option("--num-classes", type=int, help="[default: the model's]")
-@click.option("--labels", type=ARTIFACT, help="File with one label a line, or a JSON list.")
+@click.option(
+    "--labels", type=ARTIFACT, help="File with one label a line, a JSON list or object, or a folder of class folders."
+)
 @click.option("--image-size", type=ImageSize(), help="224, 224x320 (height x width), dynamic.  [default: the model's]")
 @click.option("--pad-odd-sizes", is_flag=True, help="Take any size, padded with zeros as detection code does (AS-MLP).")
 @click.option("--in-chans", type=int, help="Channels of the image.  [default: the model's]")

@@ -14,7 +14,7 @@ from mlpdeploy.distributed.cluster import cluster, on_gpu, ray_module, threads_f
 from mlpdeploy.distributed.results import open_run, part_path
 from mlpdeploy.distributed.worker import Done, Worker, WorkerOptions
 from mlpdeploy.errors import MlpDeployError, UsageError
-from mlpdeploy.manifest import FILE_NAME, read_manifest, sha256_of
+from mlpdeploy.manifest import read_manifest
 
 CHUNKS_AHEAD = 2  # of a worker: it must not wait for its next one
 MOST_RETRIES = 3  # of a chunk whose worker died; a picture that kills every worker must end
@@ -97,7 +97,7 @@ def predict_on_ray(
     chunks = find_chunks(inputs, options.chunk_rows, options.column)
     what = {
         "model": manifest.model["name"],
-        "manifest_sha256": sha256_of(directory / FILE_NAME),
+        "manifest_sha256": manifest.identity,
         "top": top,
         "backend": backend,
         "device": device,

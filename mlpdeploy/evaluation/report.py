@@ -21,7 +21,7 @@ class Result:
         name: of the artifact.
         model: name of the model, source of the weights and whether they are random, as in the manifest.
         precision, backend, device: what computed, and where; PyTorch always in fp32.
-        manifest_sha256: of the artifact's manifest file.
+        manifest_sha256: of what the artifact's manifest says the model computes and takes (`Manifest.identity`).
         file, file_bytes: the artifact's file that runs, with its weights; empty and None where a backend does not say.
         images_per_s: that the model computed in this evaluation, without decoding; no benchmark.
         quality: accuracy and calibration.

@@ -15,7 +15,6 @@ from mlpdeploy.evaluation.candidates import REFERENCE, Candidate, class_count
 from mlpdeploy.evaluation.data import LabelledImages
 from mlpdeploy.evaluation.state import CandidateIdentity, Rows, State
 from mlpdeploy.evaluation.summary import Computed
-from mlpdeploy.manifest import FILE_NAME, sha256_of
 from mlpdeploy.runtime.loading import load
 from mlpdeploy.runtime.session import Session
 
@@ -70,7 +69,7 @@ class Run:
             name=candidate.name,
             backend=session.backend,
             device=session.device,
-            manifest_sha256=sha256_of(candidate.directory / FILE_NAME),
+            manifest_sha256=candidate.manifest.identity,
             versions=tool_versions(name for name in ("PIL", session.backend) if name in PACKAGES),
         )
         rows = state.rows(identity)

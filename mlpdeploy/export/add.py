@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlpdeploy.artifact import new_artifact, write_manifest
+from mlpdeploy.artifact import changed_meanwhile, new_artifact, state_of_folder, write_manifest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.export.export import Progress, lowered_files
 from mlpdeploy.export.lower import TARGETS, Shift, resolve_targets
@@ -39,11 +39,12 @@ def lower_artifact(
 
     Raises:
         UsageError: an option is impossible, the artifact is quantized, or it has a file for the target.
-        ArtifactError: the folder is damaged or cannot be written.
+        ArtifactError: the folder is damaged or cannot be written, or another command has changed it meanwhile.
         VerificationError: a file does not compute what PyTorch computes.
     """
     directory, say = Path(directory).resolve(), progress or (lambda text: None)
     targets = resolve_targets(target, shift)
+    before = state_of_folder(directory)
     manifest = read_manifest(directory)
     wanted = {chosen.name for chosen, _ in targets}
     _check(directory, manifest, wanted, shift, force)
@@ -77,6 +78,8 @@ def lower_artifact(
 
             say("comparing with PyTorch")
             verify_or_raise(staging, "this is a bug of mlpdeploy: please report it")
+        if state_of_folder(directory) != before:
+            raise changed_meanwhile(directory)
     return read_manifest(directory)
 
 

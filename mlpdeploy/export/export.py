@@ -13,7 +13,7 @@ import torch
 from mlpdeploy.artifact import check_output, new_artifact, write_manifest
 from mlpdeploy.env import tool_versions
 from mlpdeploy.errors import InternalError, UsageError
-from mlpdeploy.export.labels import labels_for
+from mlpdeploy.export.labels import Labels, labels_for
 from mlpdeploy.export.lower import Shift, Target, lower, resolve_targets
 from mlpdeploy.export.passes.lower_axial_shift import ShiftForm
 from mlpdeploy.export.preprocessing import check_fits, preprocessing_for
@@ -54,7 +54,7 @@ def export_model(
     shift: Shift = "auto",
     target: str | Sequence[str] | None = None,
     opset: int = DEFAULT_OPSET,
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
     preprocessing: Preprocessing | None = None,
     force: bool = False,
     verify: bool = True,

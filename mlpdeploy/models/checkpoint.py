@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[StateDict
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state, wrapper, wrappers = _unwrap(loaded, key)
     if not state:
-        raise CheckpointError(f"{path.name} holds no tensors", "a state dict, or a dict with one under model")
+        keys = f", only {_few([str(key) for key in loaded])}" if isinstance(loaded, dict) and loaded else ""
+        raise CheckpointError(f"{path.name} holds no tensors{keys}", "a state dict, or a dict with one under model")
     state, prefix, prefixes = _strip_prefixes(state, key)
     if key is not None and key not in (*wrappers, *prefixes):
         known = ", ".join((*wrappers, *prefixes)) or "one set of weights"
@@ -98,6 +100,11 @@ _STAND_INS = {
 
 
 def _read_pickle(path: Path) -> Any:
+    kind = _other_kind(path)
+    if kind:
+        raise CheckpointError(
+            f"{path.name} is {kind}", "a state dict", "where it was made: torch.save(model.state_dict(), 'weights.pth')"
+        )
     try:
         with torch.serialization.safe_globals([(kind, name) for name, kind in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -118,12 +125,40 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
+def _other_kind(path: Path) -> str:
+    """Return what a file is that is often taken for a checkpoint, or an empty string."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, without the file that it points to (git lfs pull)"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page: the download failed or needs a login"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ""
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program"
+    if any(name.endswith(("/models/model.json", "serialized_exported_program.json")) for name in names):
+        return "a program of torch.export"
+    return "an archive of numpy arrays" if names and all(name.endswith(".npy") for name in names) else ""
+
+
 def _unwrap(loaded: Any, wanted: str | None) -> tuple[StateDict, str, list[str]]:
-    """Return the innermost dict of tensors, its key where there were others to take, and all keys that there were."""
+    """Return the innermost dict of tensors, its key where there were others to take, and all keys that there were.
+
+    Raises:
+        CheckpointError: under several keys of nobody's convention are weights, and none of them is wanted.
+    """
     if not isinstance(loaded, dict):
         return {}, "", []
     # Below such a key there may be options, or an average of weights without names: nothing to take.
     inner = {key: found for key in _WRAPPERS if (found := _unwrap(loaded.get(key), wanted))[0]}
+    if not inner:
+        others = {str(key): _unwrap(value, wanted) for key, value in loaded.items() if isinstance(value, dict)}
+        inner = {key: found for key, found in others.items() if any(map(_is_stem, found[0]))}
+        _check_choice(list(inner), wanted)
     if not inner:
         return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, "", []
     key = wanted if wanted in inner else next(iter(inner))
@@ -131,15 +166,35 @@ def _unwrap(loaded: Any, wanted: str | None) -> tuple[StateDict, str, list[str]]
     return state, chosen or (key if len(inner) > 1 else ""), [*inner, *below]
 
 
+def _is_stem(name: str) -> bool:
+    return name == STEM or name.endswith(f".{STEM}")
+
+
+def _check_choice(found: list[str], wanted: str | None) -> None:
+    """Raise CheckpointError if there are several sets of weights, and nothing says which."""
+    if len(found) > 1 and wanted not in found:
+        raise CheckpointError(
+            f"the checkpoint has several sets of weights: {', '.join(found)}",
+            "one",
+            "name it with --checkpoint-key (checkpoint_key=)",
+        )
+
+
 def _strip_prefixes(state: StateDict, wanted: str | None) -> tuple[StateDict, str, list[str]]:
     """Remove wrapper prefixes; where only some tensors have one (`backbone.` beside heads), keep those that do.
 
     Also returns the prefix where there were others to take, and all that there were, without their dots.
+
+    Raises:
+        CheckpointError: there are several of nobody's convention, and none of them is wanted.
     """
     chosen = ""
     seen: list[str] = []
     while True:
         found = [p for p in _PREFIXES if any(name.startswith(p) for name in state)]
+        if not found and STEM not in state:
+            found = list(dict.fromkeys(name.removesuffix(STEM) for name in state if _is_stem(name)))
+            _check_choice([prefix.rstrip(".") for prefix in found], wanted)
         if not found:
             return {name: t for name, t in state.items() if not name.endswith(_IGNORED)}, chosen, seen
         seen += [prefix.rstrip(".") for prefix in found]
@@ -235,6 +290,8 @@ def _likely_cause(state: StateDict, wanted: dict[str, tuple[int, ...]], model_na
         if head and head[0] != wanted["head.weight"][0]:
             return f"its head has {head[0]} classes: pass --num-classes {head[0]}"
     entry = registered(have)
+    if any(name.startswith("head.") and name not in ("head.weight", "head.bias") for name in have):
+        return "its head is not one linear layer: save the last one as head.weight and head.bias, without the others"
     own = custom(have) if entry is None else None
     if own is not None and own.name != model_name:
         return "it is a model with sizes of its own: leave --model out, they are read from it"

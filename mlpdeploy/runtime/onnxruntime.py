@@ -64,7 +64,9 @@ class BackendSession(Session):
         else:
             role = options.role or "cpu"
             self.file = manifest.file_for(role)
-            self._path = checked_file(directory, manifest, self.file)
+            # Absolute: it is opened again for streams, whatever folder the process is in then.
+            self._path = checked_file(directory.absolute(), manifest, self.file)
+            self._on_disk = _state_of(self._path, manifest)
             self._threads = options.threads or cpu_count()
             wanted = options.kernels and has_blocks(manifest, role)
             self._library = _usable_library() if wanted else None
@@ -80,6 +82,7 @@ class BackendSession(Session):
         super().__init__(manifest, f"cuda:{self._gpu.index}" if self._gpu else "cpu", options.max_batch)
         self._names = [spec.name for spec in self.outputs]
         self._streams: _Streams | None = None
+        self._replaced = False
         self._making_streams = threading.Lock()
 
     def _wants_gpu(self, manifest: Manifest, options: LoadOptions) -> bool:
@@ -128,8 +131,11 @@ class BackendSession(Session):
         rows = len(next(iter(feeds.values())))
         if self.fixed_batch is not None or not 1 < self._threads <= rows:
             return self._run(self._session, feeds, into)
+        streams = self._stream_session()
+        if streams is None:
+            return self._run(self._session, feeds, into)
         shared = rows - rows % self._threads
-        parts = self._stream(rows_of(feeds, 0, shared), None if into is None else rows_of(into, 0, shared))
+        parts = self._stream(streams, rows_of(feeds, 0, shared), None if into is None else rows_of(into, 0, shared))
         if shared < rows:
             rest = None if into is None else rows_of(into, shared, rows)
             parts.append(self._run(self._session, rows_of(feeds, shared, rows), rest))
@@ -137,13 +143,30 @@ class BackendSession(Session):
             return into
         return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
 
-    def _stream(self, feeds: Arrays, into: Arrays | None) -> list[Arrays]:
-        """Run the rows in streams, a few at a time, and return the results in order."""
+    def _stream_session(self) -> _Streams | None:
+        """Return what runs rows in streams, loaded when it is first asked for.
+
+        None, after a warning, where the file is not any more the one that this session has read: it goes on with what
+        it has.
+        """
         with self._making_streams:
-            if self._streams is None:
-                session = inference_session(self._path, threads=1, library=self._library)
-                self._streams = _Streams(session, ThreadPoolExecutor(self._threads, "mlpdeploy-stream"))
-        streams = self._streams
+            if self._streams is None and not self._replaced:
+                session = None
+                if _state_of(self._path, self.manifest) == self._on_disk:
+                    session = inference_session(self._path, threads=1, library=self._library)
+                if session is None or _state_of(self._path, self.manifest) != self._on_disk:
+                    self._replaced = True
+                    warnings.warn(
+                        f"{self._path.parent} was replaced since it was loaded: this session keeps the model that it "
+                        "has, and computes batches without streams; load the artifact again",
+                        stacklevel=2,
+                    )
+                else:
+                    self._streams = _Streams(session, ThreadPoolExecutor(self._threads, "mlpdeploy-stream"))
+            return self._streams
+
+    def _stream(self, streams: _Streams, feeds: Arrays, into: Arrays | None) -> list[Arrays]:
+        """Run the rows in streams, a few at a time, and return the results in order."""
         rows = len(next(iter(feeds.values())))
         step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
         starts = range(0, rows, step)
@@ -177,6 +200,15 @@ class BackendSession(Session):
             self._streams = None
         del self._session
         self._gpu = None
+
+
+def _state_of(path: Path, manifest: Manifest) -> list[tuple[int, int, int, int]] | None:
+    """Return what changes where a model's file, or that of its weights, is replaced or written to; None without one."""
+    try:
+        states = [path.with_name(name).stat() for name in (path.name, manifest.files[path.name].weights) if name]
+    except OSError:
+        return None
+    return [(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
 
 
 def has_blocks(manifest: Manifest, role: str) -> bool:

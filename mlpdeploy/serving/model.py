@@ -21,7 +21,6 @@ from mlpdeploy.serving.failures import DeadlineError, UnavailableError
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.pool import Pool, Workers
 from mlpdeploy.serving.stats import ModelStats
-from mlpdeploy.serving.worker import fingerprint
 
 _ATTEMPTS = 2
 
@@ -71,7 +70,7 @@ class ServedModel:
         self.instances, threads = options.workers_for(manifest.model.get("macs"))
         order = {
             "directory": str(directory.absolute()),
-            "manifest": fingerprint(manifest),
+            "manifest": manifest.identity,
             "backend": options.backend,
             "device": options.device,
             "threads": threads,

@@ -10,7 +10,6 @@ server closes the socket, or dies.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import ArtifactError, MlpDeployError
-from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
+from mlpdeploy.manifest import TensorSpec, read_manifest
 from mlpdeploy.runtime.feeds import Arrays, rows_of
 from mlpdeploy.runtime.loading import load
 from mlpdeploy.runtime.session import Session
@@ -70,14 +69,9 @@ def _open(order: Message, load_session: Callable[..., Session]) -> Session:
         MlpDeployError: it cannot be loaded, or the artifact is not the one that the server has read.
     """
     directory = Path(order.pop("directory"))
-    if order.pop("manifest") != fingerprint(read_manifest(directory)):
+    if order.pop("manifest") != read_manifest(directory).identity:
         raise ArtifactError(f"{directory} was replaced since it is served", fix="have the server load its models again")
     return load_session(directory, **order)
-
-
-def fingerprint(manifest: Manifest) -> str:
-    """Return what tells one artifact from another."""
-    return hashlib.sha256(manifest.to_json().encode()).hexdigest()
 
 
 def _warm(session: Session, rows: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpdeploy.env import require
 from mlpdeploy.verify.tolerance import spread
 
 # An error like this, relative to the spread of the value, is no rounding any more: far above a precision's usual ones.
@@ -77,8 +78,8 @@ def _node_outputs(path: Path, image: np.ndarray) -> tuple[dict[str, np.ndarray],
     A whole block may be one node: then its module is compared, and nothing inside of it.
     """
     import onnx
-    import onnxruntime as ort
 
+    ort = require("onnxruntime")
     model = onnx.load(path)
     graph = model.graph
     last: dict[str, str] = {}

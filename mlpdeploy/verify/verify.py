@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.artifact import write_manifest
+from mlpdeploy.artifact import changed_meanwhile, write_manifest
 from mlpdeploy.env import installed_version, require
 from mlpdeploy.errors import ArtifactError, MlpDeployError, VerificationError
 from mlpdeploy.manifest import CANONICAL, FileEntry, Manifest, checked_file, read_manifest, state_dict_sha256
@@ -166,7 +166,10 @@ def verify_artifact(
         reference="PyTorch, float64",
     )
     if record:
-        write_manifest(directory, dataclasses.replace(manifest, verification=report.to_dict()))
+        now = read_manifest(directory)
+        if dataclasses.replace(now, verification={}) != dataclasses.replace(manifest, verification={}):
+            raise changed_meanwhile(directory)
+        write_manifest(directory, dataclasses.replace(now, verification=report.to_dict()))
     return report
 
 

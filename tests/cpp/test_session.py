@@ -51,6 +51,30 @@ def test_feature_maps_of_open_size(build: Path, artifacts: dict[str, Path]) -> N
     native.close()
 
 
+def test_a_session_keeps_the_model_that_it_has_read(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Its streams are loaded when the first batch comes, which may be after a redeployment."""
+    place = tmp_path / "model"
+    shutil.copytree(artifacts["asmlp"], place)
+    native = NativeSession(build, place, threads=2)
+    with load(artifacts["asmlp"], threads=2) as session:
+        feeds = session.random_feeds(5)
+        wanted = session.run(feeds)["logits"]
+        native.run_like({"input": feeds["input"][:1]}, session.outputs)
+        export_model(tiny_asmlp(embed_dim=24), place, force=True, verify=False)
+        for _ in range(2):
+            assert np.array_equal(native.run_like(feeds, session.outputs)["logits"], wanted)
+    native.close()
+
+
+def test_onnxruntime_reports_nothing_to_anybody(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    command = [str(build / "mlpdeploy-infer"), "bench", str(artifacts["asmlp"]), "--seconds", "0.1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_row_is_the_same_alone_and_in_company(build: Path, artifacts: dict[str, Path]) -> None:
     native = NativeSession(build, artifacts["fixed"])
     with load(artifacts["fixed"]) as session:

@@ -19,6 +19,7 @@ from mlpdeploy.export import add
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
+from mlpdeploy.verify import verify_artifact
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -57,6 +58,43 @@ def test_what_else_is_in_the_folder_stays(artifact: Path) -> None:
     (artifact / "engines" / "one.plan").write_bytes(b"plan")
     lower_artifact(artifact, "openvino", verify=False)
     assert (artifact / "engines" / "one.plan").read_bytes() == b"plan"
+
+
+def test_what_another_command_did_meanwhile_is_not_lost(artifact: Path) -> None:
+    def build(text: str) -> None:
+        if text.startswith("lowering"):
+            (artifact / "engines").mkdir()
+            (artifact / "engines" / "one.plan").write_bytes(b"plan")
+
+    before = contents(artifact)
+    with pytest.raises(ArtifactError, match="changed by another command meanwhile; run this one again"):
+        lower_artifact(artifact, "openvino", verify=False, progress=build)
+    assert (artifact / "engines" / "one.plan").read_bytes() == b"plan"
+    assert contents(artifact) == before
+
+
+def test_verify_does_not_undo_what_another_command_did_meanwhile(artifact: Path) -> None:
+    def add_target(text: str) -> None:
+        if text == "checking model.cpu.onnx":
+            lower_artifact(artifact, "openvino", verify=False)
+
+    with pytest.raises(ArtifactError, match="changed by another command meanwhile"):
+        verify_artifact(artifact, progress=add_target)
+    assert "model.openvino.onnx" in read_manifest(artifact).files
+
+
+def test_an_artifact_is_the_same_after_it_was_verified_or_lowered(artifact: Path, tmp_path: Path) -> None:
+    export_model(tiny_asmlp(), tmp_path / "unverified", verify=False)
+    before = read_manifest(tmp_path / "unverified")
+    verify_artifact(tmp_path / "unverified")
+    lower_artifact(tmp_path / "unverified", "openvino")
+    after = read_manifest(tmp_path / "unverified")
+    assert after != before
+    assert after.identity == before.identity == read_manifest(artifact).identity
+    changed = dataclasses.replace(after, labels=tuple(reversed(after.labels)))
+    assert changed.identity != after.identity
+    other = export_model(tiny_asmlp(embed_dim=24), tmp_path / "other", verify=False)
+    assert other.identity != after.identity
 
 
 @pytest.mark.parametrize("failing", ["lowered_files", "write_manifest"])

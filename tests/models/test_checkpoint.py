@@ -100,6 +100,69 @@ def test_the_weights_that_are_named_are_taken(tmp_path: Path, content: dict, key
         read_checkpoint(tmp_path / "c.pth", "ema2")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"epoch": 3, "model_state_dict": STATE, "optimizer_state_dict": {"state": {}}, "loss": torch.zeros(1)},
+        {"net": prefixed("module."), "acc": 99.0},
+        {"state_dict": prefixed("net.")},
+        {"checkpoint": {"weights": prefixed("student.")}},
+    ],
+    ids=["PyTorch's tutorial", "net", "a prefix of one's own", "nested"],
+)
+def test_weights_under_other_names_are_found(tmp_path: Path, content: dict) -> None:
+    torch.save(content, tmp_path / "c.pth")
+    state, source = read_checkpoint(tmp_path / "c.pth")
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+    assert source == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"student": STATE, "teacher": {name: -tensor for name, tensor in STATE.items()}},
+        prefixed("student.") | {f"teacher.{name}": -tensor for name, tensor in STATE.items()},
+    ],
+    ids=["keys", "prefixes"],
+)
+def test_of_several_weights_one_has_to_be_named(tmp_path: Path, content: dict) -> None:
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="several sets of weights: student, teacher; wanted one; name it"):
+        read_checkpoint(tmp_path / "c.pth")
+    state, source = read_checkpoint(tmp_path / "c.pth", "teacher")
+    assert all(torch.equal(state[name], -STATE[name]) for name in STATE)
+    assert source == "teacher"
+
+
+def test_what_is_taken_for_a_checkpoint_is_called_by_its_name(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "program.pt2")
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(2))
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
+    for name, words in (
+        ("script.pt", "a TorchScript program; wanted a state dict"),
+        ("program.pt2", "a program of torch.export"),
+        ("arrays.npz", "an archive of numpy arrays"),
+        ("lfs.pth", "a pointer of Git LFS"),
+        ("page.pth", "a web page"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{name} is {words}"):
+            read_checkpoint(tmp_path / name)
+    torch.save({"epoch": 3}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="holds no tensors, only epoch"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_head_of_several_layers_is_named(tmp_path: Path) -> None:
+    state = full_state("asmlp_t", num_classes=7)
+    state["head.1.weight"], state["head.1.bias"] = state.pop("head.weight"), state.pop("head.bias")
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="its head is not one linear layer"):
+        create_model(checkpoint=tmp_path / "c.pth")
+
+
 def test_a_metric_as_numpy_gave_it_is_skipped(tmp_path: Path) -> None:
     content = {"state_dict": STATE, "best": np.float64(99.1), "epoch": np.int64(3)}
     torch.save(content, tmp_path / "c.pth")

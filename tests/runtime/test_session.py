@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -99,6 +102,52 @@ def test_threads_stop_looking_for_work_where_the_processors_are_shared(exported:
         options = session._session.get_session_options()  # type: ignore[attr-defined]
         entry = "session.force_spinning_stop"
         assert (share and options.get_session_config_entry(entry)) == ("1" if share else False)
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed", "written"])
+def test_a_session_keeps_the_model_that_it_has_read(exported: Path, tmp_path: Path, how: str) -> None:
+    """Its streams are loaded when the first batch comes, which may be after a redeployment."""
+    place = tmp_path / "model"
+    shutil.copytree(exported, place)
+    with load(exported, "onnxruntime", threads=2) as other:
+        feeds = other.random_feeds(5)
+        wanted = other.run(feeds)["logits"]
+    with load(place, "onnxruntime", threads=2) as session:
+        first = session.run({"input": feeds["input"][:1]})["logits"]
+        if how == "replaced":
+            export_model(tiny_asmlp(embed_dim=24), place, force=True, verify=False)
+        elif how == "removed":
+            shutil.rmtree(place)
+        else:
+            time.sleep(0.01)
+            (place / session.file).write_bytes(b"")
+        with pytest.warns(UserWarning, match="model was replaced since it was loaded"):
+            assert np.array_equal(session.run(feeds)["logits"], wanted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            assert np.array_equal(session.run(feeds)["logits"], wanted)
+        assert np.array_equal(first, wanted[:1])
+
+
+def test_a_session_finds_its_file_from_another_folder(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported.parent)
+    with load(exported.name, "onnxruntime", threads=2) as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.chdir(tmp_path)
+        session.run(session.random_feeds(4))
+
+
+def test_onnxruntime_reports_nothing_to_anybody(exported: Path, tmp_path: Path) -> None:
+    code = "import mlpdeploy, sys; s = mlpdeploy.load(sys.argv[1], 'onnxruntime'); s.run(s.random_feeds(1))"
+    environment = {
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "MLPDEPLOY_CACHE": str(tmp_path / "c"),
+    }
+    subprocess.run([sys.executable, "-c", code, str(exported)], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_torch_tensor_goes_in_without_numpy(session: Session) -> None:
