@@ -29,7 +29,7 @@ class ClassScore:
     Attributes:
         index: of the logit.
         label: from the manifest, empty where the artifact carries no labels.
-        probability: softmax over all classes, 0..1.
+        probability: softmax over all classes, 0..1; of a model with one logit its sigmoid.
     """
 
     index: int
@@ -166,7 +166,11 @@ def top_classes(logits: np.ndarray, labels: Sequence[str], top: int) -> list[tup
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis; logits: (N, K) float64."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    """Return the softmax over the last axis, of one logit beside a zero its sigmoid; logits: (N, K) float64."""
+    largest = logits.max(axis=1, keepdims=True)
+    if logits.shape[1] == 1:
+        largest = np.maximum(largest, 0)
+        return np.asarray(np.exp(logits - largest) / (np.exp(logits - largest) + np.exp(-largest)))
+    powers = np.exp(logits - largest)
     probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

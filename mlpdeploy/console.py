@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 RANDOM_NOTE = "random weights: the classes mean nothing, the speed and the equality with PyTorch do"
+
+
+def input_lines(preprocessing: Mapping[str, Any] | None, labels: Sequence[str]) -> list[str]:
+    """Return what an artifact assumes of its pictures and classes, a line each.
+
+    Args:
+        preprocessing: the manifest's, as a dict; None where it has none.
+        labels: the manifest's.
+    """
+    lines = []
+    if preprocessing is not None:
+        p = preprocessing
+        height, width = p["height_width"]
+        whole = " x ".join(dict.fromkeys(str(int(side / p["crop_pct"])) for side in (height, width)))
+        mean, std = (", ".join(f"{value:g}" for value in p[key]) for key in ("mean", "std"))
+        lines.append(f"pictures: {p['color_order']}, {p['interpolation']} to {whole}, crop {height}x{width}")
+        lines.append(f"pixels in 0..1: minus {mean}, over {std}")
+    if labels:
+        shown = [*labels[:2], "..."] if len(labels) > 3 else [*labels[:-1]]
+        lines.append(f"{len(labels)} labels: {', '.join([*shown, labels[-1]])}")
+    return lines
 
 
 def show(table: Table) -> None:

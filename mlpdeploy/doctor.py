@@ -14,7 +14,7 @@ Status = Literal["ok", "missing", "warning"]
 _RUNTIMES = ("onnxruntime", "openvino")
 _PURPOSES = {
     "onnxruntime": "runs the models",
-    "openvino": "runs the models, often faster; optional",
+    "openvino": "runs the models too; optional",
     "torch": "export, verify, the reference backend",
     "onnx": "export, verify",
     "onnx_ir": "graph passes",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 64_000_000  # 64 megapixels are 192 MB once decoded
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 COLOR_ORDERS = {"RGB": 3, "L": 1}  # -> channels
 # The formats that Pillow may try. The list keeps out the plugins that start other programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -152,7 +152,9 @@ def _rgb_from(image: Image.Image, path: Path | str) -> Image.Image:
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 0xFFFF:
             raise ImageError(f"{path} has pixel values from {low} to {high}", "0 to 65535", "convert it to 8 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        # Of a TIFF's 32 bits a picture may use eight; a PGM of 16 bits has the same mode.
+        bits = 0 if (image.mode, image.format) == ("I", "TIFF") and high <= 0xFF else 8
+        return Image.fromarray((values >> bits).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         # The same colours as in one step, without Pillow's warning about transparency in a palette.
         return image.convert("RGBA").convert("RGB")
@@ -248,6 +250,12 @@ def _resized_height_width(height_width: tuple[int, int], crop: tuple[int, int], 
 def _crop_start(size: int, crop: int) -> int:
     """Return the crop's first pixel along one axis, negative where the picture is smaller than the crop."""
     return -((crop - size) // 2) if crop > size else round((size - crop) / 2.0)
+
+
+def or_skip_it(error: ImageError) -> ImageError:
+    """Return the error of one picture among many, which could also be passed over."""
+    fix = f"{error.fix}, or pass --skip-bad" if error.fix else "pass --skip-bad to go on without it"
+    return ImageError(error.got, error.wanted, fix)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

@@ -19,7 +19,7 @@ from mlpdeploy.classification import (
     top_classes,
 )
 from mlpdeploy.errors import ImageError, UsageError
-from mlpdeploy.images import find_images
+from mlpdeploy.images import find_images, or_skip_it
 from mlpdeploy.manifest import Preprocessing
 from mlpdeploy.runtime.loading import load
 from mlpdeploy.runtime.session import Session
@@ -141,7 +141,7 @@ def predict_pictures(
         first = min(errors)
         if first:
             yield _predict_part(session, part[:first], prepared[:first], top)
-        raise errors[first]
+        raise or_skip_it(errors[first])
 
 
 def _predict_part(

@@ -198,6 +198,14 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
         np.testing.assert_array_equal(pixels(path)[..., 2], levels, err_msg=name)
 
 
+def test_thirty_two_bits_that_hold_eight_are_eight(tmp_path):
+    levels = np.arange(256, dtype=np.int32).reshape(16, 16)
+    path = write(tmp_path, "levels.tif", encoded(Image.fromarray(levels), "TIFF"))
+    np.testing.assert_array_equal(pixels(path)[..., 1], levels)
+    dark = write(tmp_path, "dark.pgm", b"P5 16 16 65535\n" + levels.astype(">u2").tobytes())
+    np.testing.assert_array_equal(pixels(dark)[..., 1], 0)
+
+
 def test_sixteen_bit_grey_equals_the_same_picture_in_sixteen_bit_color(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (6, 5)).astype(">u2")
     grey = b"".join(b"\0" + row.tobytes() for row in values)

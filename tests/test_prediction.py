@@ -187,10 +187,16 @@ def spoil(path: Path) -> str:
 def test_the_first_bad_picture_stops_and_is_named(loader, tmp_path):
     paths = paint(tmp_path, "red_0", "red_1", "green_2", "blue_3")
     named, _ = spoil(paths[2]), spoil(paths[3])
-    with pytest.raises(ImageError, match="green_2") as caught:
+    with pytest.raises(ImageError, match=r"green_2.*--skip-bad") as caught:
         predict("artifact", paths, batch=4)
     assert named in str(caught.value)
     assert loader.sessions[0].closed
+
+
+def test_one_logit_is_told_by_its_sigmoid():
+    logits = np.array([[0.0], [3.0], [-800.0], [800.0]], np.float32)
+    found = [scores[0].probability for scores in classification_module.top_classes(logits, ["cat"], 5)]
+    np.testing.assert_allclose(found, [0.5, 1 / (1 + np.exp(-3)), 0, 1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])

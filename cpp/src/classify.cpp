@@ -14,7 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // As in mlpdeploy/images.py. A folder's pictures of the other formats are found and refused, not passed over.
-const std::vector<std::string> suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"};
+const std::vector<std::string> suffixes = {".jpg",  ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif",
+                                           ".tiff", ".gif",  ".ppm",  ".pgm", ".pbm",  ".pnm"};
 
 bool is_picture(const fs::path& path) {
   std::string suffix = path.extension().string();
@@ -157,8 +158,10 @@ std::vector<ClassScore> best_classes(const Session& session, const float* logits
     throw Error(ErrorKind::verification, name + ": the model gives scores that are not finite numbers", "",
                 "check it with mlpdeploy verify");
   }
-  const double largest = *std::max_element(logits, logits + classes);
-  double sum = 0.0;
+  // One logit is told beside a zero: its sigmoid.
+  const bool alone = classes == 1;
+  const double largest = std::max<double>(*std::max_element(logits, logits + classes), alone ? 0.0 : -INFINITY);
+  double sum = alone ? std::exp(-largest) : 0.0;
   for (std::size_t i = 0; i < classes; ++i) sum += std::exp(logits[i] - largest);
   std::vector<int> order(classes);
   std::iota(order.begin(), order.end(), 0);

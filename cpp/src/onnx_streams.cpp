@@ -49,11 +49,12 @@ class Scratches {
 std::vector<std::int64_t> state_of(const std::vector<std::filesystem::path>& files) {
   std::vector<std::int64_t> states;
   for (const auto& file : files) {
-    struct stat found {};
+    struct stat found{};
     if (stat(file.c_str(), &found) != 0) return {};
-    states.insert(states.end(), {static_cast<std::int64_t>(found.st_dev), static_cast<std::int64_t>(found.st_ino),
-                                 static_cast<std::int64_t>(found.st_size), static_cast<std::int64_t>(found.st_mtim.tv_sec),
-                                 static_cast<std::int64_t>(found.st_mtim.tv_nsec)});
+    states.insert(states.end(),
+                  {static_cast<std::int64_t>(found.st_dev), static_cast<std::int64_t>(found.st_ino),
+                   static_cast<std::int64_t>(found.st_size), static_cast<std::int64_t>(found.st_mtim.tv_sec),
+                   static_cast<std::int64_t>(found.st_mtim.tv_nsec)});
   }
   return states;
 }
@@ -145,8 +146,8 @@ class OnnxStreams final : public Backend {
   mutable bool replaced_ = false;
   mutable Scratches scratches_;
 
-  // With its own copy of the weights: loaded when the first batch for streams comes. Null where the file is not any more
-  // the one that this session has read: it goes on with what it has.
+  // With its own copy of the weights: loaded when the first batch for streams comes. Null where the file is not any
+  // more the one that this session has read: it goes on with what it has.
   const OnnxModel* stream_model() const {
     const std::lock_guard<std::mutex> lock(making_);
     if (single_threaded_ || replaced_) return single_threaded_.get();

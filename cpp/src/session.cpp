@@ -128,7 +128,8 @@ std::optional<int> Session::fixed_batch() const noexcept {
 void Session::run(const TensorView* inputs, std::size_t input_count, const MutableTensorView* outputs,
                   std::size_t output_count) const {
   const Feeds feeds = checked_feeds(impl_->manifest.inputs, inputs, input_count);
-  impl_->backend->run(feeds, checked_results(impl_->manifest.outputs, outputs, output_count, impl_->manifest.inputs, feeds));
+  impl_->backend->run(feeds,
+                      checked_results(impl_->manifest.outputs, outputs, output_count, impl_->manifest.inputs, feeds));
 }
 
 std::vector<Tensor> Session::run(const std::vector<TensorView>& inputs) const {
@@ -164,7 +165,8 @@ void Session::run_frames(const ImageView* frames, std::size_t count, const Mutab
   // Stands for the data where there is none: the sizes are checked as those of any input.
   TensorView view{input.name, input.dtype, shape, 4, frames};
   Feeds feeds = checked_feeds(impl_->manifest.inputs, &view, 1);
-  const Results results = checked_results(impl_->manifest.outputs, outputs, output_count, impl_->manifest.inputs, feeds);
+  const Results results =
+      checked_results(impl_->manifest.outputs, outputs, output_count, impl_->manifest.inputs, feeds);
   std::vector<std::byte> tensor;
   if (impl_->backend->takes_frames()) {
     feeds.frames = &batch;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +202,8 @@ def _onnxruntime(site: PeerSite) -> Peer:
 def _openvino(site: PeerSite) -> Peer:
     if "openvino" not in {entry.role for entry in site.manifest.models.values()}:
         raise PeerUnavailableError(
-            "the artifact has no file for openvino", fix=f"run: mlpdeploy lower {site.directory} --target openvino"
+            "the artifact has no file for openvino",
+            fix="run: " + shlex.join(["mlpdeploy", "lower", str(site.directory), "--target", "openvino"]),
         )
     run = openvino_run(site.directory, site.threads, site.max_batch)
     return Peer("openvino", run, Source("openvino", site.directory, site.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON, Batch, ImageSize, Numbers
-from mlpdeploy.console import RANDOM_NOTE, megabytes, print_json, steps
+from mlpdeploy.console import RANDOM_NOTE, input_lines, megabytes, print_json, steps
 from mlpdeploy.manifest import Manifest, largest_error
 
 
@@ -146,6 +147,9 @@ def print_export(directory: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         shift = f", shift as {entry.shift}" if entry.shift else ""
         click.echo(f"  {name:<22} {megabytes(entry.bytes):>9}  {entry.role}{shift}")
+    prepared = None if manifest.preprocessing is None else dataclasses.asdict(manifest.preprocessing)
+    for line in input_lines(prepared, manifest.labels):
+        click.echo(f"  {line}")
     for report in manifest.passes:
         refused = sum(map(len, report["refused"].values()))
         if not report["changed"] and not refused:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlpdeploy.commands.options import ARTIFACT, JSON
-from mlpdeploy.console import megabytes, print_and_write
+from mlpdeploy.console import input_lines, megabytes, print_and_write
 from mlpdeploy.manifest import largest_error
 
 
@@ -45,6 +45,8 @@ def print_inspection(directory: Path, data: dict[str, Any]) -> None:
         for spec in data[kind]:
             shape = ", ".join(map(str, spec["shape"]))
             click.echo(f"  {kind[:-1]:<6} {spec['name']}: {spec['dtype']} {spec['layout']} ({shape})")
+    for line in input_lines(data["preprocessing"], data["labels"]):
+        click.echo(f"  {line}")
     for name, entry in data["files"].items():
         shift = f", shift as {entry['shift']}" if entry["shift"] else ""
         click.echo(f"{name}: {entry['role']}{shift}, {megabytes(entry['bytes'])}")

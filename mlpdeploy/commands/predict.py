@@ -111,7 +111,7 @@ def print_predictions(directory: Path, parts: Iterable[list[Prediction]], as_jso
         try:
             for part in parts:
                 found += map(dataclasses.asdict, part)
-        except MlpDeployError:
+        except (MlpDeployError, KeyboardInterrupt):
             if found:
                 print_json(data)
             raise

@@ -51,7 +51,7 @@ def list_candidates(
         UsageError: nothing given, an artifact twice, one that is no classifier, or different classes.
         ArtifactError: a folder is no artifact, or its labels do not fit its classes.
     """
-    paths = [Path(directory) for directory in directories]
+    paths = [Path(each) for each in ([directories] if isinstance(directories, str | Path) else directories)]
     if not paths:
         raise UsageError("no artifact is given", "at least one folder made by mlpdeploy export")
     names = _short_names(paths)

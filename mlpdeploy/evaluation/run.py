@@ -15,6 +15,7 @@ from mlpdeploy.evaluation.candidates import REFERENCE, Candidate, class_count
 from mlpdeploy.evaluation.data import LabelledImages
 from mlpdeploy.evaluation.state import CandidateIdentity, Rows, State
 from mlpdeploy.evaluation.summary import Computed
+from mlpdeploy.images import or_skip_it
 from mlpdeploy.runtime.loading import load
 from mlpdeploy.runtime.session import Session
 
@@ -91,7 +92,7 @@ class Run:
         for part, prepared in batches(missing, tensor, session.max_batch, self.threads):
             errors = [item for item in prepared if isinstance(item, ImageError)]
             if errors and not self.skip_bad:
-                raise errors[0]
+                raise or_skip_it(errors[0])
             readable = np.array([not isinstance(item, ImageError) for item in prepared])
             tensors = [item for item in prepared if not isinstance(item, ImageError)]
             names = [self.images.name(index) for index, good in zip(part, readable, strict=True) if good]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
 from mlpdeploy.loadgen.arrivals import arrival_times
 from mlpdeploy.loadgen.options import LoadOptions
@@ -53,8 +56,9 @@ async def closed_loop(target: Target, options: LoadOptions) -> Step:
                 recorder.latencies.append(done - sent)
 
     clients = asyncio.gather(*map(client, range(options.clients)))
-    busy = await _busy_between(begin, end)
-    await clients
+    async with _ended(clients):
+        busy = await _busy_between(begin, end)
+        await clients
     return step_from(
         recorder,
         mode="closed",
@@ -108,20 +112,25 @@ async def open_loop(target: Target, options: LoadOptions, rate: float) -> Step:
             tasks.discard(task)  # one that failed is kept: the error is ours, and raised at the end
 
     watch = asyncio.ensure_future(_busy_between(begin, end))
-    for offset in arrival_times(rate, options.arrivals, options.warmup_s + options.duration_s, options.seed):
-        due = start + offset
-        await asyncio.sleep(max(0.0, due - now()))  # a generator that is behind must still read answers
-        if free:
-            if due >= begin:
-                recorder.lateness.append(max(0.0, now() - due))
-            task = asyncio.ensure_future(serve(free.pop(), due))
-            tasks.add(task)
-            task.add_done_callback(ended)
-        else:
-            recorder.without_connection += due >= begin
-            backlog.append(due)
-    await asyncio.gather(*tasks)
-    busy = await watch
+    try:
+        for offset in arrival_times(rate, options.arrivals, options.warmup_s + options.duration_s, options.seed):
+            due = start + offset
+            await asyncio.sleep(max(0.0, due - now()))  # a generator that is behind must still read answers
+            if free:
+                if due >= begin:
+                    recorder.lateness.append(max(0.0, now() - due))
+                task = asyncio.ensure_future(serve(free.pop(), due))
+                tasks.add(task)
+                task.add_done_callback(ended)
+            else:
+                recorder.without_connection += due >= begin
+                backlog.append(due)
+        await asyncio.gather(*tasks)
+        busy = await watch
+    finally:
+        for future in (watch, *tasks):
+            future.cancel()
+        await asyncio.gather(watch, *tasks, return_exceptions=True)
     return step_from(
         recorder,
         mode="open",
@@ -130,6 +139,17 @@ async def open_loop(target: Target, options: LoadOptions, rate: float) -> Step:
         rows=options.rows,
         busy=busy,
     )
+
+
+@asynccontextmanager
+async def _ended(*futures: asyncio.Future[Any]) -> AsyncIterator[None]:
+    """End what still runs when the block is left, as by Ctrl-C."""
+    try:
+        yield
+    finally:
+        for future in futures:
+            future.cancel()
+        await asyncio.gather(*futures, return_exceptions=True)
 
 
 async def _busy_between(begin: float, end: float) -> float:

@@ -36,7 +36,7 @@ def plot_png(report: SensitivityReport) -> bytes:
     colors = ["#c44e52" if cost.block in kept else "#4c72b0" for cost in blocks]
     axes.barh([cost.block for cost in blocks], [cost.alone.sqnr_db for cost in blocks], color=colors)
     axes.axvline(report.int8.sqnr_db, color="#555555", linestyle="--", linewidth=1)
-    axes.text(report.int8.sqnr_db, -0.9, " all in INT8", color="#555555", va="center", fontsize=8)
+    axes.text(report.int8.sqnr_db, len(blocks) - 0.4, " all in INT8", color="#555555", va="bottom", fontsize=8)
     axes.set_xlabel("SQNR of the logits with this block alone in INT8, dB (lower: more harm)")
     title = f"{report.model}, {report.weights}, {report.images} images"
     axes.set_title(title + (", red: kept in float32" if kept else ""), fontsize=10)

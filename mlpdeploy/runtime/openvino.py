@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class BackendSession(Session):
         self.file = manifest.file_for(options.role or TARGET)
         if manifest.files[self.file].role != (options.role or TARGET):
             raise UsageError(
-                f"{directory} has no file for openvino", fix=f"run: mlpdeploy lower {directory} --target openvino"
+                f"{directory} has no file for openvino",
+                fix="run: " + shlex.join(["mlpdeploy", "lower", str(directory), "--target", "openvino"]),
             )
         path = checked_file(directory, manifest, self.file)
         if manifest.needs_wide_sums and sums_of_int8_saturate():

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 from native import ROOT
 from PIL import Image
+from tiny import tiny_asmlp
 
 from mlpdeploy.bench.measure import Timing
 from mlpdeploy.bench.plan import BenchPlan
 from mlpdeploy.bench.plot import plot_png
 from mlpdeploy.bench.report import BenchReport, Result, read_report
 from mlpdeploy.env import machine
+from mlpdeploy.export.export import export_model
 from mlpdeploy.images import sample_photographs
 from mlpdeploy.manifest import FileEntry
 from mlpdeploy.prediction import predict
@@ -56,6 +58,16 @@ def test_photographs_get_pythons_classes(build: Path, artifacts: dict[str, Path]
         assert [(s["index"], s["label"]) for s in image["top"]] == [(s.index, s.label) for s in wanted.top]
         probabilities = [score["probability"] for score in image["top"]]
         assert probabilities == pytest.approx([score.probability for score in wanted.top], rel=1e-12)
+
+
+def test_one_logit_is_told_by_its_sigmoid(build: Path, tmp_path: Path) -> None:
+    export_model(tiny_asmlp(num_classes=1), tmp_path / "one", verify=False)
+    done = infer(build, "classify", tmp_path / "one", *PHOTOGRAPHS, "--json")
+    assert done.returncode == 0, done.stderr
+    found = [image["top"][0]["probability"] for image in json.loads(done.stdout)["images"]]
+    wanted = [prediction.top[0].probability for prediction in predict(tmp_path / "one", PHOTOGRAPHS)]
+    assert found == pytest.approx(wanted, rel=1e-12)
+    assert all(0 < probability < 1 for probability in found)
 
 
 def test_the_text_is_that_of_predict(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import time
 
 import numpy as np
@@ -109,6 +110,28 @@ def test_an_error_of_ours_ends_an_open_loop() -> None:
 
     with pytest.raises(RuntimeError, match="ours"):
         asyncio.run(open_loop(Broken(), LoadOptions(duration_s=0.1, warmup_s=0.0), 100.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_a_load_that_is_cancelled_leaves_nothing_behind(rate: float | None) -> None:
+    """As Ctrl-C does it: the clients end, and no error of theirs is told later."""
+    told: list[dict[str, object]] = []
+
+    async def cancelled() -> int:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        target = Slow(0.05, 100.0)
+        options = LoadOptions(clients=3, duration_s=60.0, warmup_s=0.0)
+        load = closed_loop(target, options) if rate is None else open_loop(target, options, rate)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(load)
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(asyncio.all_tasks()) - 1
+
+    assert asyncio.run(cancelled()) == 0
+    gc.collect()
+    assert told == []
 
 
 class Slow:

@@ -106,7 +106,10 @@ def read_engine_file(directory: Path, sidecar: Sidecar) -> bytes:
     Raises:
         ArtifactError: it is missing, truncated or changed.
     """
-    path, again = directory / FOLDER / sidecar.file, f"run: mlpdeploy build {directory} --force with the same options"
+    path, again = (
+        directory / FOLDER / sidecar.file,
+        f"run: mlpdeploy build {shlex.quote(str(directory))} --force with the same options",
+    )
     if not path.is_file():
         raise ArtifactError(f"{path} is missing", fix=again)
     with disk_errors(path):

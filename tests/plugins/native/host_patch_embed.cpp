@@ -7,15 +7,15 @@ using namespace mlpdeploy::cpu;
 namespace {
 
 bool check(PatchEmbed::Sizes const& sizes, bool normalized, long samples, long height, long width) {
-    auto w = random_weights({sizes.depth() * sizes.out_channels, sizes.out_channels, sizes.out_channels,
-                             sizes.out_channels});
+    auto w = random_weights(
+        {sizes.depth() * sizes.out_channels, sizes.out_channels, sizes.out_channels, sizes.out_channels});
     std::optional<PatchEmbed::Norm> norm;
     if (normalized) norm = {1e-5F, w[2].data(), w[3].data()};
     PatchEmbed const embed(KERNELS::kKernels, sizes, w[0].data(), w[1].data(), norm);
     std::vector<float> const x = random_floats(samples * sizes.channels * height * width);
     long const count = samples * sizes.out_channels * sizes.out_of(height) * sizes.out_of(width);
-    bool const same = reads_what_it_wrote(
-        count, [&](Host& host, float* y) { embed.run(host, x.data(), y, samples, height, width); });
+    bool const same =
+        reads_what_it_wrote(count, [&](Host& host, float* y) { embed.run(host, x.data(), y, samples, height, width); });
     if (!same) {
         std::printf("kernel %ld, stride %ld, %ld x %ld: what was never written is read\n", sizes.kernel, sizes.stride,
                     height, width);

@@ -61,9 +61,8 @@ void Downsample::run(Host& host, float const* x, float* y, long samples, long he
         for_each(host, samples * parts, [&](long task) {
             long const sample = task / parts;
             long const first = task % parts * step;
-            measure(k, x + (sample * pixels + first) * sizes_.channels, std::min(step, pixels - first),
-                    sizes_.channels, sizes_.channels,
-                    &moments[static_cast<std::size_t>(sample * chunks + first / k.chunk_rows)]);
+            measure(k, x + (sample * pixels + first) * sizes_.channels, std::min(step, pixels - first), sizes_.channels,
+                    sizes_.channels, &moments[static_cast<std::size_t>(sample * chunks + first / k.chunk_rows)]);
         });
     }
     long const count_of_task = std::max(1L, kTaskRows / out_width);  // lines of the output
@@ -72,10 +71,10 @@ void Downsample::run(Host& host, float const* x, float* y, long samples, long he
         long const sample = task / tasks;
         long const first = task % tasks * count_of_task;
         long const count = std::min(count_of_task, out_height - first);
-        Lines const lines{x + sample * pixels * sizes_.channels, height, width,
-                          epsilon_ ? merge(k, &moments[static_cast<std::size_t>(sample * chunks)], pixels,
-                                           sizes_.channels, *epsilon_)
-                                   : kNoNorm};
+        Lines const lines{
+            x + sample * pixels * sizes_.channels, height, width,
+            epsilon_ ? merge(k, &moments[static_cast<std::size_t>(sample * chunks)], pixels, sizes_.channels, *epsilon_)
+                     : kNoNorm};
         Scratch const rows(host, operand_floats(k, count * out_width, stride_));
         gather(lines, first, count, rows.get());
         float* const to = y + (sample * out_height + first) * out_width * sizes_.out_channels;
@@ -107,8 +106,8 @@ void Downsample::gather(Lines const& lines, long first, long count, void* rows) 
             for (long column = 0; column < kernel; ++column) {
                 long const x = 2 * out + column - padding;
                 bool const inside = y >= 0 && y < lines.height && x >= 0 && x < lines.width;
-                put(inside ? lines.x + (y * lines.width + x) * channels : zeros_.get(),
-                    inside ? lines.norm : kNoNorm, out, column, 1, 1);
+                put(inside ? lines.x + (y * lines.width + x) * channels : zeros_.get(), inside ? lines.norm : kNoNorm,
+                    out, column, 1, 1);
             }
         };
         bool const inside = y >= 0 && y < lines.height;

@@ -10,8 +10,8 @@ template <Operands Kind, bool Merging>
 class DownsampleKernel {
 public:
     static constexpr bool kInt8 = Kind == Operands::kInt8;
-    static constexpr char const* kName = Merging ? (kInt8 ? "PatchMergingInt8" : "PatchMergingBf16")
-                                                 : (kInt8 ? "DownsampleInt8" : "DownsampleBf16");
+    static constexpr char const* kName =
+        Merging ? (kInt8 ? "PatchMergingInt8" : "PatchMergingBf16") : (kInt8 ? "DownsampleInt8" : "DownsampleBf16");
     static constexpr Operands kOperands = Kind;
     static constexpr std::size_t kInputs = kInt8 ? 4 : 3;  // X, weights, bias and, for 8 bits, the weights' steps
     static int input_type(std::size_t i) { return i == 1 ? matrix_type(Kind) : ort::kFloat; }

@@ -9,8 +9,8 @@ constexpr char const* kDomain = "mlpdeploy";
 // and keep pointers into it.
 OrtCustomOpDomain* make_domain(mlpdeploy::cpu::ort::Table api) {
     using namespace mlpdeploy::cpu;
-    static ort::CustomOp const float_ops[] = {axial_shift_op(), cycle_op(), normalized_patch_embed_op(), patch_embed_op(),
-                                             permutator_op()};
+    static ort::CustomOp const float_ops[] = {axial_shift_op(), cycle_op(), normalized_patch_embed_op(),
+                                              patch_embed_op(), permutator_op()};
     static ort::CustomOp const int8_ops[] = {axial_shift_int8_op(), cycle_int8_op(), downsample_int8_op(),
                                              patch_merging_int8_op(), permutator_int8_op()};
     static ort::CustomOp const bfloat16_ops[] = {axial_shift_bf16_op(), cycle_bf16_op(), downsample_bf16_op(),

@@ -53,8 +53,7 @@ void PatchEmbed::run(Host& host, float const* x, float* y, long samples, long he
     for_each(host, samples * parts, [&](long task) {
         long const sample = task / parts;
         long const first = task % parts * step;
-        Statistics const norm =
-            merge(k, &moments[static_cast<std::size_t>(sample * chunks)], pixels, out, *epsilon_);
+        Statistics const norm = merge(k, &moments[static_cast<std::size_t>(sample * chunks)], pixels, out, *epsilon_);
         float* const at = y + (sample * pixels + first) * out;
         k.normalize_affine({at, out, std::min(step, pixels - first), out, at, out, {}}, norm.mean, norm.factor,
                            scale_.get(), offset_.get());

@@ -50,7 +50,7 @@ private:
 
     Kernels const* kernels_;
     Sizes sizes_;
-    long stride_;  // of the product's rows
+    long stride_;   // of the product's rows
     Floats zeros_;  // a line of the kernel
     Dense product_;
     std::optional<float> epsilon_;
