@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.axial_shift_block import bf16_factors
-from mlpdeploy.ops.int8 import Scale, int8_product, int8_round_trip_ref, round_trip, scale_attributes
+from mlpdeploy.ops.int8 import Scale, in_bytes, int8_product, int8_round_trip_ref, scale_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +35,7 @@ INT8_NAME = "DownsampleInt8"
 MERGING_BF16_NAME = "PatchMergingBf16"
 MERGING_INT8_NAME = "PatchMergingInt8"
 _UNIT = 32  # channels that the kernels read or write at once
+_TO_THE_END = 2**63 - 1
 
 
 def takes(weight_shape: tuple[int, ...]) -> bool:
@@ -57,18 +58,41 @@ def downsample_bf16_function(opset: int) -> onnx.FunctionProto:
     }}""")
 
 
-def downsample_int8_function(opset: int) -> onnx.FunctionProto:
-    """Return the ONNX function behind a node with a product of 8 bits."""
+def downsample_int8_function(kernel: int, opset: int) -> onnx.FunctionProto:
+    """Return the ONNX function behind a node with a product of 8 bits whose weight is (O, C, kernel, kernel).
+
+    A MatMul of the pixels that each output sees, of which ONNX Runtime makes a product of 8 bits. They are gathered as
+    bytes.
+    """
     from onnx import parser
 
+    around, behind = (kernel - 1) // 2, kernel - 1
+    taps = {f"ds_tap_{y}{x}": (y, x) for y in range(kernel) for x in range(kernel)}
+    # Every second pixel; the last one has as many behind it as the kernel still has.
+    gather = "\n      ".join(
+        f"""{tap}_from = Constant <value_ints = [{y}, {x}]> ()
+      {tap}_to = Constant <value_ints = [{y - behind or _TO_THE_END}, {x - behind or _TO_THE_END}]> ()
+      {tap} = Slice (ds_padded, {tap}_from, {tap}_to, ds_axes, ds_steps)"""
+        for tap, (y, x) in taps.items()
+    )
     return parser.parse_function(f"""
     <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
     {INT8_NAME} <{scale_attributes(["x"])}> (X, W, b, S) => (Y) {{
-      {_PADDED}
-      {round_trip("ds_padded", "x", "ds_x")}
-      ds_weight = DequantizeLinear <axis = 0> (W, S)
-      ds_y = Conv <strides = [2, 2]> (ds_x, ds_weight, b)
-      Y = Transpose <perm = [0, 2, 3, 1]> (ds_y)
+      {in_bytes("X", "x", "ds_x")}
+      ds_pads = Constant <value_ints = [0, {around}, {around}, 0, 0, {around}, {around}, 0]> ()
+      ds_padded = Pad (ds_x, ds_pads, ds_x_zero)
+      ds_axes = Constant <value_ints = [1, 2]> ()
+      ds_steps = Constant <value_ints = [2, 2]> ()
+      {gather}
+      ds_bytes = Concat <axis = 3> ({", ".join(taps)})
+      ds_rows = DequantizeLinear (ds_bytes, ds_x_step, ds_x_zero)
+      ds_by_pixel = Transpose <perm = [0, 2, 3, 1]> (W)
+      ds_flat = Constant <value_ints = [0, -1]> ()
+      ds_turned = Reshape (ds_by_pixel, ds_flat)
+      ds_matrix = Transpose <perm = [1, 0]> (ds_turned)
+      ds_weight = DequantizeLinear <axis = 1> (ds_matrix, S)
+      ds_sums = MatMul (ds_rows, ds_weight)
+      Y = Add (ds_sums, b)
     }}""")
 
 

@@ -168,8 +168,10 @@ class _Writer:
 
     def convert_downsample(self, node: ir.Node) -> None:
         """Replace a convolution between stages on rows."""
+        weight = array_of(node.inputs[1])
+        assert weight is not None
         put_rows(self._model, [node], self._downsample(node, downsample.INT8_NAME, node.inputs[0]))
-        add_function(self._model, downsample.downsample_int8_function(opset_of(self._model)))
+        add_function(self._model, downsample.downsample_int8_function(weight.shape[2], opset_of(self._model)))
 
     def _downsample(self, node: ir.Node, name: str, x: ir.Value | None) -> ir.Node:
         values = {"X": x, "W": node.inputs[1], "b": node.inputs[2]}

@@ -166,13 +166,14 @@ class Stride2:
 
     def model(self) -> bytes:
         attributes = self.scale.attributes("x") | ({"epsilon": EPSILON} if self.merging else {})
-        name, function = (
-            (downsample.MERGING_INT8_NAME, downsample.patch_merging_int8_function)
+        name = downsample.MERGING_INT8_NAME if self.merging else downsample.INT8_NAME
+        function = (
+            downsample.patch_merging_int8_function(OPSET)
             if self.merging
-            else (downsample.INT8_NAME, downsample.downsample_int8_function)
+            else downsample.downsample_int8_function(self.weights["W"].shape[2], OPSET)
         )
         node = helper.make_node(name, ["X", "W", "b", "S"], ["Y"], domain=DOMAIN, **attributes)
-        return model_of(node, function(OPSET), self.weights, self.out)
+        return model_of(node, function, self.weights, self.out)
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         weight, bias, steps = (torch.from_numpy(self.weights[name]).double() for name in ("W", "b", "S"))
