@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, DEVICE, JSON, THREADS
+from mlpdeploy.commands.options import ARTIFACT, CLASS_MAP, DEVICE, JSON, THREADS
 from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_and_write, show, steps
 from mlpdeploy.errors import MlpDeployError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.argument("directories", nargs=-1, required=True, type=ARTIFACT)
 @click.option("--data", required=True, type=ARTIFACT, help="A folder with one folder per class, or an .npz file.")
-@click.option("--class-map", type=ARTIFACT, help='JSON {"folder": class index}, where the names do not tell.')
+@CLASS_MAP
 @click.option(
     "--backend", "backends", metavar="NAME", multiple=True, help="Repeat for several.  [default: onnxruntime]"
 )

@@ -50,6 +50,9 @@ class Numbers(click.ParamType[Any]):
 
 
 ARTIFACT = click.Path(path_type=Path)
+CLASS_MAP = click.option(
+    "--class-map", type=ARTIFACT, help='JSON {"folder": class index}, where the names do not tell.'
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout instead of text.")
 THREADS = click.option("--threads", type=int, help="Threads of one run.  [default: all usable processors]")
 BACKEND = click.option(

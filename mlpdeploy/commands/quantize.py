@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
+from mlpdeploy.commands.options import ARTIFACT, CLASS_MAP, JSON, THREADS, calibration_options
 from mlpdeploy.console import RANDOM_NOTE, bar, megabytes, print_json, steps
 from mlpdeploy.errors import UsageError
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data", "labelled", type=ARTIFACT, help="Labelled images for --max-drop.  [default: count changed classes]"
 )
+@CLASS_MAP
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="[default: those of the float32 artifact]")
 @click.option("--no-verify", is_flag=True, help="Do not compare with PyTorch.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")
@@ -57,6 +58,7 @@ def quantize(
     max_drop: float | None,
     min_sqnr: float | None,
     labelled: Path | None,
+    class_map: Path | None,
     targets: tuple[str, ...],
     no_verify: bool,
     force: bool,
@@ -64,6 +66,7 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Make an artifact in half precision or INT8, and prove what it costs."""
+    from mlpdeploy.evaluation.classes import read_class_map
     from mlpdeploy.quant.mixed import analyse
     from mlpdeploy.quant.quantize import checked_source, quantize_artifact
     from mlpdeploy.quant.recipe import Recipe
@@ -82,7 +85,8 @@ def quantize(
         shared |= {"progress": say, "count": count}
         if goal is not None:
             cache = cache or Path(folder) / "calibration.json"
-            report = analyse(directory, recipe, cache=cache, labelled=labelled, goal=goal, **shared)
+            folders = None if class_map is None else read_class_map(class_map)
+            report = analyse(directory, recipe, cache=cache, labelled=labelled, class_map=folders, goal=goal, **shared)
             assert report.found is not None
             recipe = dataclasses.replace(recipe, keep=(*keep, *report.found.keep))
         manifest = quantize_artifact(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpdeploy.commands.options import ARTIFACT, JSON, THREADS, calibration_options
+from mlpdeploy.commands.options import ARTIFACT, CLASS_MAP, JSON, THREADS, calibration_options
 from mlpdeploy.console import RANDOM_NOTE, bar, plain_table, print_and_write, show, steps
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @calibration_options
 @click.option("--calibrator", metavar="NAME", help="minmax, percentile, entropy or mse.")
 @click.option("--data", "labelled", type=ARTIFACT, help="Labelled images to measure on.  [default: the calibration's]")
+@CLASS_MAP
 @click.option("--limit", "measured", default=256, show_default=True, help="Images that every variant is measured on.")
 @click.option("-o", "--output", type=ARTIFACT, help="Write the report as JSON.")
 @click.option("--plot", type=ARTIFACT, help="Write it as PNG.")
@@ -34,6 +35,7 @@ def sensitivity(
     skip_bad: bool,
     calibrator: Any,
     labelled: Path | None,
+    class_map: Path | None,
     measured: int,
     output: Path | None,
     plot: Path | None,
@@ -42,6 +44,7 @@ def sensitivity(
 ) -> None:
     """Rank a model's blocks by what INT8 costs in them: each one alone, and all but it."""
     from mlpdeploy.artifact import check_files
+    from mlpdeploy.evaluation.classes import read_class_map
     from mlpdeploy.quant.chart import write_report
     from mlpdeploy.quant.mixed import analyse
     from mlpdeploy.quant.recipe import Recipe
@@ -54,6 +57,7 @@ def sensitivity(
             images=images,
             cache=cache,
             labelled=labelled,
+            class_map=None if class_map is None else read_class_map(class_map),
             limit=measured,
             threads=threads,
             skip_bad=skip_bad,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def analyse(
     images: Images | None,
     cache: str | Path | None = None,
     labelled: str | Path | None = None,
+    class_map: Mapping[str, int] | None = None,
     goal: Goal | None = None,
     limit: int = DEFAULT_LIMIT,
     threads: int | None = None,
@@ -79,6 +80,7 @@ def analyse(
         cache: of the calibration.
         labelled: a folder with one folder per class, or an .npz file: the drop is then accuracy lost on them. Without
             it the drop is the share of the calibration images that change their class; no more can be lost on them.
+        class_map: {class folder: class index}, where names do not tell.
         goal: what has to be kept.
         limit: at most so many images are measured on.
         threads, skip_bad, progress, count: as in `quantize_artifact`.
@@ -94,7 +96,7 @@ def analyse(
         raise UsageError(f"a limit of {limit} images", "at least 1")
     source = open_source(directory)
     check_classifier(source.manifest, directory)
-    given = None if labelled is None else _labelled_images(source, directory, labelled, limit, skip_bad)
+    given = None if labelled is None else _labelled_images(source, directory, labelled, class_map, limit, skip_bad)
     calibration = calibration_for(source, recipe, images, cache, threads, skip_bad, say, count)
     assert calibration is not None
     batches, measured, labels = given or _calibration_images(source, images, limit, skip_bad)
@@ -127,11 +129,16 @@ def _calibration_images(source: Source, images: Images | None, limit: int, skip_
 
 
 def _labelled_images(
-    source: Source, directory: str | Path, labelled: str | Path, limit: int, skip_bad: bool
+    source: Source,
+    directory: str | Path,
+    labelled: str | Path,
+    class_map: Mapping[str, int] | None,
+    limit: int,
+    skip_bad: bool,
 ) -> _Measured:
     """Return labelled images that the model takes."""
     manifest, rows = source.manifest, _rows(source)
-    chosen = read_data(labelled, manifest.labels, int(manifest.outputs[0].shape[1])).limited(limit)
+    chosen = read_data(labelled, manifest.labels, int(manifest.outputs[0].shape[1]), class_map).limited(limit)
     preprocessing = None if chosen.raw else classifier_preprocessing(manifest, directory)
     tensors = [chosen.tensor(index, preprocessing) for index in range(len(chosen))]
     errors = [item for item in tensors if isinstance(item, ImageError)]

@@ -161,3 +161,23 @@ def test_wrong_requests(options: tuple[str, ...], message: str, exported: Path, 
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("command", ["sensitivity", "quantize"])
+def test_class_folders_in_doubt_are_told_by_a_map(command: str, exported: Path, images: Path, tmp_path: Path) -> None:
+    for index in range(7):
+        folder = tmp_path / "labelled" / f"{'zyxwvut'[index]}"
+        folder.mkdir(parents=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "0.png")
+    (tmp_path / "map.json").write_text(json.dumps({letter: index for index, letter in enumerate("zyxwvut")}))
+    words = [command, exported, "--calibration-data", images, "--data", tmp_path / "labelled"]
+    words += (
+        ["--precision", "int8", "--max-drop", "100", "--no-verify", "-o", tmp_path / "out"]
+        if command == "quantize"
+        else []
+    )
+    refused = run(*words)
+    assert refused.exit_code == 2 and "--class-map" in refused.stderr
+    done = run(*words, "--class-map", tmp_path / "map.json")
+    assert done.exit_code == 0, done.output
