@@ -165,18 +165,15 @@ def test_wrong_requests(options: tuple[str, ...], message: str, exported: Path, 
 
 @pytest.mark.parametrize("command", ["sensitivity", "quantize"])
 def test_class_folders_in_doubt_are_told_by_a_map(command: str, exported: Path, images: Path, tmp_path: Path) -> None:
-    for index in range(7):
-        folder = tmp_path / "labelled" / f"{'zyxwvut'[index]}"
+    for index, letter in enumerate("zyxwvu"):  # of seven classes
+        folder = tmp_path / "labelled" / letter
         folder.mkdir(parents=True)
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "0.png")
-    (tmp_path / "map.json").write_text(json.dumps({letter: index for index, letter in enumerate("zyxwvut")}))
+    (tmp_path / "map.json").write_text(json.dumps({letter: index for index, letter in enumerate("zyxwvu")}))
     words = [command, exported, "--calibration-data", images, "--data", tmp_path / "labelled"]
-    words += (
-        ["--precision", "int8", "--max-drop", "100", "--no-verify", "-o", tmp_path / "out"]
-        if command == "quantize"
-        else []
-    )
+    if command == "quantize":
+        words += ["--precision", "int8", "--max-drop", "100", "--no-verify", "-o", tmp_path / "out"]
     refused = run(*words)
     assert refused.exit_code == 2 and "--class-map" in refused.stderr
     done = run(*words, "--class-map", tmp_path / "map.json")
