@@ -74,6 +74,8 @@ class Commands(click.Group):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _tell  # type: ignore[assignment]
+                # Pillow's, of pictures that are refused with our own words.
+                warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
                 return super().invoke(ctx)
         except MlpDeployError as error:
             click.echo(f"mlpdeploy: {error}", err=True)

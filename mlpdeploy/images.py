@@ -8,6 +8,8 @@ import io
 import math
 import os
 import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000  # 64 megapixels are 192 MB once decoded
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+# Of pictures that are not read.
+_FOREIGN = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".tga", ".dng", ".cr2", ".nef", ".arw"})
 COLOR_ORDERS = {"RGB": 3, "L": 1}  # -> channels
 # The formats that Pillow may try. The list keeps out the plugins that start other programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -289,11 +293,17 @@ def _images_under(folder: Path) -> list[Path]:
         raise UsageError(f"{error.filename} cannot be listed ({error.strerror})", fix="make it readable")
 
     found: list[Path] = []
+    foreign: Counter[str] = Counter()
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [Path(root, name) for name in shown if name.lower().endswith(SUFFIXES)]
+        foreign.update(suffix for suffix in (Path(name).suffix.lower() for name in shown) if suffix in _FOREIGN)
     if not found:
         raise UsageError(f"{folder} holds no image", f"files that end in {', '.join(SUFFIXES)}")
+    if foreign:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
+        warnings.warn(f"pictures in {folder} that are not read: {kinds}", stacklevel=4)
     return sorted(found)
 
 

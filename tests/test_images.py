@@ -623,6 +623,12 @@ def touch(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def test_pictures_of_other_kinds_are_told(tmp_path):
+    touch(tmp_path, "d/a.png", "d/b.AVIF", "d/sub/c.heic", "d/sub/d.avif", "d/notes.txt", "d/._b.avif")
+    with pytest.warns(UserWarning, match=r"that are not read: 2 \.avif, 1 \.heic"):
+        assert find_images(tmp_path / "d") == [tmp_path / "d" / "a.png"]
+
+
 def test_find_images_takes_files_as_given_and_expands_folders(tmp_path):
     touch(tmp_path, "d/b.JPG", "d/a.png", "d/sub/c.tiff", "d/notes.txt", "d/._a.png", "d/.hidden/x.jpg", "d/model.onnx")
     (odd,) = touch(tmp_path, "z.unknown")

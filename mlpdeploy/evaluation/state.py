@@ -172,13 +172,13 @@ def open_state(folder: Path | None, data: DataIdentity) -> Iterator[State]:
     folder = Path(os.path.abspath(folder))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "a folder for --resume")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE_NAME).exists():
-        raise UsageError(f"{folder} holds something else", "an empty folder, or one that --resume made")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder) as mine:
         if not mine:
             raise UsageError(f"another process is at work in {folder}", "a folder for each evaluation")
+        if any(folder.iterdir()) and not (folder / FILE_NAME).exists():
+            raise UsageError(f"{folder} holds something else", "an empty folder, or one that --resume made")
         state = _read(folder, data) if (folder / FILE_NAME).exists() else State(folder, data, [])
         state.write()
         yield state

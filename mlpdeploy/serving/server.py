@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import signal
@@ -224,6 +225,8 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     except OSError as error:
         listener.close()
         fix = f"stop what listens there, or give another one: {option}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            fix = "give an address of this machine: --host"
         raise MlpDeployError(f"port {port} on {host} cannot be used ({error.strerror})", fix=fix) from error
     listener.setblocking(False)
     return listener
