@@ -40,7 +40,10 @@ class WorkerProcess:
             self.slots += [Slot() for _ in range(SLOTS)]
             descriptors = [theirs.fileno(), *(slot.descriptor for slot in self.slots)]
             self._process = subprocess.Popen(
-                [*command, *map(str, descriptors)], pass_fds=descriptors, stdin=subprocess.DEVNULL
+                [*command, *map(str, descriptors)],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server, which ends it
             )
         except BaseException:
             self._socket.close()

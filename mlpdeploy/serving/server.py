@@ -106,6 +106,18 @@ class Server:
         Raises:
             MlpDeployError: a port is taken, or a model cannot be loaded.
         """
+        signals = contextlib.ExitStack()
+        signals.enter_context(self._signals(on_reload))
+        with signals:
+            await self._run(on_ready, on_reload, signals)
+
+    async def _run(
+        self,
+        on_ready: Callable[[Addresses], None],
+        on_reload: Callable[[list[Reloaded]], None],
+        signals: contextlib.ExitStack,
+    ) -> None:
+        """Serve; `signals` is closed before the end, so that a second Ctrl-C does not wait for it."""
         from mlpdeploy.serving.app import Application
         from mlpdeploy.serving.protocol.classify import Decoder
         from mlpdeploy.serving.protocol.grpc_service import make_server
@@ -125,18 +137,18 @@ class Server:
         await grpc_server.start()
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         try:
-            with self._signals(on_reload):
-                if await self._start():
-                    gc.collect()
-                    gc.freeze()  # what the server is made of is not looked through again while it answers
-                    host = f"[{options.host}]" if ":" in options.host else options.host
-                    scheme = "http" if tls is None else "https"
-                    http_url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-                    on_ready(Addresses(http_url, f"{host}:{grpc_port}"))
-                    if self.watch_seconds:
-                        self._spawn(self._watch(on_reload))
-                    await self._stop.wait()
+            if await self._start():
+                gc.collect()
+                gc.freeze()  # what the server is made of is not looked through again while it answers
+                host = f"[{options.host}]" if ":" in options.host else options.host
+                scheme = "http" if tls is None else "https"
+                http_url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+                on_ready(Addresses(http_url, f"{host}:{grpc_port}"))
+                if self.watch_seconds:
+                    self._spawn(self._watch(on_reload))
+                await self._stop.wait()
         finally:
+            signals.close()
             self.state.draining = True
             for task in self._tasks:
                 task.cancel()

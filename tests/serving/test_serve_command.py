@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -300,3 +301,45 @@ def test_requests_that_are_here_are_answered_before_the_end(exported: Path, tmp_
             thread.join()
         assert server.process.wait(20) == 0
     assert answers == [200, 200, 200]
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4])
+def test_ctrl_c_while_a_worker_starts_is_quiet(exported: Path, seconds: float) -> None:
+    """A terminal sends it to all of its processes."""
+    command = [sys.executable, "-m", "mlpdeploy", "serve", str(exported), "--http-port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for(lambda: children(process.pid))
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in said and "never awaited" not in said
+
+
+def test_ctrl_c_before_there_is_a_worker_is_quiet(exported: Path) -> None:
+    code = (
+        "import os, signal, mlpdeploy.serving.protocol.grpc_service as service\n"
+        "make = service.make_server\n"
+        "def interrupted(*arguments):\n"
+        "    made = make(*arguments)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return made\n"
+        "service.make_server = interrupted\n"
+        "from mlpdeploy.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "serve", str(exported), "--http-port", "0", "--grpc-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr and "never awaited" not in done.stderr
