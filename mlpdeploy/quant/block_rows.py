@@ -34,13 +34,16 @@ def has_blocks(model: ir.Model) -> bool:
 
 def is_merging(node: ir.Node) -> bool:
     """Return whether a node is the convolution that `merge_patches` makes, of sizes that the kernel takes."""
-    before = [operator.op_type for operator in norm_before(node)]
-    return _halves(node) and before == ["Reshape", "InstanceNormalization", "Reshape"]
+    return _halves(node) and _is_norm(norm_before(node))
 
 
 def is_downsample(node: ir.Node) -> bool:
     """Return whether a node is a convolution of stride 2 on rows that were turned, of sizes that the kernel takes."""
     return _halves(node) and _rows_of(node.inputs[0]) is not None
+
+
+def _is_norm(nodes: list[ir.Node]) -> bool:
+    return [node.op_type for node in nodes] == ["Reshape", "InstanceNormalization", "Reshape"]
 
 
 def _halves(node: ir.Node) -> bool:
@@ -68,7 +71,8 @@ def norm_before(node: ir.Node) -> list[ir.Node]:
     """Return the three nodes before one, the nearest last, as far as nothing else uses what they compute."""
     found: list[ir.Node] = []
     while len(found) < 3:
-        value = (found[0] if found else node).inputs[0]
+        reader = found[0] if found else node
+        value = reader.inputs[0] if reader.inputs else None
         producer = None if value is None else value.producer()
         if producer is None or len(producer.outputs[0].uses()) != 1:
             break
@@ -139,7 +143,7 @@ def embed_patches(model: ir.Model) -> None:
             continue
         last = turn.inputs[0].producer()
         norm = None if last is None else norm_before(last)
-        if norm is not None and [node.op_type for node in norm] == ["Reshape", "InstanceNormalization", "Reshape"]:
+        if norm is not None and _is_norm(norm):
             assert last is not None and norm[0].inputs[0] is not None
             _embed(model, norm[0].inputs[0].producer(), turn, last, norm[1])
         else:
