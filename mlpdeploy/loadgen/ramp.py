@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 from collections.abc import Callable
@@ -53,12 +54,18 @@ class Ramp:
 
 
 async def find_knee(
-    target: Target, options: LoadOptions, ramp: RampOptions, tell: Callable[[str], None] = lambda text: None
+    target: Target,
+    options: LoadOptions,
+    ramp: RampOptions,
+    tell: Callable[[str], None] = lambda text: None,
+    stop: asyncio.Event | None = None,
 ) -> Ramp:
     """Return the steps of a ramp: first by a factor each, then between the last good rate and the first bad one.
 
+    `stop` ends it early, with the steps that are whole and without a knee.
+
     Raises:
-        LoadError: one client alone gets no answer.
+        LoadError: one client alone gets no answer, or it was stopped before one step was whole.
         UsageError: the first step would have too few requests to judge.
     """
     least_rate = LEAST_REQUESTS / options.duration_s
@@ -68,8 +75,9 @@ async def find_knee(
             f"at least {LEAST_REQUESTS} requests in a step",
             "raise --rate or --duration",
         )
+    stop = stop or asyncio.Event()
     alone = await closed_loop(
-        target, dataclasses.replace(options, clients=1, duration_s=min(options.duration_s, ALONE_SECONDS))
+        target, dataclasses.replace(options, clients=1, duration_s=min(options.duration_s, ALONE_SECONDS)), stop
     )
     if not alone.answered:
         kinds = ", ".join(alone.errors)
@@ -80,7 +88,13 @@ async def find_knee(
     found: dict[float, tuple[Step, str]] = {}
 
     async def good(rate: float) -> bool:
-        step = await open_loop(target, options, rate)
+        try:
+            step = await open_loop(target, options, rate, stop)
+        except LoadError:
+            if not stop.is_set():
+                raise
+        if stop.is_set():
+            return False
         verdict = too_much(step, limit_ms, ramp.error_limit)
         found[rate] = step, verdict
         p99 = f"p99 {step.latency_ms['p99']:.1f} ms" if step.latency_ms else "no answer"
@@ -89,7 +103,7 @@ async def find_knee(
 
     rate = ramp.start_rate or max(least_rate, alone.throughput / 2)
     below, above = 0.0, math.inf
-    while rate >= least_rate and len(found) < MOST_STEPS:
+    while rate >= least_rate and len(found) < MOST_STEPS and not stop.is_set():
         if await good(rate):
             below, rate = rate, rate * ramp.factor
         else:
@@ -98,14 +112,20 @@ async def find_knee(
             break
     for _ in range(ramp.refinements if below and math.isfinite(above) else 0):
         middle = math.sqrt(below * above)
+        if stop.is_set():
+            break
         if await good(middle):
             below = middle
         else:
             above = middle
+    if not found:
+        raise LoadError("stopped before a step was measured")
     rates = sorted(found)
     reason = found[above][1] if above in found else f"nothing after {MOST_STEPS} steps"
     if above in found and found[above][0].notes:
         reason += "; " + "; ".join(found[above][0].notes)
+    if stop.is_set():
+        below, reason = 0.0, "stopped before the knee was known"
     return Ramp(
         alone=alone,
         steps=tuple(found[rate][0] for rate in rates),

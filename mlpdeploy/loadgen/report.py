@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -96,15 +99,16 @@ def run_load(
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     async def work() -> tuple[dict[str, Any], Step | None, Ramp | None]:
-        target = _target(address, options)
+        target, stop = _target(address, options), asyncio.Event()
         try:
             known = await target.prepare(options)
             tell(f"{known['model'] or 'the default model'} at {address.authority} over {address.protocol} is ready")
-            if ramp is not None:
-                return known, None, await find_knee(target, options, ramp, tell)
-            if options.rate is not None:
-                return known, await open_loop(target, options, options.rate), None
-            return known, await closed_loop(target, options), None
+            with _stopped_by_interrupt(stop, tell):
+                if ramp is not None:
+                    return known, None, await find_knee(target, options, ramp, tell, stop)
+                if options.rate is not None:
+                    return known, await open_loop(target, options, options.rate, stop), None
+                return known, await closed_loop(target, options, stop), None
         finally:
             await target.close()
 
@@ -112,6 +116,28 @@ def run_load(
     asked = {key: value for key, value in dataclasses.asdict(options).items() if key != "api_key"}
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
     return LoadReport(began, git_commit(), machine(), address, known, asked, step, found)
+
+
+@contextmanager
+def _stopped_by_interrupt(stop: asyncio.Event, tell: Callable[[str], None]) -> Iterator[None]:
+    """Have the first Ctrl-C stop the load, whose report then comes, and the next one end the program."""
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+
+    def first() -> None:
+        tell("stopping: what was measured until now is reported")
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, first)
+    except (NotImplementedError, RuntimeError, ValueError):  # no such signals, or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
 
 def _target(address: Address, options: LoadOptions) -> Target:

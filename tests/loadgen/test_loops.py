@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -242,3 +243,33 @@ def test_http_needs_no_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("load", [[], ["--rate", "40"], ["--ramp"]], ids=["closed", "open", "ramp"])
+def test_ctrl_c_reports_what_was_measured(stub: Stub, tmp_path: Path, load: list[str]) -> None:
+    stub.delay_s = 0.005
+    url = f"http://127.0.0.1:{stub.http_port}"
+    seconds = "1" if "--ramp" in load else "60"
+    command = [sys.executable, "-m", "mlpdeploy", "load", url, "--duration", seconds, "--warmup", "0.2", *load]
+    with subprocess.Popen(
+        [*command, "-o", str(tmp_path / "report.json")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said: list[str] = []
+        while not any(("requests/s:" if "--ramp" in load else "is ready") in line for line in said):
+            said.append(process.stderr.readline())
+            assert said[-1], said
+        time.sleep(0.0 if "--ramp" in load else 2.0)
+        process.send_signal(signal.SIGINT)
+        said += process.stderr.readlines()
+    assert process.returncode == 0, said
+    assert any("stopping" in line for line in said) and not any("Traceback" in line for line in said)
+    report = json.loads((tmp_path / "report.json").read_text())
+    if "--ramp" in load:
+        assert report["ramp"]["steps"] and report["ramp"]["knee"] is None
+        assert "stopped" in report["ramp"]["reason"]
+    else:
+        assert 1.0 < report["step"]["seconds"] < 5.0
+        assert report["step"]["answered"] > 20
+        rate = report["step"]["answered"] / report["step"]["seconds"]
+        assert report["step"]["throughput"] == pytest.approx(rate, rel=0.2)
