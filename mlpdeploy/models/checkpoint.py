@@ -46,6 +46,11 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[StateDict
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", "a .pth or .safetensors file")
+    kind = _other_kind(path)
+    if kind:
+        raise CheckpointError(
+            f"{path.name} is {kind}", "a state dict", "where it was made: torch.save(model.state_dict(), 'weights.pth')"
+        )
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state, wrapper, wrappers = _unwrap(loaded, key)
     if not state:
@@ -100,11 +105,6 @@ _STAND_INS = {
 
 
 def _read_pickle(path: Path) -> Any:
-    kind = _other_kind(path)
-    if kind:
-        raise CheckpointError(
-            f"{path.name} is {kind}", "a state dict", "where it was made: torch.save(model.state_dict(), 'weights.pth')"
-        )
     try:
         with torch.serialization.safe_globals([(kind, name) for name, kind in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -126,9 +126,12 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _other_kind(path: Path) -> str:
-    """Return what a file is that is often taken for a checkpoint, or an empty string."""
-    with path.open("rb") as file:
-        start = file.read(64)
+    """Return what a file is that is often taken for a checkpoint, or an empty string, also where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
     if start.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, without the file that it points to (git lfs pull)"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):

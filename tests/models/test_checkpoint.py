@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -141,18 +142,32 @@ def test_what_is_taken_for_a_checkpoint_is_called_by_its_name(tmp_path: Path) ->
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "program.pt2")
     np.savez(tmp_path / "arrays.npz", a=np.zeros(2))
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    shutil.copyfile(tmp_path / "lfs.pth", tmp_path / "lfs.safetensors")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
     for name, words in (
         ("script.pt", "a TorchScript program; wanted a state dict"),
         ("program.pt2", "a program of torch.export"),
         ("arrays.npz", "an archive of numpy arrays"),
         ("lfs.pth", "a pointer of Git LFS"),
+        ("lfs.safetensors", "a pointer of Git LFS"),
         ("page.pth", "a web page"),
     ):
         with pytest.raises(CheckpointError, match=f"{name} is {words}"):
             read_checkpoint(tmp_path / name)
     torch.save({"epoch": 3}, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match="holds no tensors, only epoch"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(STATE, tmp_path / "c.pth")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(CheckpointError, match=r"c\.pth is truncated or is not a PyTorch checkpoint"):
         read_checkpoint(tmp_path / "c.pth")
 
 
