@@ -6,11 +6,10 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from one_node import OPSET, model_of, run
+from onnx import helper
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.downsample import (
@@ -21,7 +20,6 @@ from mlpdeploy.ops.downsample import (
     patch_merging_bf16_function,
 )
 
-OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: some operands lie so near to the middle between two that float32 decides.
 TOLERANCE = 2e-3
@@ -39,30 +37,16 @@ class Downsample:
     def __init__(self, channels: int, out_channels: int, kernel: int = 2, *, merging: bool = False) -> None:
         rng = np.random.default_rng(channels)
         weight = rng.standard_normal((out_channels, channels, kernel, kernel)) / (channels**0.5 * kernel)
-        self.channels, self.out_channels, self.merging = channels, out_channels, merging
+        self.out_channels, self.merging = out_channels, merging
         self.weight = weight.astype(ml_dtypes.bfloat16)
         self.bias = rng.standard_normal(out_channels).astype(np.float32)
 
     def run(self, x: np.ndarray, library: Path | None, threads: int = 1) -> np.ndarray:
         name, attributes = (MERGING_BF16_NAME, {"epsilon": EPSILON}) if self.merging else (BF16_NAME, {})
         node = helper.make_node(name, ["X", "W", "b"], ["Y"], domain=DOMAIN, **attributes)
-        graph = helper.make_graph(
-            [node],
-            "downsample",
-            [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", "h", "w", self.channels])],
-            [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "p", "q", self.out_channels])],
-            [numpy_helper.from_array(self.weight, "W"), numpy_helper.from_array(self.bias, "b")],
-        )
-        imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         function = patch_merging_bf16_function if self.merging else downsample_bf16_function
-        model = helper.make_model(graph, opset_imports=imports, functions=[function(OPSET)], ir_version=10)
-        onnx.checker.check_model(model)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return session.run(None, {"X": x})[0]
+        model = model_of(node, function(OPSET), {"W": self.weight, "b": self.bias}, self.out_channels)
+        return run(model, x, library, threads)
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         tensors = (torch.from_numpy(np.asarray(array, np.float64)) for array in (x, self.weight, self.bias))

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from one_node import OPSET, model_of, run
+from onnx import helper
 from shift_cases import shift_cases
 
 from mlpdeploy.ops import downsample
@@ -27,7 +26,6 @@ from mlpdeploy.ops.axial_shift_block import (
 )
 from mlpdeploy.ops.int8 import Scale
 
-OPSET = 21
 EPSILON = 1e-5
 # Relative to the largest result: a float's last bit decides which way some operands are rounded, by a whole step.
 TOLERANCE = 2e-2
@@ -83,29 +81,6 @@ class Block:
         weights = {name: torch.from_numpy(array).double() for name, array in self.weights.items()}
         y = axial_shift_block_int8_ref(torch.from_numpy(x).double(), weights, self.scales, self.spec, EPSILON)
         return np.asarray(y)
-
-
-def model_of(node: onnx.NodeProto, function: onnx.FunctionProto, constants: dict[str, np.ndarray], out: int) -> bytes:
-    """Return a model of one node on rows of any image; `out` is the number of its output's channels."""
-    values = [
-        helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", "h", "w", "c"]),
-        helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "h2", "w2", out]),
-    ]
-    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph([node], "block", values[:1], values[1:], initializers)
-    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def run(model: bytes, x: np.ndarray, library: Path | None, threads: int = 1) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"X": x})[0]
 
 
 def image(seed: int, *shape: int) -> np.ndarray:

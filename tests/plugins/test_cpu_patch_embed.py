@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from one_node import OPSET, model_of, run
+from onnx import helper
 
 from mlpdeploy.ops.axial_shift import DOMAIN
 from mlpdeploy.ops.patch_embed import (
@@ -20,7 +19,6 @@ from mlpdeploy.ops.patch_embed import (
     patch_embed_ref,
 )
 
-OPSET = 21
 EPSILON = 1e-5
 # (kernel, stride, padding, (N, C, H, W), outputs)
 CASES = [
@@ -42,7 +40,7 @@ class Embedding:
     def __init__(self, kernel: int, stride: int, padding: int, channels: int, out: int, normalized: bool) -> None:
         rng = np.random.default_rng(kernel + out)
         self.attributes = {"stride": stride, "padding": padding}
-        self.channels, self.out, self.normalized = channels, out, normalized
+        self.out, self.normalized = out, normalized
         weight = rng.standard_normal((out, channels, kernel, kernel)) / (kernel * channels**0.5)
         arrays = {"W": weight, "b": rng.standard_normal(out)}
         if normalized:
@@ -55,26 +53,8 @@ class Embedding:
             name, function = NORMALIZED_NAME, normalized_patch_embed_function
             attributes["epsilon"] = EPSILON
         node = helper.make_node(name, ["X", *self.weights], ["Y"], domain=DOMAIN, **attributes)
-        graph = helper.make_graph(
-            [node],
-            "embedding",
-            [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", self.channels, "h", "w"])],
-            [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "p", "q", self.out])],
-            [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-            functions=[function(self.attributes["stride"], self.attributes["padding"], OPSET)],
-            ir_version=10,
-        )
-        onnx.checker.check_model(model)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return session.run(None, {"X": x})[0]
+        made = function(self.attributes["stride"], self.attributes["padding"], OPSET)
+        return run(model_of(node, made, self.weights, self.out), x, library, threads)
 
     def expected(self, x: np.ndarray) -> np.ndarray:
         weight, bias, *affine = (torch.from_numpy(array).double() for array in self.weights.values())
