@@ -28,7 +28,7 @@ from mlpdeploy.quant.quantize import quantize_artifact
 from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import openvino as backend
 
-MODELS = ("asmlp_t", "vip_s7")
+MODELS = ("asmlp_t", "vip_s7", "cyclemlp_b2")
 BATCHES = (1, 8)
 BASELINE = "torch eager"
 CALIBRATION_IMAGES = 16  # random ones: the speed does not depend on the ranges

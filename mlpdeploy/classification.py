@@ -166,11 +166,9 @@ def top_classes(logits: np.ndarray, labels: Sequence[str], top: int) -> list[tup
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis, of one logit beside a zero its sigmoid; logits: (N, K) float64."""
-    largest = logits.max(axis=1, keepdims=True)
+    """Return the softmax over the last axis, of one logit that beside a zero: its sigmoid; logits: (N, K) float64."""
     if logits.shape[1] == 1:
-        largest = np.maximum(largest, 0)
-        return np.asarray(np.exp(logits - largest) / (np.exp(logits - largest) + np.exp(-largest)))
-    powers = np.exp(logits - largest)
+        return _softmax(np.pad(logits, ((0, 0), (0, 1))))[:, :1]
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

@@ -50,7 +50,7 @@ class CandidateIdentity:
     Attributes:
         name: of the artifact.
         backend, device: who computes, and where.
-        manifest_sha256: of the artifact's manifest, which covers weights and preprocessing.
+        manifest_sha256: `Manifest.identity`, which covers weights and preprocessing.
         versions: of the packages that the numbers depend on.
     """
 

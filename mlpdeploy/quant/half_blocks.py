@@ -4,9 +4,9 @@ AS-MLP before: `mlpdeploy::AxialShiftBlock` on planes (N, C, H, W), and between 
 After: `mlpdeploy::AxialShiftBlockBf16` and `PatchMergingBf16` on rows (N, H, W, C), one behind the other, with a
 Transpose where the rows begin and end. Vision Permutator's `PermutatorBlock` and CycleMLP's `CycleBlock`, on rows
 anyway, become `PermutatorBlockBf16` and `CycleBlockBf16`, and the convolutions between their stages `DownsampleBf16`.
-Their matrices are bfloat16 and their products round the
-other factor to it; sums, statistics and what is added up stay float32. The functions behind the nodes do the same
-roundings in float32, so the file means the same without the kernels, but is no faster then.
+Their matrices are bfloat16 and their products round the other factor to it; sums, statistics and what is added up stay
+float32. The functions behind the nodes do the same roundings in float32, so the file means the same without the
+kernels, but is no faster then.
 """
 
 from __future__ import annotations
