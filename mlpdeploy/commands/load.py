@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--rows", default=1, show_default=True, help="Of each request.")
 @click.option("--image", type=ARTIFACT, help="Send this picture to /v1/classify instead of tensors.")
 @click.option("--image-size", type=ImageSize(), help="Where the model leaves it open.  [default: 224]")
+@click.option("--shared-memory", is_flag=True, help="Leave the tensors where a server on this machine finds them.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds after which a request has failed.")
 @click.option("--connections", type=int, help="At most so many at once with --rate or --ramp.  [default: 512]")
 @click.option("--ramp", is_flag=True, help="Raise the rate to the knee, beginning at --rate.")
@@ -73,6 +74,7 @@ def load(url: str, output: Path | None, plot: Path | None, as_json: bool, **aske
         image=asked["image"],
         height_width=size or (224, 224),
         timeout_s=asked["timeout"],
+        shared_memory=asked["shared_memory"],
         seed=asked["seed"],
         api_key=_read_key(asked["api_key_file"]),
         ca_file=asked["ca_cert"],

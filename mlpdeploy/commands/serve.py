@@ -41,6 +41,7 @@ ENGINES = ("local", "ray")
 @click.option("--api-key-file", type=FILE, help="Keys, one a line, of which requests must show one.")
 @click.option("--tls-cert", type=FILE, help="PEM certificate chain, for REST and gRPC.")
 @click.option("--tls-key", type=FILE, help="Its key.")
+@click.option("--shared-memory", is_flag=True, help="Let clients on this machine leave tensors in shared memory.")
 @click.option("--access-log", type=FILE, help="Append a JSON line for each request.  [default: stderr]")
 @click.option("--no-access-log", is_flag=True, help="Write no line for each request.")
 @BACKEND
@@ -71,6 +72,7 @@ def serve(
     api_key_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    shared_memory: bool,
     access_log: Path | None,
     no_access_log: bool,
     backend: str | None,
@@ -123,6 +125,7 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         drain_seconds=drain_seconds,
+        shared_memory=shared_memory,
     )
     with contextlib.ExitStack() as stack:
         log = None if no_access_log else sys.stderr

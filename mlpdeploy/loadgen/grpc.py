@@ -9,6 +9,7 @@ from typing import Any
 from mlpdeploy.env import require
 from mlpdeploy.errors import UsageError
 from mlpdeploy.loadgen.options import Address, LoadOptions
+from mlpdeploy.loadgen.shared import SharedInputs
 from mlpdeploy.loadgen.target import (
     LoadError,
     RequestError,
@@ -23,8 +24,10 @@ from mlpdeploy.loadgen.wire import (
     grpc_index,
     grpc_metadata,
     grpc_metadata_request,
+    grpc_register_request,
     grpc_request,
     grpc_shapes,
+    grpc_unregister_request,
 )
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -76,7 +79,7 @@ class GrpcTarget(Target):
         except self._grpc.aio.AioRpcError as error:
             raise RequestError(error.code().name) from error
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def prepare(self, options: LoadOptions) -> dict[str, Any]:
@@ -88,9 +91,19 @@ class GrpcTarget(Target):
         metadata = await self._read("ModelMetadata", asked, grpc_metadata)
         names = tuple(spec.name for spec in metadata.outputs)
         feeds = random_inputs(metadata, options)
-        self.requests = [grpc_request(model, options.version, feed, names) for feed in feeds]
+        places = await self.share(feeds, options)
+        self.requests = [
+            grpc_request(model, options.version, feed, names, place) for feed, place in zip(feeds, places, strict=True)
+        ]
         check_answer(await self._read("ModelInfer", self.requests[0], grpc_shapes), metadata, options.rows)
         return described(metadata)
+
+    async def _register(self, shared: SharedInputs) -> None:
+        request = grpc_register_request(shared.key, shared.key, shared.byte_size)
+        await self._read("SystemSharedMemoryRegister", request, bytes)
+
+    async def _unregister(self, shared: SharedInputs) -> None:
+        await self._read("SystemSharedMemoryUnregister", grpc_unregister_request(shared.key), bytes)
 
     async def _read(self, method: str, request: bytes, read: Callable[[bytes], Any]) -> Any:
         """Return what `read` finds in the answer to a call that has to succeed."""

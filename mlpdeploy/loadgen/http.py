@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.loadgen.options import Address, LoadOptions
+from mlpdeploy.loadgen.shared import SharedInputs
 from mlpdeploy.loadgen.target import (
     LoadError,
     RequestError,
@@ -194,7 +195,7 @@ class HttpTarget(Target):
         if answer.status != 200:
             raise RequestError(f"HTTP {answer.status}")
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         for connection in self._connections:
             connection.close()
 
@@ -234,8 +235,9 @@ class HttpTarget(Target):
             raise LoadError(f"the server's metadata cannot be read ({error})", "the v2 protocol") from error
         names = tuple(spec.name for spec in metadata.outputs)
         self.requests = []
-        for feeds in random_inputs(metadata, options):
-            body, head_bytes = rest_request(feeds, names)
+        feeds = random_inputs(metadata, options)
+        for feed, places in zip(feeds, await self.share(feeds, options), strict=True):
+            body, head_bytes = rest_request(feed, names, places)
             headers = f"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {head_bytes}\r\n"
             self.requests.append(self._bytes_of("POST", f"{path}/infer", body, headers))
         answer = await self._good(self.requests[0], "a first request")
@@ -246,6 +248,18 @@ class HttpTarget(Target):
             raise LoadError(f"the first answer cannot be read ({error})", "the v2 protocol") from error
         check_answer(shapes, metadata, options.rows)
         return described(metadata)
+
+    async def _register(self, shared: SharedInputs) -> None:
+        body = json.dumps({"key": shared.key, "offset": 0, "byte_size": shared.byte_size}).encode()
+        await self._region(shared, "register", body)
+
+    async def _unregister(self, shared: SharedInputs) -> None:
+        await self._region(shared, "unregister", b"{}")
+
+    async def _region(self, shared: SharedInputs, call: str, body: bytes) -> None:
+        path = f"/v2/systemsharedmemory/region/{shared.key}/{call}"
+        request = self._bytes_of("POST", path, body, "Content-Type: application/json\r\n")
+        await self._good(request, "shared memory")
 
     async def _prepare_classify(self, options: LoadOptions) -> dict[str, Any]:
         assert options.image is not None

@@ -87,6 +87,7 @@ class LoadOptions:
         seed: of inputs and arrivals.
         api_key: sent as `Authorization: Bearer`; empty for none.
         ca_file: certificates that TLS trusts; None for the system's.
+        shared_memory: leave the inputs in shared memory of this machine, where the server reads them.
     """
 
     model: str = ""
@@ -104,6 +105,7 @@ class LoadOptions:
     seed: int = 0
     api_key: str = ""
     ca_file: Path | None = None
+    shared_memory: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what cannot be."""
@@ -120,6 +122,8 @@ class LoadOptions:
             raise UsageError(f"unknown arrivals {self.arrivals!r}", fix=closest(self.arrivals, get_args(Arrivals)))
         if self.image is not None and self.rows != 1:
             raise UsageError(f"{self.rows} rows of a picture", "one row, which is what /v1/classify takes")
+        if self.image is not None and self.shared_memory:
+            raise UsageError("a picture in shared memory", "tensors", "leave --image or --shared-memory out")
 
 
 @dataclass(frozen=True)

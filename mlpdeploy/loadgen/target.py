@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.loadgen.options import LoadOptions
+from mlpdeploy.loadgen.shared import Feeds, Place, SharedInputs
 from mlpdeploy.loadgen.wire import DTYPES, ModelMetadata, TensorMetadata
 
 VARIANTS = 4  # different inputs that are sent in turn, so that a cache of answers has nothing to answer
@@ -29,6 +31,7 @@ class Target(ABC):
     """A model on a server, and the requests for it, ready as bytes."""
 
     requests: Sequence[Any]
+    _shared: SharedInputs | None = None
 
     @abstractmethod
     async def connect(self, slots: int) -> None:
@@ -51,8 +54,36 @@ class Target(ABC):
             UsageError: the model does not take what was asked to be sent.
         """
 
+    async def share(self, feeds: Sequence[Feeds], options: LoadOptions) -> Sequence[dict[str, Place] | None]:
+        """Return where the server finds each request's inputs; None where they are to be sent.
+
+        Raises:
+            LoadError: the server does not take them.
+        """
+        if not options.shared_memory:
+            return [None] * len(feeds)
+        self._shared = SharedInputs(feeds)
+        await self._register(self._shared)
+        return list(self._shared)
+
     @abstractmethod
+    async def _register(self, shared: SharedInputs) -> None:
+        """Tell the server of shared memory."""
+
+    @abstractmethod
+    async def _unregister(self, shared: SharedInputs) -> None:
+        """Have the server forget it."""
+
     async def close(self) -> None:
+        """Give shared memory back, and close every connection."""
+        if self._shared is not None:
+            with contextlib.suppress(LoadError):  # the server may be gone
+                await self._unregister(self._shared)
+            self._shared.close()
+        await self._close()
+
+    @abstractmethod
+    async def _close(self) -> None:
         """Close every connection."""
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlpdeploy.loadgen.shared import Place
+
 # numpy's name -> the protocol's.
 DATATYPES = {
     "bool": "BOOL",
@@ -53,22 +55,38 @@ class ModelMetadata:
     outputs: tuple[TensorMetadata, ...]
 
 
-def rest_request(feeds: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> tuple[bytes, int]:
-    """Return (body, bytes of its JSON head) of an infer request whose outputs come back as raw bytes too."""
+def rest_request(
+    feeds: Mapping[str, np.ndarray], outputs: tuple[str, ...], places: Mapping[str, Place] | None = None
+) -> tuple[bytes, int]:
+    """Return (body, bytes of its JSON head) of an infer request whose outputs come back as raw bytes too.
+
+    Args:
+        feeds: {input name: array}.
+        outputs: their names.
+        places: where in shared memory the inputs lie; None sends them.
+    """
     head = {
         "inputs": [
             {
                 "name": name,
                 "shape": list(array.shape),
                 "datatype": DATATYPES[array.dtype.name],
-                "parameters": {"binary_data_size": array.nbytes},
+                "parameters": _rest_place(places[name]) if places else {"binary_data_size": array.nbytes},
             }
             for name, array in feeds.items()
         ],
         "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
     }
     text = json.dumps(head, separators=(",", ":")).encode()
-    return text + b"".join(array.tobytes() for array in feeds.values()), len(text)
+    return text + b"".join(array.tobytes() for array in feeds.values() if not places), len(text)
+
+
+def _rest_place(place: Place) -> dict[str, str | int]:
+    return {
+        "shared_memory_region": place.region,
+        "shared_memory_offset": place.offset,
+        "shared_memory_byte_size": place.byte_size,
+    }
 
 
 def rest_metadata(body: bytes) -> ModelMetadata:
@@ -102,15 +120,42 @@ def rest_shapes(body: bytes, head_bytes: int | None) -> dict[str, tuple[int, ...
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def grpc_request(model: str, version: str, feeds: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> bytes:
-    """Return a ModelInferRequest with raw contents."""
+def grpc_request(
+    model: str,
+    version: str,
+    feeds: Mapping[str, np.ndarray],
+    outputs: tuple[str, ...],
+    places: Mapping[str, Place] | None = None,
+) -> bytes:
+    """Return a ModelInferRequest with raw contents, or with places in shared memory."""
     parts = [_text(1, model), _text(2, version)]
     for name, array in feeds.items():
         shape = b"".join(map(_varint, array.shape))
-        parts.append(_bytes(5, _text(1, name) + _text(2, DATATYPES[array.dtype.name]) + _bytes(3, shape)))
+        place = _grpc_place(places[name]) if places else b""
+        parts.append(_bytes(5, _text(1, name) + _text(2, DATATYPES[array.dtype.name]) + _bytes(3, shape) + place))
     parts += [_bytes(6, _text(1, name)) for name in outputs]
-    parts += [_bytes(7, array.tobytes()) for array in feeds.values()]
+    parts += [_bytes(7, array.tobytes()) for array in feeds.values() if not places]
     return b"".join(parts)
+
+
+def _grpc_place(place: Place) -> bytes:
+    """Return the parameters of a tensor, a map from names (1) to InferParameter (2)."""
+    values = {
+        "shared_memory_region": _text(3, place.region),
+        "shared_memory_offset": _number(2, place.offset),
+        "shared_memory_byte_size": _number(2, place.byte_size),
+    }
+    return b"".join(_bytes(4, _text(1, name) + _bytes(2, value)) for name, value in values.items())
+
+
+def grpc_register_request(name: str, key: str, byte_size: int) -> bytes:
+    """Return a SystemSharedMemoryRegisterRequest."""
+    return _text(1, name) + _text(2, key) + _number(4, byte_size)
+
+
+def grpc_unregister_request(name: str) -> bytes:
+    """Return a SystemSharedMemoryUnregisterRequest."""
+    return _text(1, name)
 
 
 def grpc_metadata_request(model: str, version: str) -> bytes:
@@ -240,6 +285,10 @@ def _varint(number: int) -> bytes:
 
 def _bytes(field: int, value: bytes) -> bytes:
     return _varint(field << 3 | _LENGTH) + _varint(len(value)) + value
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(value)
 
 
 def _text(field: int, value: str) -> bytes:

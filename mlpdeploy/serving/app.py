@@ -15,7 +15,6 @@ from mlpdeploy.serving.protocol.classify import Decoder, classifier, classify, p
 from mlpdeploy.serving.protocol.connection import CONNECTION
 from mlpdeploy.serving.protocol.http import Answer, ClientGoneError, Receive, Request, Scope, Send, json_answer
 from mlpdeploy.serving.protocol.inference import (
-    EXTENSIONS,
     configuration,
     infer,
     metadata,
@@ -51,12 +50,13 @@ class Call:
     """A request with what its address says.
 
     Attributes:
-        model, version: from the address, empty where it has none.
+        model, version, region: from the address, empty where it has none.
     """
 
     request: Request
     model: str = ""
     version: str = ""
+    region: str = ""
 
 
 Handler = Callable[["Application", Call], Awaitable[Answer]]
@@ -124,7 +124,7 @@ class Application:
             if path[3:4] == ("versions",) and len(path) > 4:
                 call, path = replace(call, version=path[4]), ("v2", "models", "*", *path[5:])
         elif len(path) == 5 and path[2] in ("region", "models"):
-            path = (*path[:3], "*", path[4])
+            call, path = replace(call, region=path[3]), (*path[:3], "*", path[4])
         methods = None if any("/" in part for part in path) else ROUTES.get("/".join(path))
         if methods is None:
             raise RefusedError(404, "no such address", fix="see /docs")
@@ -147,7 +147,9 @@ class Application:
 
     async def server_metadata(self, call: Call) -> Answer:
         """Name, version and extensions."""
-        return json_answer({"name": self.state.name, "version": self.state.version, "extensions": EXTENSIONS})
+        return json_answer(
+            {"name": self.state.name, "version": self.state.version, "extensions": self.state.extensions}
+        )
 
     async def model_ready(self, call: Call) -> Answer:
         """Whether one model is warm."""
@@ -184,7 +186,7 @@ class Application:
         model = self.state.model(call.model, call.version)
         headers = call.request.headers
         body = await call.request.body()
-        request = parse_request(body, headers.get("inference-header-content-length"))
+        request = parse_request(body, headers.get("inference-header-content-length"), self.state.regions)
         started = time.perf_counter()
         answers = await infer(model, request)
         self.state.metrics.inferred(model.name, time.perf_counter() - started)
@@ -196,6 +198,23 @@ class Application:
         answer.compress(headers.get("accept-encoding", ""))
         return answer
 
+    async def register_region(self, call: Call) -> Answer:
+        """Take a region of shared memory."""
+        asked = parse_json(await call.request.body())
+        if not isinstance(asked, dict):
+            raise UsageError("the body is no object", '{"key": "/name", "offset": 0, "byte_size": 1024}')
+        self.state.regions.register(call.region, asked.get("key"), asked.get("offset", 0), asked.get("byte_size"))
+        return json_answer({})
+
+    async def region_status(self, call: Call) -> Answer:
+        """The regions, or one of them."""
+        return json_answer(self.state.regions.status(call.region))
+
+    async def unregister_region(self, call: Call) -> Answer:
+        """Forget a region, or all."""
+        self.state.regions.unregister(call.region)
+        return json_answer({})
+
     async def nothing(self, call: Call) -> Answer:
         """There is nothing to list, and nothing to take back."""
         return json_answer([])
@@ -205,9 +224,9 @@ class Application:
         return json_answer({})
 
     async def refused(self, call: Call) -> Answer:
-        """Refuse what would change the server, or have it read memory that is not its own."""
+        """Refuse what would change the server, or have it map a GPU's memory."""
         raise UsageError(
-            "this server loads no model, maps no memory and changes no setting because of a request",
+            "this server loads no model, maps no memory of a GPU and changes no setting because of a request",
             fix="models are reloaded by who runs it, with SIGHUP",
         )
 
@@ -268,13 +287,19 @@ def failed(error: Exception, request_id: str) -> Answer:
 
 
 A = Application
-_REGIONS: dict[str, dict[str, Handler]] = {
-    "status": {"GET": A.nothing},
-    "region/*/status": {"GET": A.nothing},
-    "region/*/register": {"POST": A.refused},
-    "region/*/unregister": {"POST": A.nothing},
-    "unregister": {"POST": A.nothing},
-}
+
+
+def _region_routes(kind: str, status: Handler, register: Handler, unregister: Handler) -> dict[str, dict[str, Handler]]:
+    """Return the addresses of one kind of shared memory."""
+    return {
+        f"v2/{kind}sharedmemory/status": {"GET": status},
+        f"v2/{kind}sharedmemory/region/*/status": {"GET": status},
+        f"v2/{kind}sharedmemory/region/*/register": {"POST": register},
+        f"v2/{kind}sharedmemory/region/*/unregister": {"POST": unregister},
+        f"v2/{kind}sharedmemory/unregister": {"POST": unregister},
+    }
+
+
 # Address -> method -> handler; `*` is the name of a model or of a region. `versions/V` behind a model is left out.
 ROUTES: dict[str, dict[str, Handler]] = {
     **{name: {"GET": A.page} for name in FILES},
@@ -297,7 +322,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "v2/repository/index": {"POST": A.index},
     "v2/repository/models/*/load": {"POST": A.refused},
     "v2/repository/models/*/unload": {"POST": A.refused},
-    **{f"v2/{kind}sharedmemory/{rest}": calls for kind in ("system", "cuda") for rest, calls in _REGIONS.items()},
+    **_region_routes("system", A.region_status, A.register_region, A.unregister_region),
+    **_region_routes("cuda", A.nothing, A.refused, A.nothing),
 }
 # Answered without a key: health, and what holds no secret.
 OPEN = {("v2", "health"), ("openapi.json",), *((name,) for name in FILES)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class ServeOptions:
         api_key_file: holds the key that requests must show; None asks for none.
         tls_cert, tls_key: PEM files; both or none.
         drain_seconds: how long a server that is told to stop waits for what it has accepted.
+        shared_memory: whether clients may leave tensors in shared memory of this machine.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +50,7 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     drain_seconds: float = 30.0
+    shared_memory: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value makes no sense, or two contradict each other."""
@@ -66,6 +69,10 @@ class ServeOptions:
             raise UsageError("timeout_ms is 0", "more than 0")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("only one of tls_cert and tls_key", "both or none")
+        if self.shared_memory and self.api_key_file is None and not is_loopback(self.host):
+            raise UsageError(
+                f"shared memory for whoever reaches {self.host}", "callers with a key", "give --api-key-file"
+            )
 
     def workers_for(self, macs: int | None) -> tuple[int, int | None]:
         """Return how many workers a model gets, and how many threads each computes with; None leaves that to `load`.
@@ -82,3 +89,11 @@ class ServeOptions:
         instances = self.instances or (min(cpu_count(), MOST_WORKERS) if small else 1)
         shared = max(1, cpu_count() // instances) if on_cpu and instances > 1 else None
         return instances, self.threads or shared
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that listens on this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -61,8 +61,11 @@ class Server:
         for package in ("uvicorn", "httptools", "grpc", "google.protobuf", "prometheus_client", "python_multipart"):
             require(package)
         from mlpdeploy.serving.metrics import Metrics
+        from mlpdeploy.serving.protocol.regions import MEMORY
         from mlpdeploy.serving.protocol.state import AccessLog, ServerState
 
+        if options.shared_memory and not MEMORY.is_dir():
+            raise UsageError(f"shared memory where there is no {MEMORY}", "Linux", "leave --shared-memory out")
         self.options, self.watch_seconds = options, watch_seconds
         self.repository = ModelRepository(folders, options, start_model)
         self.state = ServerState(
@@ -70,6 +73,7 @@ class Server:
             read_keys(options.api_key_file),
             Metrics(self.repository),
             AccessLog(access_log) if access_log is not None else None,
+            options.shared_memory,
         )
         self._check_certificate()
         self._stop = asyncio.Event()

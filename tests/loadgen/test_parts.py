@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import json
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from mlpdeploy.loadgen.http import Connection
 from mlpdeploy.loadgen.loops import NEVER_SENT, closed_loop, open_loop
 from mlpdeploy.loadgen.options import Address, LoadOptions, parse_address
 from mlpdeploy.loadgen.ramp import too_much
+from mlpdeploy.loadgen.shared import Place, SharedInputs
 from mlpdeploy.loadgen.step import Recorder, Step, step_from
 from mlpdeploy.loadgen.target import RequestError, random_inputs, request_shape
 from mlpdeploy.loadgen.wire import (
@@ -25,9 +29,12 @@ from mlpdeploy.loadgen.wire import (
     TensorMetadata,
     grpc_index,
     grpc_metadata,
+    grpc_register_request,
     grpc_request,
     grpc_shapes,
+    grpc_unregister_request,
     rest_metadata,
+    rest_request,
 )
 
 
@@ -258,6 +265,47 @@ def test_grpc_messages_are_those_of_an_independent_implementation() -> None:
     assert grpc_shapes(answer.SerializeToString()) == {"input": (-1, 3, 1 << 40)}
     index = json_format.ParseDict({"models": [{"name": "a"}, {"name": "b"}]}, service_pb2.RepositoryIndexResponse())
     assert grpc_index(index.SerializeToString()) == ["a", "b"]
+
+
+def test_requests_say_where_in_shared_memory_their_inputs_are() -> None:
+    feeds = {"a": np.arange(600, dtype=np.float32).reshape(200, 3), "b": np.ones((200, 1), np.uint8)}
+    places = {"a": Place("r", 0, 2400), "b": Place("r", 2432, 200)}
+    message = service_pb2.ModelInferRequest.FromString(grpc_request("m", "", feeds, ("x",), places))
+    assert not message.raw_input_contents
+    body, length = rest_request(feeds, ("x",), places)
+    assert length == len(body)
+    for tensor, rest in zip(message.inputs, json.loads(body)["inputs"], strict=True):
+        place = places[tensor.name]
+        assert tensor.parameters["shared_memory_region"].string_param == place.region
+        assert tensor.parameters["shared_memory_offset"].int64_param == place.offset
+        assert tensor.parameters["shared_memory_byte_size"].int64_param == place.byte_size
+        assert list(rest["parameters"].values()) == ["r", place.offset, place.byte_size]
+        assert (rest["name"], rest["datatype"], rest["shape"]) == (tensor.name, tensor.datatype, list(tensor.shape))
+    asked = service_pb2.SystemSharedMemoryRegisterRequest.FromString(grpc_register_request("r", "k", 2632))
+    assert (asked.name, asked.key, asked.offset, asked.byte_size) == ("r", "k", 0, 2632)
+    forget = service_pb2.SystemSharedMemoryUnregisterRequest.FromString(grpc_unregister_request("r"))
+    assert forget.name == "r"
+
+
+def test_shared_memory_holds_every_input_and_is_given_back() -> None:
+    before = set(os.listdir("/dev/shm"))
+    feeds = [{"a": np.arange(5, dtype=np.float32) + at, "b": np.full(70, at, np.uint8)} for at in range(3)]
+    shared = SharedInputs(feeds)
+    data = (Path("/dev/shm") / shared.key).read_bytes()
+    assert len(data) >= shared.byte_size
+    for feed, places in zip(feeds, shared, strict=True):
+        for name, array in feed.items():
+            place = places[name]
+            assert data[place.offset : place.offset + place.byte_size] == array.tobytes()
+            assert place.region == shared.key
+    shared.close()
+    shared.close()
+    assert set(os.listdir("/dev/shm")) == before
+
+
+def test_a_picture_is_not_left_in_shared_memory() -> None:
+    with pytest.raises(UsageError, match="a picture in shared memory"):
+        LoadOptions(image=Path("a.jpg"), shared_memory=True).check()
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05ab", b"\x0b", b"\xff" * 11, b"\x08\x01", b"\x22\x02\x0a\x09"])

@@ -21,6 +21,15 @@ def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
+def sharing(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of `tiny` whose clients may leave tensors in shared memory; no test may stop it."""
+    with running(tmp_path_factory.mktemp("sharing"), f"tiny={exported}", "--shared-memory") as server:
+        yield server
+        assert server.alive()
+        assert "Traceback" not in server.stderr.read_text()
+
+
+@pytest.fixture(scope="session")
 def rows() -> np.ndarray:
     """Inputs, (3, 3, 32, 32) float32."""
     return np.random.default_rng(5).standard_normal((3, 3, 32, 32)).astype(np.float32)

@@ -24,8 +24,10 @@ from mlpdeploy.serving.protocol.inference import Answer
 from mlpdeploy.serving.protocol.keys import read_keys
 from mlpdeploy.serving.protocol.limits import Budget, RefusedError
 from mlpdeploy.serving.protocol.messages import message_classes
+from mlpdeploy.serving.protocol.regions import Regions
 from mlpdeploy.serving.protocol.rest import parse_json, parse_request, write_answer
 
+NO_REGIONS = Regions(Budget())
 service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
 
 
@@ -120,7 +122,7 @@ def test_deep_and_long_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("length", ["-1", "x", "", "1e3", "99999999999999999999", "1000", "²"])
 def test_a_wrong_length_of_the_json_is_refused(length: str) -> None:
     with pytest.raises(UsageError, match="Inference-Header-Content-Length"):
-        parse_request(b'{"inputs": []}', length)
+        parse_request(b'{"inputs": []}', length, NO_REGIONS)
 
 
 def test_binary_data_must_fill_the_body() -> None:
@@ -130,8 +132,8 @@ def test_binary_data_must_fill_the_body() -> None:
 
     for size, tail in ((4, bytes(3)), (4, bytes(5)), (3, bytes(3)), (-4, bytes(4)), (2**70, bytes(4)), ("4", bytes(4))):
         with pytest.raises(UsageError):
-            parse_request(request(size) + tail, str(len(request(size))))
-    assert parse_request(request(4) + bytes(4), str(len(request(4)))).feeds["x"].tolist() == [0]
+            parse_request(request(size) + tail, str(len(request(size))), NO_REGIONS)
+    assert parse_request(request(4) + bytes(4), str(len(request(4))), NO_REGIONS).feeds["x"].tolist() == [0]
 
 
 def test_each_input_has_its_own_binary_data() -> None:
@@ -144,7 +146,7 @@ def test_each_input_has_its_own_binary_data() -> None:
     def feeds(*inputs: dict[str, object]) -> dict[str, np.ndarray]:
         head = json.dumps({"inputs": inputs}).encode()
         tail = b"".join(arrays[str(one["name"])].tobytes() for one in inputs)
-        return parse_request(head + tail, str(len(head))).feeds
+        return parse_request(head + tail, str(len(head)), NO_REGIONS).feeds
 
     for name, array in feeds(*map(tensor, "abc")).items():
         np.testing.assert_array_equal(array, arrays[name])
@@ -159,7 +161,7 @@ def test_the_request_says_what_is_binary_unless_an_output_does(whole: bool | Non
     outputs = [{"name": str(own), "parameters": {} if own is None else {"binary_data": own}} for own in (True, False)]
     parameters = {} if whole is None else {"binary_data_output": whole}
     body = {"inputs": [], "outputs": [*outputs, {"name": "none"}], "parameters": parameters}
-    wanted = parse_request(json.dumps(body).encode(), None).outputs
+    wanted = parse_request(json.dumps(body).encode(), None, NO_REGIONS).outputs
     assert wanted is not None
     assert {output.name: output.binary for output in wanted} == {"True": True, "False": False, "none": bool(whole)}
 
@@ -262,8 +264,10 @@ def test_every_time_limit_grows_with_the_body() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ModelInferRequest", "ModelInferResponse", "ModelStreamInferResponse", "ModelStatistics", "ModelConfig"]
-)
+    "name",
+    ["ModelInferRequest", "ModelInferResponse", "ModelStreamInferResponse", "ModelStatistics", "ModelConfig",
+     "SystemSharedMemoryRegisterRequest", "SystemSharedMemoryStatusResponse"],
+)  # fmt: skip
 def test_the_messages_have_the_field_numbers_of_tritons(name: str) -> None:
     from tritonclient.grpc import model_config_pb2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -34,7 +35,9 @@ PARAMETERS = st.fixed_dictionaries(
         "binary_data": JSON,
         "timeout": NUMBERS,
         "binary_data_output": st.one_of(st.booleans(), JSON),
-        "shared_memory_region": st.text(max_size=3),
+        "shared_memory_region": st.just("region") | st.text(max_size=3),
+        "shared_memory_offset": st.one_of(st.integers(-1, 9000), NUMBERS),
+        "shared_memory_byte_size": st.one_of(st.just(12288), NUMBERS),
     },
 )
 TENSORS = st.fixed_dictionaries(
@@ -106,6 +109,25 @@ def test_damaged_grpc_messages(server: Running, changes: list[tuple[int, int]], 
         except grpc.RpcError as error:
             code = error.code().name
     assert code in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED"}
+
+
+@given(tensor=TENSORS, offset=NUMBERS, size=NUMBERS)
+@limited(60)
+def test_any_region_and_place_in_it(sharing: Running, tensor: Any, offset: Any, size: Any) -> None:
+    name, path = f"fuzz-{os.getpid()}", Path("/dev/shm") / f"mlpdeploy-fuzz-{os.getpid()}"
+    path.write_bytes(bytes(12288))
+    try:
+        body = json.dumps({"key": path.name, "offset": offset, "byte_size": size}).encode()
+        status, _, answer = sharing.ask("POST", f"/v2/systemsharedmemory/region/{name}/register", body)
+        assert status in (200, 400) and (status == 200 or list(answer) == ["error"])
+        if status == 400:
+            body = json.dumps({"key": path.name, "byte_size": 12288}).encode()
+            assert sharing.ask("POST", f"/v2/systemsharedmemory/region/{name}/register", body)[0] == 200
+        text = json.dumps({"inputs": [tensor], "outputs": [tensor]}).replace('"region"', f'"{name}"')
+        check(sharing, text.encode())
+    finally:
+        sharing.ask("POST", f"/v2/systemsharedmemory/region/{name}/unregister")
+        path.unlink()
 
 
 @given(data=st.data())

@@ -28,11 +28,19 @@ from mlpdeploy.serving.options import SMALL_MACS, ServeOptions
         ({"timeout_ms": float("nan")}, "timeout_ms is nan"),
         ({"timeout_ms": 0.0}, "timeout_ms is 0; wanted more than 0"),
         ({"tls_cert": Path("cert.pem")}, "only one of tls_cert and tls_key"),
+        ({"shared_memory": True, "host": "0.0.0.0"}, r"whoever reaches 0\.0\.0\.0; wanted callers with a key"),
+        ({"shared_memory": True, "host": "server.example"}, "whoever reaches server.example"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         ServeOptions(**values)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_shared_memory_on_this_machine_alone_needs_no_key(host: str) -> None:
+    assert ServeOptions(shared_memory=True, host=host).shared_memory
+    assert ServeOptions(shared_memory=True, host="0.0.0.0", api_key_file=Path("keys")).shared_memory
 
 
 def test_instances_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,9 @@ pytest.importorskip("tritonclient", reason="tritonclient is not installed")
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
-import tritonclient.http.aio
+from triton_clients import CLIENTS, call, url_of
 from tritonclient.utils import InferenceServerException
 
-CLIENTS = {
-    "http": tritonclient.http,
-    "grpc": tritonclient.grpc,
-    "http.aio": tritonclient.http.aio,
-    "grpc.aio": tritonclient.grpc.aio,
-}
 # call -> arguments. Calls that would change the server are refused; the rest must succeed.
 WORKS: dict[str, tuple[Any, ...]] = {
     "is_server_live": (),
@@ -85,22 +79,6 @@ OPTIONS: dict[str, Any] = {
     "compression_algorithm": "gzip",
     "parameters": {"mine": "x"},
 }
-
-
-def url_of(client: str, server: Running) -> str:
-    return server.grpc if client.startswith("grpc") else f"127.0.0.1:{server.http_port}"
-
-
-async def call(client: str, server: Running, name: str, *arguments: Any, **options: Any) -> Any:
-    """Return what one call of a new client gives."""
-    made = CLIENTS[client].InferenceServerClient(url_of(client, server))
-    try:
-        result = getattr(made, name)(*arguments, **options)
-        return await result if inspect.isawaitable(result) else result
-    finally:
-        closed = made.close()
-        if inspect.isawaitable(closed):
-            await closed
 
 
 def request(client: str, rows: np.ndarray, binary: bool = True) -> list[Any]:

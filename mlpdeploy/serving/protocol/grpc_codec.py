@@ -13,11 +13,11 @@ from mlpdeploy.serving.protocol.inference import (
     Answer,
     InferenceRequest,
     RequestedOutput,
-    refuse_shared_memory,
+    requested_output,
     timeout_of,
-    whole_number,
 )
 from mlpdeploy.serving.protocol.messages import DATA_TYPES, message_classes
+from mlpdeploy.serving.protocol.regions import Place, RegionReader, Regions
 from mlpdeploy.serving.protocol.tensors import array_from_bytes, bytes_of, dtype_of, strings_bytes
 
 # Datatype -> the field of InferTensorContents that holds its values. FP16 has none: it has to come raw.
@@ -96,29 +96,37 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return len(data) << 3, at
 
 
-def request_from_message(message: Any, raw: Sequence[memoryview], timeout: float | None) -> InferenceRequest:
+def request_from_message(
+    message: Any, raw: Sequence[memoryview], timeout: float | None, regions: Regions
+) -> InferenceRequest:
     """Return the request in a ModelInferRequest.
 
     Args:
         message, raw: see `parse_infer`.
         timeout: what is left of the call's deadline in seconds, or None.
+        regions: of shared memory, where tensors may lie.
 
     Raises:
         UsageError: anything in it is wrong.
+        And what `RegionReader.read` raises.
     """
-    if raw and len(raw) != len(message.inputs):
-        raise UsageError(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs", "one for each, or none")
+    places = [regions.place(tensor.name, _values(tensor.parameters)) for tensor in message.inputs]
+    sent = places.count(None)
+    if raw and len(raw) != sent:
+        raise UsageError(f"{len(raw)} raw_input_contents for {sent} inputs", "one for each, or none")
     feeds: dict[str, np.ndarray] = {}
-    for index, tensor in enumerate(message.inputs):
+    contents, reader = iter(raw), RegionReader(regions)
+    for tensor, place in zip(message.inputs, places, strict=True):
         if tensor.name in feeds:
             raise UsageError(f"input {tensor.name[:100]!r} comes twice", "once")
-        refuse_shared_memory(tensor.name, tensor.parameters)
-        if raw and tensor.HasField("contents"):
-            raise UsageError(f"input {tensor.name[:100]!r} has contents and raw contents", "one of them")
-        feeds[tensor.name] = _array(tensor, raw[index] if raw else None)
+        if (raw or place is not None) and tensor.HasField("contents"):
+            other = "raw contents" if place is None else "is in shared memory"
+            raise UsageError(f"input {tensor.name[:100]!r} has contents and {other}", "one of them")
+        data = next(contents, None) if place is None else reader.read(place)
+        feeds[tensor.name] = _array(tensor, data)
     asked = timeout_of(_values(message.parameters))
     limits = [seconds for seconds in (asked, timeout) if seconds is not None]
-    return InferenceRequest(feeds, _outputs(message.outputs), True, min(limits, default=None), message.id)
+    return InferenceRequest(feeds, _outputs(message.outputs, regions), True, min(limits, default=None), message.id)
 
 
 def _array(tensor: Any, raw: memoryview | None) -> np.ndarray:
@@ -137,12 +145,8 @@ def _array(tensor: Any, raw: memoryview | None) -> np.ndarray:
     return array_from_bytes(name, tensor.datatype, shape, values.astype(dtype).tobytes())
 
 
-def _outputs(outputs: Any) -> tuple[RequestedOutput, ...] | None:
-    found = []
-    for output in outputs:
-        refuse_shared_memory(output.name, output.parameters)
-        classes = whole_number("classification", _values(output.parameters).get("classification", 0))
-        found.append(RequestedOutput(output.name, classes, True))
+def _outputs(outputs: Any, regions: Regions) -> tuple[RequestedOutput, ...] | None:
+    found = [requested_output(output.name, _values(output.parameters), True, regions) for output in outputs]
     if len({output.name for output in found}) != len(found):
         raise UsageError("an output is asked for twice", "once")
     return tuple(found) or None
@@ -159,8 +163,13 @@ def message_from_answers(model: Served, request_id: str, answers: list[Answer]) 
     """Return the ModelInferResponse."""
     message = message_classes()["ModelInferResponse"](model_name=model.name, model_version=model.version, id=request_id)
     for answer in answers:
-        message.outputs.add(name=answer.name, datatype=answer.datatype, shape=answer.shape)
+        tensor = message.outputs.add(name=answer.name, datatype=answer.datatype, shape=answer.shape)
         values = answer.values
+        if isinstance(values, Place):
+            for key, value in values.parameters().items():
+                setattr(tensor.parameters[key], "string_param" if isinstance(value, str) else "int64_param", value)
+            message.raw_output_contents.append(b"")  # clients count outputs to find theirs
+            continue
         message.raw_output_contents.append(
             bytes(bytes_of(values)) if isinstance(values, np.ndarray) else strings_bytes(values)
         )

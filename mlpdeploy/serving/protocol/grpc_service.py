@@ -18,7 +18,6 @@ from mlpdeploy.serving.protocol.grpc_codec import (
     request_from_message,
 )
 from mlpdeploy.serving.protocol.inference import (
-    EXTENSIONS,
     configuration,
     infer,
     metadata,
@@ -33,20 +32,14 @@ from mlpdeploy.serving.protocol.status import failure_of
 
 Handler = Callable[["GrpcService", Any, Any], Awaitable[Any]]
 FINAL_WANTED = "triton_enable_empty_final_response"
-# Calls of Triton that change a server, or map memory: a request never does either here.
+# Calls of Triton that change a server, or map a GPU's memory: a request never does either here.
 REFUSED = {
     "RepositoryModelLoad": "models are loaded by who runs the server, with SIGHUP",
     "RepositoryModelUnload": "models are unloaded by who runs the server",
-    "SystemSharedMemoryRegister": "this server maps no shared memory; send the tensor",
-    "CudaSharedMemoryRegister": "this server maps no shared memory; send the tensor",
+    "CudaSharedMemoryRegister": "this server maps no memory of a GPU; send the tensor, or use system shared memory",
 }
 # Calls that are answered with an empty message, because there is nothing to list or to take back.
-NOTHING = (
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryUnregister",
-)
+NOTHING = ("CudaSharedMemoryStatus", "CudaSharedMemoryUnregister")
 
 
 class GrpcService:
@@ -72,7 +65,7 @@ class GrpcService:
     async def server_metadata(self, data: bytes, context: Any) -> Any:
         """Name, version and extensions."""
         return self.messages["ServerMetadataResponse"](
-            name=self.state.name, version=self.state.version, extensions=EXTENSIONS
+            name=self.state.name, version=self.state.version, extensions=self.state.extensions
         )
 
     async def model_metadata(self, data: bytes, context: Any) -> Any:
@@ -95,6 +88,25 @@ class GrpcService:
         ready_only = parse_message("RepositoryIndexRequest", data).ready
         return self.messages["RepositoryIndexResponse"](models=repository_index(self.state.repository, ready_only))
 
+    async def register_region(self, data: bytes, context: Any) -> Any:
+        """Take a region of shared memory."""
+        asked = parse_message("SystemSharedMemoryRegisterRequest", data)
+        self.state.regions.register(asked.name, asked.key, asked.offset, asked.byte_size)
+        return self.messages["Empty"]()
+
+    async def region_status(self, data: bytes, context: Any) -> Any:
+        """The regions, or one of them."""
+        found = self.state.regions.status(parse_message("Named", data).name)
+        status = self.messages["RegionStatus"]
+        return self.messages["SystemSharedMemoryStatusResponse"](
+            regions={str(region["name"]): status(**region) for region in found}
+        )
+
+    async def unregister_region(self, data: bytes, context: Any) -> Any:
+        """Forget a region, or all."""
+        self.state.regions.unregister(parse_message("Named", data).name)
+        return self.messages["Empty"]()
+
     async def model_infer(self, data: bytes, context: Any) -> Any:
         """Inference."""
         message, raw = parse_infer(data)
@@ -102,7 +114,7 @@ class GrpcService:
 
     async def _infer(self, message: Any, raw: list[memoryview], timeout: float | None) -> Any:
         model = self.state.model(message.model_name, message.model_version)
-        request = request_from_message(message, raw, timeout)
+        request = request_from_message(message, raw, timeout, self.state.regions)
         started = time.perf_counter()
         answers = await infer(model, request)
         self.state.metrics.inferred(model.name, time.perf_counter() - started)
@@ -193,6 +205,9 @@ _HANDLERS: dict[str, Handler] = {
     "ModelStatistics": GrpcService.model_statistics,
     "RepositoryIndex": GrpcService.repository_index,
     "ModelInfer": GrpcService.model_infer,
+    "SystemSharedMemoryRegister": GrpcService.register_region,
+    "SystemSharedMemoryStatus": GrpcService.region_status,
+    "SystemSharedMemoryUnregister": GrpcService.unregister_region,
     **{name: functools.partial(_refused, text) for name, text in REFUSED.items()},
     **dict.fromkeys(NOTHING, _nothing),
     "TraceSetting": _settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,13 @@ from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import TensorSpec
 from mlpdeploy.serving.interface import Served
-from mlpdeploy.serving.protocol.tensors import BYTES, datatype_of
+from mlpdeploy.serving.protocol.regions import Place, Regions
+from mlpdeploy.serving.protocol.tensors import BYTES, bytes_of, datatype_of, whole_number
 from mlpdeploy.serving.repository import ModelRepository
 
 PLATFORM = "mlpdeploy"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
-SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+SHARED_MEMORY = "system_shared_memory"  # the extension of servers that were told to
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class RequestedOutput:
         name: of the output.
         classes: how many classes to answer in words; 0 gives the tensor itself.
         binary: whether REST answers it in binary.
+        place: in shared memory that it is written to; None sends it.
     """
 
     name: str
     classes: int = 0
     binary: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,19 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """One output: its name, datatype, shape, whether REST sends it in binary, and an array or the words for classes."""
+    """One output.
+
+    Attributes:
+        name, datatype, shape: as the protocol tells them.
+        binary: whether REST sends it in binary.
+        values: an array, the words for classes, or where in shared memory it has been written to.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     binary: bool
-    values: np.ndarray | list[str]
+    values: np.ndarray | list[str] | Place
 
 
 async def infer(model: Served, request: InferenceRequest) -> list[Answer]:
@@ -83,7 +93,8 @@ async def infer(model: Served, request: InferenceRequest) -> list[Answer]:
 
 def _answer(output: RequestedOutput, spec: TensorSpec, array: np.ndarray, model: Served) -> Answer:
     if not output.classes:
-        return Answer(output.name, datatype_of(spec.dtype), array.shape, output.binary, array)
+        values = array if output.place is None else output.place.write(bytes_of(array))
+        return Answer(output.name, datatype_of(spec.dtype), array.shape, output.binary, values)
     rows = array if array.ndim == 2 else array.reshape(len(array), -1)
     best = np.argsort(-rows, axis=1, kind="stable")[:, : output.classes]
     labels = model.manifest.labels
@@ -95,17 +106,17 @@ def _answer(output: RequestedOutput, spec: TensorSpec, array: np.ndarray, model:
     return Answer(output.name, BYTES, best.shape, output.binary, words)
 
 
-def refuse_shared_memory(name: str, parameters: Any) -> None:
-    """Raise UsageError if a tensor is said to lie in shared memory."""
-    if any(key in parameters for key in SHARED_MEMORY):
-        raise UsageError(f"{name[:100]!r} is in shared memory, which this server does not map", fix="send the tensor")
+def requested_output(name: str, parameters: Mapping[str, Any], binary: bool, regions: Regions) -> RequestedOutput:
+    """Return the output that a request asks for.
 
-
-def whole_number(name: str, value: Any, low: int = 0) -> int:
-    """Return a parameter that has to be a whole number of at least `low`, or raise UsageError."""
-    if type(value) is not int or value < low or value >= 1 << 63:
-        raise UsageError(f"{name} is {str(value)[:40]}", f"a whole number of at least {low}")
-    return value
+    Raises:
+        UsageError: a parameter is wrong, or classes are to be written to shared memory.
+    """
+    classes = whole_number("classification", parameters.get("classification", 0))
+    place = regions.place(name, parameters)
+    if classes and place is not None:
+        raise UsageError(f"output {name[:100]!r} is asked for as classes and in shared memory", "one of them")
+    return RequestedOutput(name, classes, binary, place)
 
 
 def timeout_of(parameters: Any) -> float | None:

@@ -16,6 +16,7 @@ MAX_RPCS = 512  # gRPC calls and streams at once; one more is refused
 MAX_READS = 8  # of them, calls whose message is being read; the others wait
 MAX_STREAMS = 16  # gRPC streams at once
 MAX_DIMENSIONS = 16
+MAX_REGIONS = 256  # of shared memory, each of which is an open file
 HEADER_SECONDS = 10.0  # from the first byte (or the connection) to the end of the headers
 KEEP_ALIVE_SECONDS = 75.0
 BODY_SECONDS = 20.0  # and in addition a second for so many bytes:

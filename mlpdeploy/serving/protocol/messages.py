@@ -60,6 +60,9 @@ _MESSAGES = {
     "RepositoryIndexRequest": "repository_name string 1, ready bool 2",
     "ModelIndex": "name string 1, version string 2, state string 3, reason string 4",
     "RepositoryIndexResponse": "models ModelIndex* 1",
+    "SystemSharedMemoryRegisterRequest": "name string 1, key string 2, offset uint64 3, byte_size uint64 4",
+    "RegionStatus": "name string 1, key string 2, offset uint64 3, byte_size uint64 4",
+    "SystemSharedMemoryStatusResponse": "regions RegionStatus{} 1",
 }
 _FIELD = re.compile(r"(\w+) (\w+)(\*|\{\}|\||) (\d+)")
 # Enumerations are written as their numbers, which is what the wire has.

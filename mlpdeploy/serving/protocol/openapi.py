@@ -27,10 +27,10 @@ def openapi(version: str) -> dict[str, Any]:
         "info": {
             "title": "mlpdeploy serve",
             "version": version,
-            "description": "Open Inference Protocol v2 with the binary tensor extension, and pictures.",
+            "description": "Open Inference Protocol v2 with binary tensors and shared memory, and pictures.",
         },
         "security": [{}, {"bearer": []}, {"key": []}],
-        "paths": {**_model_paths(), **_server_paths(), **_other_paths()},
+        "paths": {**_model_paths(), **_server_paths(), **_region_paths(), **_other_paths()},
         "components": {"schemas": _schemas(), "securitySchemes": _SECURITY},
     }
 
@@ -113,6 +113,26 @@ def _server_paths() -> dict[str, Any]:
     }
 
 
+def _region_paths() -> dict[str, Any]:
+    """Return the calls about shared memory, which a server refuses that was not started for it."""
+    name = [{"name": "region", "in": "path", "required": True, "schema": {"type": "string"}}]
+    status, empty, where = _json(_list(_ref("Region"))), _json(_ref("Object")), "/v2/systemsharedmemory"
+    body = {"required": True, "content": _json(_ref("RegionRequest"))}
+    errors = (400, 401, 408, 413, 415, 503)
+    register = _operation("registerRegion", "Take a region of shared memory", empty, errors, requestBody=body)
+    one = f"{where}/region/{{region}}"
+    return {
+        f"{where}/status": {"get": _operation("regions", "All regions", status, (401,))},
+        f"{where}/unregister": {"post": _operation("unregisterRegions", "Forget all regions", empty, (401,))},
+        f"{one}/status": {"parameters": name, "get": _operation("region", "A region", status, (400, 401))},
+        f"{one}/unregister": {
+            "parameters": name,
+            "post": _operation("unregisterRegion", "Forget a region", empty, (401,)),
+        },
+        f"{one}/register": {"parameters": name, "post": register},
+    }
+
+
 def _other_paths() -> dict[str, Any]:
     picture: dict[str, Any] = {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -187,6 +207,15 @@ def _schemas() -> dict[str, Any]:
                 "id": string,
             },
             optional=1,
+        ),
+        "Region": _object({"name": string, "key": string, "offset": whole, "byte_size": whole}),
+        "RegionRequest": _object(
+            {
+                "key": string,
+                "offset": {"type": "integer", "minimum": 0},
+                "byte_size": {"type": "integer", "minimum": 1},
+            },
+            required=["key", "byte_size"],
         ),
         "Classification": _object(
             {

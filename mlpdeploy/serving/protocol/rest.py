@@ -14,12 +14,19 @@ from mlpdeploy.serving.protocol.inference import (
     Answer,
     InferenceRequest,
     RequestedOutput,
-    refuse_shared_memory,
+    requested_output,
     timeout_of,
-    whole_number,
 )
 from mlpdeploy.serving.protocol.limits import MAX_JSON_BYTES, too_large
-from mlpdeploy.serving.protocol.tensors import BYTES, array_from_bytes, array_from_values, bytes_of, strings_bytes
+from mlpdeploy.serving.protocol.regions import Place, RegionReader, Regions
+from mlpdeploy.serving.protocol.tensors import (
+    BYTES,
+    array_from_bytes,
+    array_from_values,
+    bytes_of,
+    strings_bytes,
+    whole_number,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,16 +48,18 @@ def parse_json(data: Buffer) -> Any:
         raise UsageError(f"the body is no JSON ({str(error)[:200]})", "an object with inputs") from error
 
 
-def parse_request(body: Buffer, json_length: str | None) -> InferenceRequest:
+def parse_request(body: Buffer, json_length: str | None, regions: Regions) -> InferenceRequest:
     """Return the inference request in a body.
 
     Args:
         body: JSON, then the binary tensors in the order of the inputs.
         json_length: the header `Inference-Header-Content-Length`; None where the body is JSON alone.
+        regions: of shared memory, where tensors may lie.
 
     Raises:
         UsageError: anything in it is wrong.
         RefusedError: the JSON is too long.
+        And what `RegionReader.read` raises.
     """
     view = memoryview(body)
     length = len(view)
@@ -69,25 +78,31 @@ def parse_request(body: Buffer, json_length: str | None) -> InferenceRequest:
         raise UsageError("the id is no short string", "a string of at most 1000 characters")
     binary = _flag(parameters, "binary_data_output")
     return InferenceRequest(
-        feeds=_feeds(head["inputs"], view[length:]),
-        outputs=_outputs(head.get("outputs"), binary),
+        feeds=_feeds(head["inputs"], view[length:], regions),
+        outputs=_outputs(head.get("outputs"), binary, regions),
         binary=binary,
         timeout=timeout_of(parameters),
         id=request_id,
     )
 
 
-def _feeds(inputs: list[Any], tail: memoryview) -> dict[str, np.ndarray]:
+def _feeds(inputs: list[Any], tail: memoryview, regions: Regions) -> dict[str, np.ndarray]:
     """Return {name: array}; `tail` holds the binary tensors, all of it."""
     feeds: dict[str, np.ndarray] = {}
+    reader = RegionReader(regions)
     at = 0
     for tensor in inputs:
         name = _name(tensor, "input")
         if name in feeds:
             raise UsageError(f"input {name[:100]!r} comes twice", "once")
         parameters = _parameters(tensor, f"input {name[:100]!r}")
-        refuse_shared_memory(name, parameters)
+        place = regions.place(name, parameters)
         kind, shape, size = tensor.get("datatype"), tensor.get("shape"), parameters.get("binary_data_size")
+        if place is not None:
+            if "data" in tensor or size is not None:
+                raise UsageError(f"input {name[:100]!r} is in shared memory and in the request", "one of them")
+            feeds[name] = array_from_bytes(name[:100], kind, shape, reader.read(place))
+            continue
         if size is None:
             feeds[name] = array_from_values(name[:100], kind, shape, tensor.get("data"))
             continue
@@ -103,7 +118,7 @@ def _feeds(inputs: list[Any], tail: memoryview) -> dict[str, np.ndarray]:
     return feeds
 
 
-def _outputs(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...] | None:
+def _outputs(outputs: Any, binary: bool, regions: Regions) -> tuple[RequestedOutput, ...] | None:
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):
@@ -112,9 +127,7 @@ def _outputs(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...] | None:
     for output in outputs:
         name = _name(output, "output")
         parameters = _parameters(output, f"output {name[:100]!r}")
-        refuse_shared_memory(name, parameters)
-        classes = whole_number("classification", parameters.get("classification", 0))
-        found.append(RequestedOutput(name, classes, _flag(parameters, "binary_data", binary)))
+        found.append(requested_output(name, parameters, _flag(parameters, "binary_data", binary), regions))
     if len({output.name for output in found}) != len(found):
         raise UsageError("an output is asked for twice", "once")
     return tuple(found)
@@ -154,7 +167,9 @@ def write_answer(model: Served, request_id: str, answers: list[Answer]) -> tuple
     for answer in answers:
         tensor: dict[str, Any] = {"name": answer.name, "datatype": answer.datatype, "shape": list(answer.shape)}
         values = answer.values
-        if answer.binary:
+        if isinstance(values, Place):
+            tensor["parameters"] = values.parameters()
+        elif answer.binary:
             data = bytes_of(values) if isinstance(values, np.ndarray) else strings_bytes(values)
             tensor["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)

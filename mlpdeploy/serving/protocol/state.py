@@ -16,8 +16,10 @@ from mlpdeploy.env import package_version
 from mlpdeploy.serving.failures import UnavailableError
 from mlpdeploy.serving.interface import Served
 from mlpdeploy.serving.metrics import Metrics
+from mlpdeploy.serving.protocol.inference import EXTENSIONS, SHARED_MEMORY
 from mlpdeploy.serving.protocol.keys import Keys
 from mlpdeploy.serving.protocol.limits import Budget
+from mlpdeploy.serving.protocol.regions import Regions
 from mlpdeploy.serving.repository import ModelRepository
 
 
@@ -72,6 +74,7 @@ class ServerState:
         keys: what a request must show.
         metrics: what is counted.
         access_log: where requests are written to; None writes none.
+        shared_memory: whether clients may register regions of it.
         started: whether the models are loaded.
         draining: whether the server is about to stop.
     """
@@ -80,6 +83,7 @@ class ServerState:
     keys: Keys
     metrics: Metrics
     access_log: AccessLog | None = None
+    shared_memory: bool = False
     started: bool = False
     draining: bool = False
     budget: Budget = field(default_factory=Budget)
@@ -87,6 +91,10 @@ class ServerState:
     version: str = field(default_factory=package_version)
     _prefix: str = field(default_factory=lambda: secrets.token_hex(4))
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.regions = Regions(self.budget, self.shared_memory)
+        self.extensions = (*EXTENSIONS, SHARED_MEMORY) if self.shared_memory else EXTENSIONS
 
     @property
     def ready_to_answer(self) -> bool:

@@ -36,6 +36,13 @@ def datatype_of(dtype: str) -> str:
     return _NAMES[dtype]
 
 
+def whole_number(name: str, value: Any, low: int = 0) -> int:
+    """Return a parameter that has to be a whole number of at least `low`, or raise UsageError."""
+    if type(value) is not int or value < low or value >= 1 << 63:
+        raise UsageError(f"{name} is {str(value)[:40]}", f"a whole number of at least {low}")
+    return value
+
+
 def checked_shape(name: str, shape: Any) -> tuple[int, ...]:
     """Return a tensor's shape; UsageError unless it is a short list of whole numbers that a body can hold."""
     sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else None
