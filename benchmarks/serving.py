@@ -7,7 +7,7 @@ round every way to ask has a few calls in a row, in random order, and the first 
 call comes some time after the one before, whichever way that went, so all of them find processors that sleep and caches
 that others have used, the Session too. The clock runs from the first byte of a request, built before, to the last byte
 of its answer, which is not decoded. The floors are servers that answer the same bytes without looking: what the machine
-and gRPC itself take.
+and gRPC itself take. `..._shared_memory`: the request says where in shared memory its tensor lies; the answer is sent.
 
 32 clients: in a process of their own, in a closed loop; a client's rate is taken between its own answers, so that it
 does not matter whether the window ends before or behind a batch. The processors that each process took are beside it.
@@ -39,6 +39,8 @@ from mlpdeploy import load
 from mlpdeploy.artifact import write_file
 from mlpdeploy.env import git_commit, machine, tool_versions
 from mlpdeploy.images import sample_photographs
+from mlpdeploy.loadgen import wire
+from mlpdeploy.loadgen.shared import SharedInputs
 from mlpdeploy.runtime.session import Session
 from mlpdeploy.serving.protocol.messages import message_classes
 
@@ -50,6 +52,7 @@ PAUSE_SECONDS = 0.01
 IN_A_ROW, UNCOUNTED = 6, 2  # calls back to back
 PERCENTILES = (50, 90, 99)
 RESAMPLES = 2000
+LOOPS = ("grpc", "rest_binary", "grpc_shared_memory", "rest_shared_memory")
 MANY_ROWS = 8  # in a request, beside one
 FAST_ROWS_PER_SECOND = 200  # from here on the clients ask for many rows too
 
@@ -69,6 +72,7 @@ def server(name: str, directory: Path) -> Iterator[Address]:
     """Run `mlpdeploy serve` on free ports."""
     command = [sys.executable, "-m", "mlpdeploy", "serve", f"{name}={directory}", "--json", "--no-access-log"]
     command += ["--http-port", "0", "--grpc-port", "0", "--max-delay-ms", str(MAX_DELAY_MS), "--timeout-ms", "120000"]
+    command += ["--shared-memory"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -103,6 +107,26 @@ def grpc_message(session: Session, model: str, x: np.ndarray) -> bytes:
     return bytes(message.SerializeToString())
 
 
+@contextlib.contextmanager
+def in_shared_memory(session: Session, address: Address, x: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (REST request, ModelInferRequest) that say where a tensor lies, which the server knows as long."""
+    feeds = {session.inputs[0].name: x}
+    shared = SharedInputs([feeds])
+    try:
+        (places,) = shared
+        region = f"/v2/systemsharedmemory/region/{shared.key}"
+        asked = json.dumps({"key": shared.key, "byte_size": shared.byte_size}).encode()
+        rest_call(address.http_port, rest_request(f"{region}/register", asked))()
+        body, length = wire.rest_request(feeds, (session.outputs[0].name,), places)
+        yield (
+            rest_request(f"/v2/models/{address.model}/infer", body, f"Inference-Header-Content-Length: {length}"),
+            wire.grpc_request(address.model, "", feeds, (session.outputs[0].name,), places),
+        )
+        rest_call(address.http_port, rest_request(f"{region}/unregister", b""))()
+    finally:
+        shared.close()
+
+
 def jpegs(session: Session) -> dict[str, bytes]:
     """Return a photograph as it is, hardly compressed, and as cameras and the web compress; else one JPEG of noise."""
     height, width = session.manifest.preprocessing.height_width
@@ -132,15 +156,19 @@ def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[],
         name: rest_call(address.http_port, rest_request("/v1/classify", data, "Content-Type: image/jpeg"))
         for name, data in jpegs(session).items()
     }
-    with floors(request, message) as echoes:
-        answers = [rest()[-expected.nbytes :]]
-        answers += [message_classes()["ModelInferResponse"].FromString(rpc()).raw_output_contents[0]]
+    with floors(request, message) as echoes, in_shared_memory(session, address, x) as (short_request, short_message):
+        short_rest, short_rpc = rest_call(address.http_port, short_request), grpc_call(address.grpc, short_message)
+        answers = [ask()[-expected.nbytes :] for ask in (rest, short_rest)]
+        kind = message_classes()["ModelInferResponse"]
+        answers += [kind.FromString(ask()).raw_output_contents[0] for ask in (rpc, short_rpc)]
         for answer in answers:
             np.testing.assert_allclose(np.frombuffer(answer, np.float32).reshape(expected.shape), expected, 1e-3, 1e-3)
         yield {
             "session": lambda: session.run(feeds),
             "grpc": rpc,
             "rest_binary": rest,
+            "grpc_shared_memory": short_rpc,
+            "rest_shared_memory": short_rest,
             **pictures,
             **echoes,
         }
@@ -175,7 +203,7 @@ def overhead(session: Session, address: Address, rounds: int) -> dict[str, Any]:
         print(f"  {how.replace('_', ' ')}")
         for name, figure in each.items():
             extra = f", over the session {figure['overhead_p50_ms']:6.2f} ms" if "overhead_p50_ms" in figure else ""
-            print(f"    {name:15} p50 {figure['p50_ms']:8.2f} ms{extra}")
+            print(f"    {name:18} p50 {figure['p50_ms']:8.2f} ms{extra}")
     return {"rounds": rounds, **found}
 
 
@@ -219,11 +247,16 @@ def best_batch(session: Session, seconds: float) -> dict[str, float]:
 def loop(session: Session, address: Address, kind: str, rows: int, seconds: float) -> dict[str, Any]:
     """Return throughput and latency of the clients, and what the processes took; their first answers are left out."""
     x = next(iter(session.random_feeds(rows, height_width=session.manifest.preprocessing.height_width).values()))
-    if kind == "grpc":
-        place, payload = address.grpc, grpc_message(session, address.model, x)
-    else:
-        place, payload = str(address.http_port), binary_request(session, address.model, x)
-    ends, processors = closed_loop(kind, place, payload, CLIENTS, seconds, address.pids)
+    protocol = kind.partition("_")[0]
+    place = address.grpc if protocol == "grpc" else str(address.http_port)
+    with in_shared_memory(session, address, x) as (short_request, short_message):
+        payload = {
+            "grpc": lambda: grpc_message(session, address.model, x),
+            "rest_binary": lambda: binary_request(session, address.model, x),
+            "grpc_shared_memory": lambda: short_message,
+            "rest_shared_memory": lambda: short_request,
+        }[kind]()
+        ends, processors = closed_loop(protocol, place, payload, CLIENTS, seconds, address.pids)
     counted = [times[1:] for times in ends if len(times) > 2]
     rate = sum(rows * (len(times) - 1) / (times[-1] - times[0]) for times in counted)
     latencies = np.concatenate([np.diff(times) for times in counted])
@@ -251,7 +284,7 @@ def measure(name: str, directory: Path, rounds: int, seconds: float, repeats: in
         fast = best_rates[0]["1"] > FAST_ROWS_PER_SECOND
         loops: dict[str, list[dict[str, Any]]] = {}
         for _ in range(repeats):
-            for kind in ("grpc", "rest_binary"):
+            for kind in LOOPS:
                 for rows in (1, MANY_ROWS) if fast else (1,):
                     label = kind if rows == 1 else f"{kind}_{rows}_rows"
                     loops.setdefault(label, []).append(loop(session, address, kind, rows, seconds))
@@ -275,15 +308,19 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ways = ("grpc", "rest_binary", "jpeg")
-    figure, axes = pyplot.subplots(figsize=(7, 3.2))
+    ways = ("grpc", "rest_binary", "grpc_shared_memory", "rest_shared_memory", "jpeg")
+    labels = ("gRPC", "REST, binary", "gRPC, shared\nmemory", "REST, shared\nmemory", "JPEG")
+    figure, axes = pyplot.subplots(figsize=(9, 3.2))
     for index, result in enumerate(results):
         values = [result["batch_1"]["back_to_back"][way]["overhead_p50_ms"] for way in ways]
         errors = [result["batch_1"]["back_to_back"][way]["overhead_p50_95_percent"] for way in ways]
         sides = np.abs(np.array(errors) - np.array(values)[:, None]).T
         bars = axes.bar(np.arange(len(ways)) + 0.4 * index, values, 0.36, label=result["model"], yerr=sides)
         axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_xticks(np.arange(len(ways)) + 0.2 * (len(results) - 1), ["gRPC", "REST, binary", "JPEG"])
+    axes.set_xticks(
+        np.arange(len(ways)) + 0.2 * (len(results) - 1),
+        ["gRPC", "REST, binary", "gRPC, shared\nmemory", "REST, shared\nmemory", "JPEG"],
+    )
     axes.set_ylabel("ms more than the Session, median")
     axes.margins(y=0.15)
     axes.legend(frameon=False)

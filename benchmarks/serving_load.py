@@ -81,9 +81,9 @@ async def _grpc_client(address: str, message: bytes, until: float, ends: list[fl
             ends.append(time.perf_counter())
 
 
-def _clients(pipe: Connection, kind: str, address: str, payload: bytes, count: int, seconds: float) -> None:
+def _clients(pipe: Connection, protocol: str, address: str, payload: bytes, count: int, seconds: float) -> None:
     """Send, for each client, when its answers came; the first is when it began."""
-    ask = {"rest_binary": _rest_client, "grpc": _grpc_client}[kind]
+    ask = {"rest": _rest_client, "grpc": _grpc_client}[protocol]
 
     async def run() -> list[list[float]]:
         began = time.perf_counter()
@@ -163,10 +163,10 @@ def processor_seconds(pid: int) -> float:
 
 
 def closed_loop(
-    kind: str, address: str, payload: bytes, count: int, seconds: float, watched: dict[str, list[int]]
+    protocol: str, address: str, payload: bytes, count: int, seconds: float, watched: dict[str, list[int]]
 ) -> tuple[list[list[float]], dict[str, float]]:
     """Return (for each client when its answers came, {processes: processors they took}); `watched`: {name: pids}."""
-    with _process(_clients, kind, address, payload, count, seconds) as (pid, pipe):
+    with _process(_clients, protocol, address, payload, count, seconds) as (pid, pipe):
         groups = {"clients": [pid], **watched}
 
         def spent() -> dict[str, float]:

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -286,7 +287,7 @@ def test_sanitizers_find_nothing(
     objects = [sanitized_kernels(name) for name in dict.fromkeys((isa, floats))]
     program, folder = tmp_path / "host", CSRC / CPU_FOLDER
     host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    sources = [folder / f"{name}.cpp" for name in (block, "token_block", "dense")]
+    sources = [folder / f"{name}.cpp" for name in (block, "token_block", "dense", "memory")]
     compiled(*kinds, *cpu.FLAGS[isa], *sources, host, *objects, "-o", program)
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
@@ -318,3 +319,16 @@ def test_what_a_thread_keeps_is_its_own(tmp_path: Path, sanitizers: str) -> None
     assert done.returncode == 0, done.stderr
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="large pages are asked for on Linux")
+def test_memory_for_weights(tmp_path: Path) -> None:
+    folder, program = CSRC / CPU_FOLDER, tmp_path / "memory"
+    checks = ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
+    source = Path(__file__).parent / "native" / "memory.cpp"
+    command = ["g++", "-std=c++17", *checks, f"-I{folder}", folder / "memory.cpp", source, "-o", program, "-pthread"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

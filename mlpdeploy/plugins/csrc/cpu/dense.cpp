@@ -1,22 +1,9 @@
 #include "dense.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 
 namespace mlpdeploy::cpu {
-
-void FreeDeleter::operator()(void* memory) const { std::free(memory); }
-
-Bytes aligned_bytes(long count) {
-    constexpr long kLine = 64;
-    long const size = round_up(std::max(count, 1L), kLine);
-    auto* memory = static_cast<char*>(std::aligned_alloc(kLine, static_cast<std::size_t>(size)));
-    if (memory == nullptr) throw std::bad_alloc();
-    std::fill_n(memory, size, 0);
-    return Bytes(memory);
-}
 
 // Products of a byte and a signed one whose sum fits into 32 bits.
 constexpr long kMostTerms = 66'000;
@@ -27,7 +14,7 @@ Dense::Dense(Kernels const& kernels, Matrix weights, float const* bias, long in_
       depth_(in_channels),
       panels_(round_up(out_channels, kernels.panel) / kernels.panel),
       panel_bytes_(round_up(in_channels, kernels.depth_unit) * kernels.panel * kernels.operand_bytes),
-      weights_(aligned_bytes(panels_ * panel_bytes_)),
+      weights_(weight_memory(static_cast<std::size_t>(panels_ * panel_bytes_))),
       bias_(aligned_floats(panels_ * kernels.panel)),
       out_scale_(scaling.out) {
     for (long panel = 0; panel < panels_; ++panel) {

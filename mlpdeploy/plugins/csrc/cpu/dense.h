@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels.h"
+#include "memory.h"
 
 namespace mlpdeploy::cpu {
 
@@ -30,18 +31,6 @@ inline long operand_floats(Kernels const& kernels, long rows, long stride) {
 // are reused.
 inline long rows_of_task(Kernels const& kernels, long pixels) {
     return (pixels >= 2048 ? 4 : pixels >= 512 ? 2 : 1) * kernels.chunk_rows;
-}
-
-struct FreeDeleter {
-    void operator()(void* memory) const;
-};
-using Bytes = std::unique_ptr<char[], FreeDeleter>;
-using Floats = std::unique_ptr<float[], FreeDeleter>;
-
-// Return `count` zero bytes, or zeros, on a cache line's boundary. Throw std::bad_alloc.
-Bytes aligned_bytes(long count);
-inline Floats aligned_floats(long count) {
-    return Floats(reinterpret_cast<float*>(aligned_bytes(count * static_cast<long>(sizeof(float))).release()));
 }
 
 // Weights as ONNX has them: that of output `out` and input `in` is data[out * out_step + in * in_step].
@@ -83,7 +72,7 @@ private:
     long depth_;
     long panels_;
     long panel_bytes_;
-    Bytes weights_;
+    std::shared_ptr<char[]> weights_;
     Floats scales_;  // null but for 8 bits
     Floats bias_;
     Scale out_scale_;

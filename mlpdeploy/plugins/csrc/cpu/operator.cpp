@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "pages.h"
+#include "memory.h"
 #include "spares.h"
 
 namespace mlpdeploy::cpu {
