@@ -319,7 +319,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         axes.bar_label(bars, fmt="%.2f", padding=2)
     axes.set_xticks(
         np.arange(len(ways)) + 0.2 * (len(results) - 1),
-        ["gRPC", "REST, binary", "gRPC, shared\nmemory", "REST, shared\nmemory", "JPEG"],
+        labels,
     )
     axes.set_ylabel("ms more than the Session, median")
     axes.margins(y=0.15)
