@@ -14,7 +14,8 @@ from mlpdeploy.errors import UsageError
 
 @click.command(
     epilog="Examples: mlpdeploy bench asmlp_s --batch 1 --batch 8 -o bench.json --plot bench.png; "
-    "mlpdeploy bench asmlp_s --peer none --callers 1 --callers 4"
+    "mlpdeploy bench asmlp_s --peer none --callers 1 --callers 4. Peers: onnxruntime, openvino, no-kernels, canonical, "
+    "torch-eager, torch-compile, naive-dynamo, naive-legacy, naive-openvino"
 )
 @click.argument("directory", type=ARTIFACT)
 @click.option("--batch", "batches", multiple=True, type=int, help="Repeat for a sweep.  [default: 1, 8]")

@@ -71,10 +71,11 @@ class PluginLibrary:
 
 
 def cache_directory(kind: str = "plugins") -> Path:
-    """Return the folder of the builds: $MLPDEPLOY_CACHE/plugins, or below the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
-    return root / kind
+    """Return the folder of what is kept of one kind, below $MLPDEPLOY_CACHE or the user's cache folder."""
+    given, user = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME", "")
+    if given:
+        return Path(given) / kind
+    return (Path(user) if os.path.isabs(user) else Path.home() / ".cache") / "mlpdeploy" / kind
 
 
 def face_of(tensorrt_version: str) -> Face:

@@ -19,6 +19,7 @@ from mlpdeploy.engines.sidecar import FOLDER, Sidecar
 from mlpdeploy.env import cpu_count, cpu_name, installed_version, sums_of_int8_saturate
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import CANONICAL, Manifest
+from mlpdeploy.plugins.find import cache_directory
 from mlpdeploy.runtime.backends import DEFAULT_BACKEND, ROLE_BACKENDS, session_of
 from mlpdeploy.runtime.session import LoadOptions, Session
 
@@ -64,9 +65,8 @@ def fastest_backend(directory: Path, manifest: Manifest, options: LoadOptions) -
 
 
 def cache_folder() -> Path:
-    """Return where choices are remembered: `$XDG_CACHE_HOME/mlpdeploy/backends`, by default under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlpdeploy" / "backends"
+    """Return where choices are remembered, see `cache_directory`."""
+    return cache_directory("backends")
 
 
 def _engine(directory: Path, manifest: Manifest, options: LoadOptions) -> Sidecar | None:

@@ -85,7 +85,8 @@ def check_outputs(
             for size, expected in zip(array.shape, wanted, strict=True)
         )
         if array.dtype != np.dtype(spec.dtype) or not fits or not usable:
-            raise UsageError(f"output array {spec.name!r} is {array.dtype} {array.shape}", text)
+            state = "" if usable else ", and read-only or not contiguous"
+            raise UsageError(f"output array {spec.name!r} is {array.dtype} {array.shape}{state}", text)
         arrays[spec.name] = array
     return arrays
 

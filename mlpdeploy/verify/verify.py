@@ -134,9 +134,9 @@ def verify_artifact(
         raise ArtifactError(
             f"{directory} cannot be written", "a place for the report", "pass --no-record (record=False)"
         )
-    if backend is not None:
+    if backend is not None or (device or "").startswith("cuda"):
         with load(directory, backend, device, threads=threads) as session:  # tells what is missing, before any work
-            backend = session.backend
+            backend = backend and session.backend
     model = reference_model(directory, manifest)
     _check_weights(manifest, model)
     sets = pools(manifest)

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny import tiny_asmlp
 
 from mlpdeploy.artifact import write_manifest
 from mlpdeploy.bench.candidates import OURS, PEERS, output_error
 from mlpdeploy.bench.report import BenchReport, Result, read_report
 from mlpdeploy.bench.run import bench_artifact, write_report
+from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, UsageError, VerificationError
 from mlpdeploy.export.export import export_model
 from mlpdeploy.manifest import read_manifest
@@ -220,6 +222,12 @@ def test_open_sizes_take_the_models_own_or_the_one_asked_for(tmp_path: Path) -> 
 def test_impossible_requests_are_refused(exported: Path, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         bench_artifact(exported, **options)
+
+
+def test_the_help_names_every_peer() -> None:
+    text = " ".join(CliRunner().invoke(main, ["bench", "--help"]).stdout.split())
+    named = text.partition("Peers: ")[2].split(", ")
+    assert sorted(named) == sorted(PEERS)
 
 
 def test_a_damaged_artifact_is_an_error_and_no_unavailable_peer(

@@ -22,9 +22,9 @@ if installed_version("openvino") is None:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPDEPLOY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(auto, "SECONDS", 0.05)
-    return tmp_path / "cache" / "mlpdeploy" / "backends"
+    return tmp_path / "cache" / "backends"
 
 
 @pytest.fixture
@@ -137,6 +137,6 @@ def test_a_cache_folder_that_cannot_be_written(
     exported_for_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("MLPDEPLOY_CACHE", str(tmp_path / "file"))
     assert choice(exported_for_all) in ("onnxruntime", "openvino")
     assert "cannot be remembered" in capsys.readouterr().err

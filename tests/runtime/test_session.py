@@ -210,6 +210,11 @@ def test_wrong_output_arrays(session: Session, array: Any) -> None:
         session.run({"input": images(2)}, {"logits": array})
 
 
+def test_an_output_array_of_the_right_shape_is_told_what_is_wrong(session: Session) -> None:
+    with pytest.raises(UsageError, match=r"is float32 \(2, 7\), and read-only or not contiguous"):
+        session.run({"input": images(2)}, {"logits": np.zeros((7, 2), np.float32).T})
+
+
 def test_an_output_array_that_cannot_be_written_is_refused(session: Session) -> None:
     into = np.zeros((2, 7), np.float32)
     into.flags.writeable = False

@@ -62,7 +62,7 @@ def test_verify_sees_an_engine_that_computes_something_else(machine: Machine, bu
 
 
 def test_auto_takes_an_engine_that_fits(machine: Machine, built: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPDEPLOY_CACHE", str(tmp_path / "cache"))
     asked: list[list[str]] = []
 
     def measure(directory: object, manifest: object, options: object, backends: list[str]) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def test_auto_takes_an_engine_that_fits(machine: Machine, built: Path, tmp_path:
 
 
 def test_auto_measures_it(machine: Machine, built: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPDEPLOY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(auto, "SECONDS", 0.05)
     with load(built, "auto") as session:
         assert session.backend in ("onnxruntime", "tensorrt")
-    (kept,) = (tmp_path / "cache" / "mlpdeploy" / "backends").iterdir()
+    (kept,) = (tmp_path / "cache" / "backends").iterdir()
     assert '"gpu": "NVIDIA L4"' in kept.read_text()
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from mlpdeploy.cli import main
 from mlpdeploy.env import installed_version
-from mlpdeploy.errors import UsageError
+from mlpdeploy.errors import MlpDeployError, UsageError
 from mlpdeploy.verify import verify, verify_artifact
 from mlpdeploy.verify.tolerance import ROW_IDENTITY, row_identity
 
@@ -45,8 +45,14 @@ def test_a_backend_without_a_file_is_refused_before_any_work(exported: Path) -> 
         verify_artifact(exported, backend="openvno", record=False)
 
 
+def test_a_gpu_that_is_not_there_is_told_before_any_work(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlpdeploy.verify.verify._reference", lambda *arguments: pytest.fail("work was done"))
+    with pytest.raises(MlpDeployError, match=r"CUDA|GPU|cuda"):
+        verify_artifact(exported, device="cuda", record=False)
+
+
 def test_on_the_command_line(exported_for_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPDEPLOY_CACHE", str(tmp_path / "cache"))
     directory = shutil.copytree(exported_for_all, tmp_path / "copy")
     done = CliRunner().invoke(main, ["verify", str(directory), "--backend", "auto"])
     assert done.exit_code == 0, done.output
