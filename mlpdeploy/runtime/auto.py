@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
