@@ -1,6 +1,6 @@
 """Builds of the CPU kernels against each other, on the same artifacts: what a change to them gains.
 
-Writes results/kernel_builds.json. Run with: python benchmarks/kernel_builds.py old=LIBRARY new=LIBRARY --artifacts DIR ...
+Writes results/kernel_builds.json. Run with: python benchmarks/kernel_builds.py A=LIBRARY B=LIBRARY --artifacts DIR ...
 
 `mlpdeploy plugin build --cpu --json` names the library of a checkout. Each build runs in several processes, because how
 a process gets its memory makes it a few percent faster or slower for as long as it lives. Their turns are interleaved.

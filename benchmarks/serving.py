@@ -145,16 +145,16 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 @contextlib.contextmanager
-def calls(session: Session, address: Address) -> Iterator[dict[str, Callable[[], Any]]]:
-    """Yield {name: one request at batch 1}."""
-    feeds = session.random_feeds(1, height_width=session.manifest.preprocessing.height_width)
+def calls(session: Session, address: Address, rows: int) -> Iterator[dict[str, Callable[[], Any]]]:
+    """Yield {name: one request of so many rows, or one picture}."""
+    feeds = session.random_feeds(rows, height_width=session.manifest.preprocessing.height_width)
     x = next(iter(feeds.values()))
     expected = next(iter(session.run(feeds).values()))
     request, message = binary_request(session, address.model, x), grpc_message(session, address.model, x)
     rest, rpc = rest_call(address.http_port, request), grpc_call(address.grpc, message)
     pictures = {
         name: rest_call(address.http_port, rest_request("/v1/classify", data, "Content-Type: image/jpeg"))
-        for name, data in jpegs(session).items()
+        for name, data in (jpegs(session) if rows == 1 else {}).items()
     }
     with floors(request, message) as echoes, in_shared_memory(session, address, x) as (short_request, short_message):
         short_rest, short_rpc = rest_call(address.http_port, short_request), grpc_call(address.grpc, short_message)
@@ -181,10 +181,10 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def overhead(session: Session, address: Address, rounds: int) -> dict[str, Any]:
-    """Return {how it was asked: {way: figures}}, see `figures`."""
+def overhead(session: Session, address: Address, count: int, rounds: int) -> dict[str, Any]:
+    """Return {how it was asked: {way: figures}}, see `figures`; a request has `count` rows."""
     generator = random.Random(0)
-    with calls(session, address) as ways:
+    with calls(session, address, count) as ways:
         names = list(ways)
         rows: dict[str, list[float]] = {name: [] for name in names}
         cold: dict[str, list[float]] = {name: [] for name in names}
@@ -271,15 +271,16 @@ def loop(session: Session, address: Address, kind: str, rows: int, seconds: floa
     }
 
 
-def measure(name: str, directory: Path, rounds: int, seconds: float, repeats: int) -> dict[str, Any]:
+def measure(name: str, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all figures of one model.
 
     The session has the options of the server's worker: its threads do not spin after a run, for spinning they would
     take a processor from the request that comes next.
     """
     print(name)
+    rows_asked, seconds, repeats = arguments.rows, arguments.seconds, arguments.repeats
     with server(name, directory) as address, load(directory, share_processors=True) as session:
-        single = overhead(session, address, rounds)
+        alone = overhead(session, address, rows_asked, arguments.rounds)
         best_rates = [best_batch(session, seconds / 4)]
         fast = best_rates[0]["1"] > FAST_ROWS_PER_SECOND
         loops: dict[str, list[dict[str, Any]]] = {}
@@ -298,7 +299,7 @@ def measure(name: str, directory: Path, rounds: int, seconds: float, repeats: in
         shares = [run["share_of_best"] for run in runs]
         print(f"  {CLIENTS} clients, {label}: {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the best; "
               f"p99 {max(run['p99_in_batches_of_32'] for run in runs):.2f} batches of 32")  # fmt: skip
-    return {"model": name, "batch_1": single, "session_rows_per_second": middles, "closed_loop": loops}
+    return {"model": name, f"batch_{rows_asked}": alone, "session_rows_per_second": middles, "closed_loop": loops}
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -333,15 +334,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("artifacts", nargs="+", metavar="NAME=DIR")
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=1, help="of one client's requests; with more there is no plot")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--repeats", type=int, default=3, help="of the closed loops")
+    parser.add_argument("--repeats", type=int, default=3, help="of the closed loops; 0 leaves them out")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serving.json")
     arguments = parser.parse_args()
     named = (text.partition("=") for text in arguments.artifacts)
-    results = [
-        measure(name, Path(directory), arguments.rounds, arguments.seconds, arguments.repeats)
-        for name, _, directory in named
-    ]
+    results = [measure(name, Path(directory), arguments) for name, _, directory in named]
     body = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": git_commit(),
@@ -353,7 +352,8 @@ def main() -> None:
         "results": results,
     }
     write_file(arguments.output, (json.dumps(body, indent=1) + "\n").encode())
-    plot(results, arguments.output.with_suffix(".png"))
+    if arguments.rows == 1:
+        plot(results, arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
