@@ -22,6 +22,7 @@ from mlpdeploy.bench.measure import Candidate, measure_interleaved
 from mlpdeploy.env import cpu_count, git_commit, machine, tool_versions
 from mlpdeploy.export.export import export_model
 from mlpdeploy.runtime import onnxruntime as backend
+from mlpdeploy.runtime import session as session_module
 
 MODEL = "asmlp_t"
 ROWS = 8
@@ -55,7 +56,7 @@ def rows_per_stream(scratch: Path, seconds: float) -> list[dict[str, Any]]:
 
         def streams(rows: int) -> Run:
             def run(x: np.ndarray) -> list[np.ndarray]:
-                backend.ROWS_PER_STREAM_RUN = rows
+                session_module.ROWS_PER_STREAM_RUN = rows
                 return list(session.run({"input": x}).values())
 
             return run

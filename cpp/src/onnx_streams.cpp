@@ -17,7 +17,7 @@ namespace mlpdeploy {
 namespace {
 
 constexpr int default_max_batch = 32;
-constexpr std::int64_t rows_per_stream_run = 2;  // as in mlpdeploy/runtime/onnxruntime.py
+constexpr std::int64_t rows_per_stream_run = 2;  // as in mlpdeploy/runtime/session.py
 
 // Rows of a part with zeros behind them, and room for the results of all that is computed; kept from call to call.
 struct Scratch {
@@ -177,6 +177,7 @@ class OnnxStreams final : public Backend {
     if (shared < stop) run_rows(whole_, feeds, results, shared, stop);
   }
 
+  // Every stream has the same number of rows to compute. The shorter runs come last, so that all streams end together.
   void stream(const OnnxModel& model, const Feeds& feeds, const Results& results, std::int64_t start,
               std::int64_t stop) const {
     struct Part {
@@ -184,16 +185,18 @@ class OnnxStreams final : public Backend {
       const OnnxModel& model;
       const Feeds& feeds;
       const Results& results;
-      std::int64_t start, stop, step;
+      std::int64_t start, whole_runs, rest;
     };
-    const std::int64_t rows = stop - start, step = std::min(rows_per_stream_run, rows / threads_);
-    Part part{*this, model, feeds, results, start, stop, step};
+    const std::int64_t share = (stop - start) / threads_, rest = share % rows_per_stream_run;
+    Part part{*this, model, feeds, results, start, share / rows_per_stream_run * threads_, rest};
     const auto work = [](void* context, std::size_t index) {
       const Part& p = *static_cast<Part*>(context);
-      const std::int64_t from = p.start + static_cast<std::int64_t>(index) * p.step;
-      p.session.run_rows(p.model, p.feeds, p.results, from, std::min(from + p.step, p.stop));
+      const auto run = static_cast<std::int64_t>(index), shorter = std::max<std::int64_t>(run - p.whole_runs, 0);
+      const std::int64_t from = p.start + (run - shorter) * rows_per_stream_run + shorter * p.rest;
+      p.session.run_rows(p.model, p.feeds, p.results, from,
+                         from + (run < p.whole_runs ? rows_per_stream_run : p.rest));
     };
-    pool_.get().run(static_cast<std::size_t>((rows + step - 1) / step), work, &part);
+    pool_.get().run(static_cast<std::size_t>(part.whole_runs + (rest > 0 ? threads_ : 0)), work, &part);
   }
 
   // Through memory of its own: with zeros behind the rows where the model's batch is fixed, and pinned on a GPU.

@@ -48,6 +48,21 @@ LoadOptions with(int threads, int max_batch) {
   return options;
 }
 
+// Every row of a batch is the bits of that row alone, and nothing is written behind the last.
+void check_rows(const Session& session, std::size_t rows) {
+  CAPTURE(rows);
+  Call call(rows, 1.0F);
+  call.logits.resize(rows * classes + 4, 99.0F);  // a margin that must stay as it is
+  call.run(session);
+  for (std::size_t row = 0; row < rows; ++row) {
+    Call alone(1, 0.0F);
+    std::copy_n(call.pixels.begin() + static_cast<std::ptrdiff_t>(row * row_values), row_values, alone.pixels.begin());
+    alone.run(session);
+    CHECK(std::memcmp(alone.logits.data(), call.logits.data() + row * classes, classes * sizeof(float)) == 0);
+  }
+  for (std::size_t i = rows * classes; i < call.logits.size(); ++i) CHECK(call.logits[i] == 99.0F);
+}
+
 }  // namespace
 
 TEST_CASE("after warm-up a call allocates nothing of its own") {
@@ -100,18 +115,14 @@ TEST_CASE("a session may be used by many threads at once") {
 TEST_CASE("padding of a fixed batch stays inside") {
   const Session session = Session::load(artifact("fixed"));
   REQUIRE(session.fixed_batch() == 3);
-  for (const std::size_t rows : {1U, 2U, 3U, 4U, 7U}) {
-    Call call(rows, 1.0F);
-    call.logits.resize(rows * classes + 4, 99.0F);  // a margin that must stay as it is
-    call.run(session);
-    for (std::size_t row = 0; row < rows; ++row) {
-      Call alone(1, 0.0F);
-      std::copy_n(call.pixels.begin() + static_cast<std::ptrdiff_t>(row * row_values), row_values,
-                  alone.pixels.begin());
-      alone.run(session);
-      CHECK(std::memcmp(alone.logits.data(), call.logits.data() + row * classes, classes * sizeof(float)) == 0);
-    }
-    for (std::size_t i = rows * classes; i < call.logits.size(); ++i) CHECK(call.logits[i] == 99.0F);
+  for (const std::size_t rows : {1U, 2U, 3U, 4U, 7U}) check_rows(session, rows);
+}
+
+TEST_CASE("rows in streams are computed like a row alone") {
+  for (const int threads : {1, 2, 3, 4}) {
+    CAPTURE(threads);
+    const Session session = Session::load(artifact("asmlp"), with(threads, 32));
+    for (const std::size_t rows : {1U, 2U, 3U, 5U, 6U, 8U, 10U, 13U}) check_rows(session, rows);
   }
 }
 

@@ -29,10 +29,8 @@ from mlpdeploy.runtime.onnxruntime_gpu import (
     gpu_index,
     has_provider,
 )
-from mlpdeploy.runtime.session import LoadOptions, Session
+from mlpdeploy.runtime.session import LoadOptions, Session, stream_runs
 
-# Images that a stream computes in one run: benchmarks/results/choices.json.
-ROWS_PER_STREAM_RUN = 2
 # How the passes are called whose nodes the library of CPU kernels runs.
 _BLOCK_PASSES = "form_"
 
@@ -168,15 +166,13 @@ class BackendSession(Session):
     def _stream(self, streams: _Streams, feeds: Arrays, into: Arrays | None) -> list[Arrays]:
         """Run the rows in streams, a few at a time, and return the results in order."""
         rows = len(next(iter(feeds.values())))
-        step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
-        starts = range(0, rows, step)
 
-        def work(start: int) -> Arrays:
-            stop = min(start + step, rows)
+        def work(run: tuple[int, int]) -> Arrays:
+            start, stop = run
             target = None if into is None else rows_of(into, start, stop)
             return self._run(streams.session, rows_of(feeds, start, stop), target)
 
-        return list(streams.pool.map(work, starts))
+        return list(streams.pool.map(work, stream_runs(rows, self._threads)))
 
     def _run(self, session: Any, feeds: Arrays, into: Arrays | None) -> Arrays:
         if into is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import shlex
 import warnings
 from collections import deque
@@ -19,11 +18,9 @@ from mlpdeploy.env import cpu_count, require, sums_of_int8_saturate
 from mlpdeploy.errors import ArtifactError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.feeds import Arrays, rows_of
-from mlpdeploy.runtime.session import LoadOptions, Session
+from mlpdeploy.runtime.session import LoadOptions, Session, stream_runs
 
 TARGET = "openvino"
-# Images that a stream computes in one request, as for ONNX Runtime.
-ROWS_PER_STREAM_RUN = 2
 # OpenVINO's names for what arithmetic it may use, and for what a processor can do by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NATIVE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -86,9 +83,7 @@ class BackendSession(Session):
             if self._streams is None:
                 self._streams = self._make_streams(feeds)
         shared = rows - rows % self._threads
-        step = min(ROWS_PER_STREAM_RUN, rows // self._threads)
-        cuts = [*range(0, shared, step), shared]
-        parts = [rows_of(feeds, start, stop) for start, stop in itertools.pairwise(cuts)]
+        parts = [rows_of(feeds, start, stop) for start, stop in stream_runs(shared, self._threads)]
         results = self._run(self._streams, parts, None if into is None else rows_of(into, 0, shared))
         if shared == rows:
             return into if into is not None else results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 import weakref
@@ -20,6 +21,8 @@ from mlpdeploy.manifest import Manifest, TensorSpec, usual_size
 from mlpdeploy.runtime.feeds import Arrays, check_feeds, check_outputs, open_sizes, pad_rows
 
 DEFAULT_MAX_BATCH = 32
+# Images that a stream computes in one run, at most: benchmarks/results/choices.json.
+ROWS_PER_STREAM_RUN = 2
 
 # Calls of `run_async` that compute at the same time; what else is asked for waits in order.
 ASYNC_RUNS = 2
@@ -278,3 +281,13 @@ def _release(*groups: Mapping[str, Any]) -> None:
     for array in (array for group in groups for array in group.values()):
         if not isinstance(array, np.ndarray):
             array.release()
+
+
+def stream_runs(rows: int, threads: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of the runs in which `threads` streams compute `rows`, a multiple of them.
+
+    Every stream has the same number of rows to compute. The shorter runs come last, so that all streams end together.
+    """
+    whole, rest = divmod(rows // threads, ROWS_PER_STREAM_RUN)
+    sizes = [*[ROWS_PER_STREAM_RUN] * (whole * threads), *[rest] * (threads if rest else 0)]
+    return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from mlpdeploy.manifest import TensorSpec, read_manifest
 from mlpdeploy.runtime.backends import BACKENDS, GPU_BACKENDS
 from mlpdeploy.runtime.feeds import check_feeds
 from mlpdeploy.runtime.loading import load
-from mlpdeploy.runtime.session import ASYNC_RUNS, Session
+from mlpdeploy.runtime.session import ASYNC_RUNS, Session, stream_runs
 
 CPU_BACKENDS = [name for name in BACKENDS if name not in GPU_BACKENDS]
 
@@ -81,11 +82,25 @@ def test_streams_give_the_bits_of_one_image_alone(exported: Path, threads: int) 
     with load(exported, threads=1) as one:
         alone = np.concatenate([one.run({"input": images(13)[row : row + 1]})["logits"] for row in range(13)])
     with load(exported, threads=threads) as session:
-        for rows in (1, 2, 3, 5, 8, 13):
+        for rows in (1, 2, 3, 5, 6, 8, 10, 13):
             into = np.empty((rows, 7), np.float32)
             np.testing.assert_array_equal(session.run({"input": images(13)[:rows]})["logits"], alone[:rows])
             session.run({"input": images(13)[:rows]}, {"logits": into})
             np.testing.assert_array_equal(into, alone[:rows])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4, 16])
+@pytest.mark.parametrize("share", [1, 2, 3, 5, 8])
+def test_streams_have_equal_shares_and_end_together(threads: int, share: int) -> None:
+    runs = stream_runs(threads * share, threads)
+    assert runs[0][0] == 0 and runs[-1][1] == threads * share
+    assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(runs))
+    work = [0] * threads
+    sizes = [stop - start for start, stop in runs]
+    for size in sizes:  # each run goes to whoever is free first
+        work[work.index(min(work))] += size
+    assert work == [share] * threads
+    assert max(sizes) == min(2, share) and sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7])
