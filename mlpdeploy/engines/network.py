@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # TensorRT-RTX larger engines: benchmarks/results/rtx_build.json.
 NATIVE_SHIFT: Literal["conv"] = "conv"
 FORMS = ("plugin", NATIVE_SHIFT)
+FILE = "network.onnx"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Network:
     sha256: str
 
 
-def lowered_network(directory: Path, manifest: Manifest, target: str, shift: ShiftForm, scratch: Path) -> Network:
+def lowered_network(
+    directory: Path, manifest: Manifest, target: str, shift: ShiftForm, scratch: Path, opset: int | None = None
+) -> Network:
     """Return the artifact's model lowered for a target: the file that it has for it, or the canonical one, lowered now.
 
     Args:
@@ -45,10 +48,11 @@ def lowered_network(directory: Path, manifest: Manifest, target: str, shift: Shi
         target: `tensorrt` or `tensorrt-rtx`.
         shift: `plugin`, or a form in native layers: `conv` or `slice`.
         scratch: a folder for a file that has to be lowered.
+        opset: the newest that the target knows; None stands for any.
 
     Raises:
         UsageError: `plugin` for a model without an axial shift; or a quantized artifact without a model for the target,
-            for its canonical one is not quantized.
+            for its canonical one is not quantized; or one that the opset cannot say.
         ArtifactError: a file of the artifact is missing or was changed, or has nodes that the target does not know.
     """
     require("onnx_ir")
@@ -59,7 +63,10 @@ def lowered_network(directory: Path, manifest: Manifest, target: str, shift: Shi
     name = _own_file(manifest, target, shift)
     if name is not None:
         entry, path = manifest.files[name], checked_file(directory, manifest, name)
-        _check(ir.load(path), path, entry.shift)
+        model = ir.load(path)
+        _check(model, path, entry.shift)
+        if opset is not None and model.graph.opset_imports[""] > opset:
+            return _older(model, entry.shift, scratch, opset)
         weights = sha256_of(directory / entry.weights) if entry.weights else ""
         return Network(path, entry.shift, _joined(sha256_of(path), weights))
     if manifest.precision != "fp32":
@@ -76,10 +83,28 @@ def lowered_network(directory: Path, manifest: Manifest, target: str, shift: Shi
     if shift == "plugin" and not has_shift:
         raise UsageError(f"--shift plugin for {manifest.model['name']}", "an AS-MLP", "leave --shift out")
     lower(model, TARGETS[target], shift)
-    path, weights = scratch / "network.onnx", "network.weights"
-    _check(model, path, shift)
+    _check(model, scratch / FILE, shift)
+    form = shift if has_shift else ""
+    return _saved(model, form, scratch) if opset is None else _older(model, form, scratch, opset)
+
+
+def _older(model: ir.Model, shift: str, scratch: Path, opset: int) -> Network:
+    """Return the network in an opset that the target knows."""
+    from mlpdeploy.export.passes.lower_opset import lower_opset
+
+    refused = lower_opset(model, opset).refused
+    if refused:
+        node, why = next(iter(refused.items()))
+        raise UsageError(f"{node} is {why}", f"a model that opset {opset} can say", "use TensorRT 10 or newer")
+    return _saved(model, shift, scratch)
+
+
+def _saved(model: ir.Model, shift: str, scratch: Path) -> Network:
+    import onnx_ir as ir
+
+    path, weights = scratch / FILE, "network.weights"
     ir.save(model, path, external_data=weights, size_threshold_bytes=1024)
-    return Network(path, shift if has_shift else "", _joined(sha256_of(path), sha256_of(scratch / weights)))
+    return Network(path, shift, _joined(sha256_of(path), sha256_of(scratch / weights)))
 
 
 def has_own_file(manifest: Manifest, target: str, shift: str) -> bool:

@@ -101,7 +101,9 @@ def _build(
         tell(0.0, "lowering")
         if plugin and not options.asks_for_plugin and _only_native(manifest, options.target):
             plugin, why_native = None, ("the shift is in native layers: so it is in the artifact's file",)
-        network = lowered_network(directory, manifest, options.target, "plugin" if plugin else NATIVE_SHIFT, scratch)
+        network = lowered_network(
+            directory, manifest, options.target, "plugin" if plugin else NATIVE_SHIFT, scratch, api.newest_opset
+        )
         mark = _fingerprint(manifest, options, _Tools(api, gpu, plugin), profiles, network)
         found = None if force else _existing(folder, mark)
         if found is not None:

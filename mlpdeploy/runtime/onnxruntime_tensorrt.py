@@ -6,12 +6,12 @@ The engines and timings that it makes stay in the artifact's folder, in `engines
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from pathlib import Path
 
 from mlpdeploy.artifact import disk_errors
-from mlpdeploy.env import require
-from mlpdeploy.errors import MlpDeployError, UsageError
+from mlpdeploy.env import installed_version, require
+from mlpdeploy.errors import MissingDependencyError, MlpDeployError, UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, checked_file
 from mlpdeploy.runtime.onnxruntime import BackendSession as OnnxRuntimeSession
 from mlpdeploy.runtime.onnxruntime_gpu import TENSORRT, Provider, Source, cuda_provider, gpu_index
@@ -25,6 +25,8 @@ PLUGIN_DOMAIN, OUR_DOMAIN = "trt.plugins", "mlpdeploy"
 _ON = "True"  # how a switch of this provider is written: ONNX Runtime's Python package refuses 1
 _OPTIMUM = 8
 _KEY_DIGITS = 16
+_LISTS_PLUGINS = (1, 22)
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 
 
 class BackendSession(OnnxRuntimeSession):
@@ -40,17 +42,16 @@ class BackendSession(OnnxRuntimeSession):
             raise UsageError(f"threads on the backend {self.backend}", fix="leave the number of threads out")
         name = manifest.file_for(options.role or ROLE)
         path, entry = checked_file(directory, manifest, name), manifest.files[name]
-        with suppress(MlpDeployError):  # TensorRT's package loads the libraries that the provider asks for by name
-            load_tensorrt("tensorrt")
         with_plugin = entry.shift == "plugin"
         if with_plugin:
-            _load_plugin()
+            _check_plugins_are_listed()
+        _load_libraries(with_plugin)
         most = options.max_batch or DEFAULT_MAX_BATCH
         provider = Provider(
             TENSORRT,
             {
                 "device_id": str(index),
-                **_cache(directory / CACHE, entry.sha256),
+                **_cache(directory / CACHE, f"{_float32_as_it_is(manifest)}-{entry.sha256[:_KEY_DIGITS]}"),
                 **_precision(manifest),
                 **_profile(manifest.inputs, most),
             },
@@ -72,24 +73,55 @@ def with_plugin_domain(path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _load_plugin() -> None:
-    """Load our library into the registry that ONNX Runtime's TensorRT asks: it is the same one in this process.
+def _load_libraries(with_plugin: bool) -> None:
+    """Load TensorRT, and our plugin into the registry that ONNX Runtime's TensorRT asks: the same one in this process.
 
-    ONNX Runtime's own option for plugins only opens a library, which registers nothing.
+    TensorRT's package loads the libraries that the provider asks for by name. The plugin is loaded for a file without
+    one too: ONNX Runtime lists the plugins once in a process, before its first session. Its own option for them only
+    opens a library, which registers nothing.
+
+    Raises:
+        MlpDeployError: one is not there, or is refused, and the file has plugin nodes.
     """
     from mlpdeploy.plugins.find import find_plugin_library
 
-    load_tensorrt("tensorrt").load_plugins(find_plugin_library("IPluginV3"))
+    try:
+        load_tensorrt("tensorrt").load_plugins(find_plugin_library("IPluginV3"))
+    except MlpDeployError:
+        if with_plugin:
+            raise
 
 
-def _cache(folder: Path, sha256: str) -> dict[str, str]:
+def _check_plugins_are_listed() -> None:
+    """Raise MissingDependencyError if this ONNX Runtime lists no plugins with TensorRT's newer interface."""
+    found = installed_version("onnxruntime")
+    if found is not None and tuple(map(int, found.split(".")[:2])) < _LISTS_PLUGINS:
+        raise MissingDependencyError(
+            f"ONNX Runtime {found} does not know TensorRT's newer plugins",
+            ".".join(map(str, _LISTS_PLUGINS)) + " or newer",
+            "run: pip install --upgrade onnxruntime-gpu, or use the backend tensorrt",
+        )
+
+
+def _float32_as_it_is(manifest: Manifest) -> str:
+    """Have NVIDIA's libraries compute float32 as it is, and return how the engines are called that follow.
+
+    The provider lets TensorRT round products to ten bits (TF32) and has no option against it; this variable has, for
+    all that the process computes on a GPU. Who has set it to something else keeps that.
+    """
+    if "fp32" not in (manifest.precision, manifest.float_precision):
+        return "half"
+    return "ieee" if os.environ.setdefault(TF32_VARIABLE, "0") == "0" else "tf32"
+
+
+def _cache(folder: Path, key: str) -> dict[str, str]:
     """Return the options that keep engines and timings; ONNX Runtime adds GPU and version to the names."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return {
         "trt_engine_cache_enable": _ON,
         "trt_engine_cache_path": str(folder),
-        "trt_engine_cache_prefix": f"mlpdeploy-{sha256[:_KEY_DIGITS]}",
+        "trt_engine_cache_prefix": f"mlpdeploy-{key}",
         "trt_timing_cache_enable": _ON,
         "trt_timing_cache_path": str(folder),
     }

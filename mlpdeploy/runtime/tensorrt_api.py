@@ -122,6 +122,11 @@ class TensorRt:
         """Whether the graph's types are the engine's types; before TensorRT 10 they are builder flags."""
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
+    @property
+    def newest_opset(self) -> int | None:
+        """The newest opset that its parser knows, where that is older than ours: it overlooks what is newer."""
+        return 17 if self.version.startswith("8.") else None
+
     def logger(self, log: Callable[[Severity, str], None]) -> Any:
         """Return the process's logger, which hands messages to `log` as long as that lives; see tensorrt_log.py."""
         return logger_of(self.module, log)

@@ -56,7 +56,7 @@ def value_checks(session: Session, pool: Pool, reference: Reference, precision: 
                 **_bounded(found / scale, bound / scale),
                 "pytorch": reference.own_rms[output] / scale,
             }
-        limit = row_identity(precision, session.backend)
+        limit = row_identity(precision, session.backend, session.device)
         apart = float(np.abs(array - np.concatenate([one[output][:1] for one in alone])).max()) / scale
         yield {"check": f"row alone equals row in a batch, {output}, {size}", **_bounded(apart, limit)}
         same = float(np.abs(equal[output] - equal[output][:1]).max()) / scale

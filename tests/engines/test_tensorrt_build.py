@@ -103,6 +103,30 @@ def test_native_layers(version: str, artifact: Path) -> None:
     assert build_artifact(artifact, BuildOptions(batches=((1, 2, 4), (5, 8, 16)))).reused
 
 
+def test_the_file_is_in_an_opset_that_the_version_reads(
+    version: str, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    run = single.run_build
+
+    def run_build(request: Any, *arguments: Any) -> Any:
+        given.append(onnx.load(request.network, load_external_data=False).opset_import[0].version)
+        return run(request, *arguments)
+
+    monkeypatch.setattr(single, "run_build", run_build)
+    build_artifact(artifact, BuildOptions())
+    assert given == [17 if version.startswith("8") else 21]
+
+
+def test_what_8_6_cannot_read_is_refused_before_the_build(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake(monkeypatch, "8.6.1")
+    monkeypatch.setattr(
+        "mlpdeploy.export.passes.lower_opset._without_a_form", lambda model, opset: {"head": "Foo of opset 19"}
+    )
+    with pytest.raises(UsageError, match=r"head is Foo of opset 19; .*opset 17 .*; use TensorRT 10 or newer"):
+        build_artifact(artifact, BuildOptions())
+
+
 def test_the_plugin(version: str, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     native = build_artifact(artifact, BuildOptions())
     assert native.sidecar.warnings == (

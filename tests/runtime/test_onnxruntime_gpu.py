@@ -8,8 +8,10 @@ from __future__ import annotations
 import _ctypes
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,7 +202,7 @@ def test_the_tensorrt_provider(ort: FakeOnnxRuntime, artifact: Path) -> None:
         "device_id": "0",
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(cache),
-        "trt_engine_cache_prefix": f"mlpdeploy-{sha256[:16]}",
+        "trt_engine_cache_prefix": f"mlpdeploy-ieee-{sha256[:16]}",
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache),
         "trt_profile_min_shapes": "input:1x3x32x32",
@@ -217,10 +219,11 @@ def test_tensorrt_is_loaded_before_the_provider_asks_for_its_libraries(
     """The provider names libnvinfer alone, which pip installs where the system's loader does not look."""
     sessions: list[int] = []
 
-    def load_tensorrt(target: str) -> None:
+    def load_tensorrt(target: str) -> Any:
         sessions.append(len(ort.sessions))
         if not there:
             raise MissingDependencyError("the package tensorrt is not installed")
+        return SimpleNamespace(load_plugins=lambda library: None)
 
     monkeypatch.setattr("mlpdeploy.runtime.onnxruntime_tensorrt.load_tensorrt", load_tensorrt)
     load(artifact, "onnxruntime-tensorrt", max_batch=4).close()
@@ -240,6 +243,42 @@ def test_the_tensorrt_provider_with_our_plugin(
     # By TensorRT's own loader: ONNX Runtime would only open it, and the library registers nothing by itself.
     assert machine.module.get_plugin_registry()._loaded == [str(machine.library)]
     assert "trt_extra_plugin_lib_paths" not in options_of(ort)
+
+
+@pytest.mark.parametrize("with_plugin", [False, True])
+def test_the_plugin_is_there_before_the_first_session_of_any_file(
+    ort: FakeOnnxRuntime, machine: Machine, artifact: Path, tmp_path: Path, with_plugin: bool
+) -> None:
+    """ONNX Runtime lists TensorRT's plugins once in a process."""
+    if with_plugin:
+        machine.library = tmp_path / "libmlpdeploy_plugins.so"
+    load(artifact, "onnxruntime-tensorrt").close()
+    loaded = machine.module.get_plugin_registry()._loaded
+    assert loaded == ([str(machine.library)] if with_plugin else [])
+
+
+def test_an_onnxruntime_that_lists_no_newer_plugins(
+    ort: FakeOnnxRuntime, machine: Machine, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower_artifact(artifact, "tensorrt", verify=False)
+    machine.library = tmp_path / "libmlpdeploy_plugins.so"
+    monkeypatch.setattr(onnxruntime_tensorrt, "installed_version", lambda name: "1.21.1")
+    with pytest.raises(MissingDependencyError, match=r"1\.21\.1 does not know .*; wanted 1\.22 or newer"):
+        load(artifact, "onnxruntime-tensorrt")
+    monkeypatch.setattr(onnxruntime_tensorrt, "installed_version", lambda name: "1.22.0")
+    load(artifact, "onnxruntime-tensorrt").close()
+
+
+@pytest.mark.parametrize(("before", "after", "name"), [(None, "0", "ieee"), ("0", "0", "ieee"), ("1", "1", "tf32")])
+def test_float32_is_not_rounded_to_ten_bits_unless_the_user_says_so(
+    ort: FakeOnnxRuntime, artifact: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, after: str, name: str
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", before or "")
+    if before is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    load(artifact, "onnxruntime-tensorrt").close()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == after
+    assert options_of(ort)["trt_engine_cache_prefix"].startswith(f"mlpdeploy-{name}-")
 
 
 def test_the_tensorrt_provider_in_fp16(ort: FakeOnnxRuntime, half: Path, machine: Machine, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_on_the_command_line(exported_for_all: Path, tmp_path: Path, monkeypatch
     assert "measured onnxruntime" in done.stderr
 
 
-def test_only_openvino_has_the_wider_bound_for_rows() -> None:
+def test_openvino_and_gpus_have_the_wider_bound_for_rows() -> None:
     assert row_identity("fp32", "onnxruntime") == ROW_IDENTITY["fp32"] < row_identity("fp32", "openvino") == 1e-5
+    for backend in ("onnxruntime", "onnxruntime-tensorrt", "torch", "tensorrt"):
+        assert row_identity("fp32", backend, "cuda:1") == 1e-5
     for precision, bound in ROW_IDENTITY.items():  # rows that are mixed up differ by the spread and more
         assert row_identity(precision, "onnxruntime") == bound < row_identity(precision, "openvino") < 0.5
