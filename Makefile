@@ -57,6 +57,7 @@ format: setup  ## rewrite the sources in the house style
 bench: setup  ## measure AS-MLP-T and ViP-S/7 against their peers into benchmarks/results (about ten minutes)
 	$(BIN)/python benchmarks/cpu.py
 
+cpp: export MLPDEPLOY_TEST_WARNINGS := 1
 cpp: setup  ## build the C++ library and program into build/, and test them (docs/how-to/cpp.md)
 	@command -v cmake >/dev/null && command -v g++ >/dev/null || { \
 	  echo "cmake or g++ is missing: on Debian and Ubuntu run: sudo apt install cmake g++"; exit 1; }

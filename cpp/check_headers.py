@@ -54,6 +54,7 @@ def check(include: Path, version: str, artifacts: Path) -> dict[str, Any]:
     build = ROOT / "build" / f"cpp-headers-{version}"
     run(
         *("cmake", "-S", ROOT / "cpp", "-B", build, f"-DONNXRUNTIME_ROOT={ROOT / 'build' / 'onnxruntime'}"),
+        "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
         *("-DMLPDEPLOY_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={include.resolve()}"),
     )
     run("cmake", "--build", build, "--parallel", os.cpu_count(), "--target", TESTS)

@@ -74,7 +74,7 @@ def build_ptx() -> Ptx:
 
 def _compile(nvcc: Path, architecture: str, element_bytes: int, output: Path) -> None:
     source = CSRC / "axial_shift" / "embedded.cu"
-    command = [str(nvcc), "-ptx", "-std=c++17", "-O3", f"-arch=compute_{architecture}", "-Werror", "all-warnings"]
+    command = [str(nvcc), "-ptx", "-std=c++17", "-O3", f"-arch=compute_{architecture}"]
     command += [f"-DMLPDEPLOY_ELEMENT_BYTES={element_bytes}", str(source), "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -23,6 +23,12 @@ PRESET = "release"
 BUILD = ROOT / "build" / f"cpp-{PRESET}"
 
 
+def warning_options() -> list[str]:
+    """Return CMake's options for warnings: errors in the tests, but not for users, whose compilers warn of more."""
+    # `make cpp` sets it: what it builds is used.
+    return [f"-DCMAKE_COMPILE_WARNING_AS_ERROR={'OFF' if os.environ.get('MLPDEPLOY_TEST_WARNINGS') else 'ON'}"]
+
+
 def tensorrt_options() -> list[str]:
     """Return CMake's options for the backend tensorrt: on where the headers of TensorRT and CUDA are here."""
     nvcc = find_nvcc()
@@ -46,7 +52,7 @@ def built() -> Path:
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}: the C++ part is not tested")
     headers = [sys.executable, str(ROOT / "cpp" / "get_onnxruntime.py"), str(ROOT / "build" / "onnxruntime")]
-    configure = ["cmake", "--preset", PRESET, *tensorrt_options()]
+    configure = ["cmake", "--preset", PRESET, *tensorrt_options(), *warning_options()]
     for command in (headers, configure):
         done = subprocess.run(command, cwd=ROOT / "cpp", capture_output=True, text=True)
         if done.returncode:
@@ -191,4 +197,4 @@ def edit(
 
 
 if __name__ == "__main__":  # for `make cpp`, so that it builds what the tests would build again otherwise
-    sys.stdout.write(" ".join(tensorrt_options()) + "\n")
+    sys.stdout.write(" ".join(tensorrt_options() + warning_options()) + "\n")

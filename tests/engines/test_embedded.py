@@ -42,6 +42,7 @@ def ptx(tmp_path_factory: pytest.TempPathFactory) -> Ptx:
         pytest.skip("no nvcc")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("ptx")))
+        patch.setenv("NVCC_APPEND_FLAGS", "-Werror all-warnings")  # users' builds do not stop for a warning
         return build_ptx()
 
 

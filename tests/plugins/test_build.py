@@ -130,6 +130,16 @@ def test_the_checksum_covers_every_source(tmp_path: Path, monkeypatch: pytest.Mo
         before = after
 
 
+def test_no_warning_stops_a_users_build() -> None:
+    """Compilers and headers to come warn of more; our tests' own builds turn warnings into errors by their options."""
+    package = toolchain.CSRC.parents[1]
+    files = [path for part in ("plugins", "../cpp/cmake") for path in (package / part).rglob("*") if path.is_file()]
+    files += [package / "../cpp/CMakeLists.txt", package / "../cpp/CMakePresets.json"]
+    texts = {path: path.read_text() for path in files if path.suffix in (".py", ".txt", ".cmake", ".json")}
+    assert len(texts) > 10
+    assert [str(path) for path, text in texts.items() if "-Werror" in text or "WARNING_AS_ERROR" in text] == []
+
+
 def test_a_damaged_library_is_not_handed_out(compiler: FakeCompiler) -> None:
     library = build_plugin(BuildOptions())
     library.path.write_bytes(library.path.read_bytes()[:-1])

@@ -174,7 +174,7 @@ def test_every_method_of_the_plugin_for_tensorrt_8(tools: Toolchain, tmp_path: P
     op = [path for path in (CSRC / "axial_shift").glob("*.c*") if path.name != "embedded.cu"]  # which is no part of it
     sources = [CSRC / "exports.cpp", CSRC / "guard.cpp", *op]
     command = [tools.nvcc, "-std=c++17", "-arch=sm_90", "-shared", "-cudart", "static", "-DMLPDEPLOY_PLUGIN_V2=1"]
-    command += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-deprecated-declarations"]
+    command += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"]
     command += ["-isystem", tools.tensorrt_include, f"-I{CSRC}", f"-I{CSRC / 'axial_shift'}", *sources, "-o", library]
     command += ["-Xlinker", f"--version-script={CSRC / 'exports.map'}"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)

@@ -9,6 +9,11 @@
 #define MLPDEPLOY_PLUGIN_V2 (NV_TENSORRT_MAJOR < 10)
 #endif
 
+#if MLPDEPLOY_PLUGIN_V2
+// 8.6 calls this interface deprecated already, and has no other one for a shape that is not fixed.
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+
 namespace mlpdeploy {
 
 #if MLPDEPLOY_PLUGIN_V2

@@ -81,7 +81,7 @@ inline nvinfer1::PluginTensorDesc tensor(nvinfer1::DataType type, nvinfer1::Tens
     return desc;
 }
 
-/// Every type and format of TensorRT 10.14, with those that the plugin's README promises.
+/// Every type that the headers and TensorRT 10.14 have in every format, with those that the plugin's README promises.
 struct Expectation {
     nvinfer1::DataType type;
     nvinfer1::TensorFormat format;
@@ -96,7 +96,9 @@ inline std::vector<Expectation> all_combinations() {
             case Type::kFLOAT:
                 return format == Format::kLINEAR || format == Format::kHWC;
             case Type::kHALF:
+#if NV_TENSORRT_MAJOR >= 9
             case Type::kBF16:
+#endif
                 return format == Format::kLINEAR || format == Format::kHWC8;
             case Type::kINT8:
                 return format == Format::kLINEAR || format == Format::kHWC16 || format == Format::kCHW32;
@@ -104,8 +106,13 @@ inline std::vector<Expectation> all_combinations() {
                 return false;
         }
     };
+#if NV_TENSORRT_MAJOR >= 10
+    constexpr Type kLAST = Type::kINT4;
+#else
+    constexpr Type kLAST = Type::kFP8;
+#endif
     std::vector<Expectation> all;
-    for (int type = 0; type <= static_cast<int>(Type::kINT4); ++type) {
+    for (int type = 0; type <= static_cast<int>(kLAST); ++type) {
         for (int format = 0; format <= static_cast<int>(Format::kDHWC); ++format) {
             auto const t = static_cast<Type>(type);
             auto const f = static_cast<Format>(format);
