@@ -89,6 +89,11 @@ def test_loads_without_toolkit_and_driver(plugin_library: PluginLibrary) -> None
     assert count.value == 1
 
 
+def major_of(tools: Toolchain) -> int:
+    """Return the major version of the headers."""
+    return int(tools.tensorrt_version.partition(".")[0])
+
+
 def with_registry(major: int) -> dict[str, str]:
     """Return the environment of a process whose `tensorrt_dispatch_bindings` have the real registry of a version."""
     folder = BINDINGS / "registry-10"
@@ -133,9 +138,7 @@ print(registry.get_creator(*sys.argv[2:5]) is not None)
 @pytest.mark.parametrize("asked", [True, False])
 def test_registers_itself_where_it_is_asked_to(plugin_library: PluginLibrary, tools: Toolchain, asked: bool) -> None:
     """In the version whose headers it was compiled with."""
-    environment = with_registry(int(tools.tensorrt_version.partition(".")[0])) | {
-        REGISTER_VARIABLE: "1" if asked else ""
-    }
+    environment = with_registry(major_of(tools)) | {REGISTER_VARIABLE: "1" if asked else ""}
     command = [sys.executable, "-c", OPENED, str(plugin_library.path), NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (0, f"{asked}\n"), done.stderr
@@ -149,23 +152,54 @@ def test_says_that_there_is_no_tensorrt(plugin_library: PluginLibrary) -> None:
     assert done.stderr.startswith("mlpdeploy MLPDEPLOY_REGISTER_PLUGIN: this process has not loaded TensorRT ")
 
 
-def run_harness(source: str, library: Path, tools: Toolchain, folder: Path) -> None:
-    """Compile a harness against headers alone, and let it drive a library."""
+def test_it_is_never_unmapped(plugin_library: PluginLibrary) -> None:
+    """TensorRT closes libraries, and the CUDA runtime in this one has handlers that run when the process ends."""
+    path = str(plugin_library.path)
+    code = f"import _ctypes, ctypes, os; _ctypes.dlclose(ctypes.CDLL({path!r})._handle)\n"
+    code += f"ctypes.CDLL({path!r}, os.RTLD_NOLOAD)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def tensorrt_in_name(major: int, folder: Path) -> Path:
+    """Return an empty library that a process has loaded as this TensorRT."""
+    library = folder / f"tensorrt_{major}.so"
+    command = ["c++", "-shared", "-x", "c++", "/dev/null", f"-Wl,-soname,libnvinfer.so.{major}", "-o", library]
+    subprocess.run([str(part) for part in command], check=True)
+    return library
+
+
+def run_harness(source: str, library: Path, tools: Toolchain, folder: Path, loaded: int) -> tuple[str, str]:
+    """Compile a harness against headers alone, let it drive a library under a TensorRT; return stdout and stderr."""
     warnings = "-Wall,-Wextra,-Werror,-Wno-deprecated-declarations"
     command = [tools.nvcc, "-std=c++17", "-Xcompiler", warnings, "-isystem", tools.tensorrt_include]
     command += [NATIVE / source, "-ldl", "-o", folder / "harness"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    done = subprocess.run([folder / "harness", library], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "OK\n"), done.stdout + done.stderr
+    environment = {**os.environ, "LD_PRELOAD": str(tensorrt_in_name(loaded, folder))}
+    done = subprocess.run([folder / "harness", library], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def test_every_method_of_the_plugin_for_tensorrt_10_and_newer(
     plugin_library: PluginLibrary, tools: Toolchain, tmp_path: Path
 ) -> None:
-    if int(tools.tensorrt_version.partition(".")[0]) < 10:
+    if major_of(tools) < 10:
         pytest.skip(f"headers of TensorRT {tools.tensorrt_version} have no IPluginV3")
-    run_harness("harness_v3.cpp", plugin_library.path, tools, tmp_path)
+    assert run_harness("harness_v3.cpp", plugin_library.path, tools, tmp_path, major_of(tools)) == ("OK\n", "")
+
+
+@pytest.mark.parametrize("newer", [0, 1])
+def test_a_logger_of_another_major_version_is_not_touched(
+    plugin_library: PluginLibrary, tools: Toolchain, tmp_path: Path, newer: int
+) -> None:
+    """Its functions have other places: the message goes to stderr."""
+    if major_of(tools) < 10:
+        pytest.skip(f"headers of TensorRT {tools.tensorrt_version} have no IPluginV3")
+    told = run_harness("harness_finder.cpp", plugin_library.path, tools, tmp_path, major_of(tools) + newer)
+    assert told[0] == ("not asked\n" if newer else "asked\n")
+    assert told[1].startswith("mlpdeploy AxialShift::createPlugin: ")
 
 
 def test_every_method_of_the_plugin_for_tensorrt_8(tools: Toolchain, tmp_path: Path) -> None:
@@ -180,7 +214,7 @@ def test_every_method_of_the_plugin_for_tensorrt_8(tools: Toolchain, tmp_path: P
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert read_symbols(library).defined == ("getPluginCreators", "mlpdeploy_axial_shift", "setLoggerFinder")
-    run_harness("harness_v2.cpp", library, tools, tmp_path)
+    assert run_harness("harness_v2.cpp", library, tools, tmp_path, major_of(tools))[0] == "OK\n"
 
 
 def test_compiles_for_every_architecture(tools: Toolchain, plugin_library: PluginLibrary) -> None:

@@ -10,6 +10,7 @@
 #include "face.h"
 #include "guard.h"
 #include "plugin_core.h"
+#include "sonames.h"
 
 #define MLPDEPLOY_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -29,21 +30,12 @@ MLPDEPLOY_EXPORT mlpdeploy::Creator* const* MLPDEPLOY_GET_CREATORS(int32_t& coun
 
 namespace {
 
-#define MLPDEPLOY_TEXT_OF(value) #value
-#define MLPDEPLOY_TEXT(value) MLPDEPLOY_TEXT_OF(value)
-#define MLPDEPLOY_SONAME(name) name ".so." MLPDEPLOY_TEXT(NV_TENSORRT_MAJOR)
-
-// The libraries with a registry that a program may have loaded. The functions of another major version's registry have
-// other places.
-constexpr char const* kRegistries[] = {MLPDEPLOY_SONAME("libnvinfer"), MLPDEPLOY_SONAME("libnvinfer_lean"),
-                                       MLPDEPLOY_SONAME("libnvinfer_dispatch")};
-
 // For programs that only open a library and expect it to register itself, as Triton does. loadLibrary() refuses what is
 // registered already, so it happens only where it is asked for.
 __attribute__((constructor)) void register_where_asked() {
     char const* const asked = std::getenv("MLPDEPLOY_REGISTER_PLUGIN");
     if (asked == nullptr || std::strcmp(asked, "1") != 0) return;
-    for (char const* name : kRegistries) {
+    for (char const* name : mlpdeploy::kTENSORRT_SONAMES) {
         void* const tensorrt = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
         void* const entry = tensorrt == nullptr ? nullptr : dlsym(tensorrt, "getPluginRegistry");
         if (entry == nullptr) continue;

@@ -9,10 +9,11 @@
 
 namespace mlpdeploy {
 
-/// The finder that TensorRT hands to setLoggerFinder(); nullptr until then.
+/// Take the finder that TensorRT hands to setLoggerFinder(), unless it is of
+/// another major version than the headers.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-/// Write an error to TensorRT's logger, or to stderr where there is none.
+/// Write an error to TensorRT's logger, or to stderr where there is none or it is of another version.
 void log_error(char const* where, char const* what) noexcept;
 
 /// Return what `body` returns; if it throws, log that and return `failed`.
