@@ -55,7 +55,15 @@ def test_everything_runs(stubs: dict[str, str]) -> None:
     status, text, steps = run(stubs, CALIBRATION_DATA="/pictures")
     assert status == 0 and {state for state, _ in steps.values()} == {"passed"}
     assert text.rstrip().splitlines()[-1].startswith(f"{len(steps)} passed, 0 failed, 0 skipped; logs and results in")
-    assert {"kernel", "torch_operator", "embedded_plugin", "onnxruntime_cuda_vip_s7", "int8", "pycuda"} <= set(steps)
+    assert {
+        "kernel",
+        "torch_operator",
+        "embedded_plugin",
+        "onnxruntime_cuda_vip_s7",
+        "int8",
+        "pycuda",
+        "cpp_tensorrt",
+    } <= set(steps)
     calls = Path(stubs["CALLS"]).read_text()
     assert "--labels" in calls and f"axial_shift.py -o {stubs['OUT']}/axial_shift.json" in calls
     assert Path(f"{stubs['CALLS']}.path").read_text().split(":")[0].strip() == str(SCRIPT.parents[2])
@@ -87,6 +95,63 @@ def test_nothing_is_exported_for_nobody(stubs: dict[str, str]) -> None:
     status, _, steps = run(stubs, FAIL="import ")  # neither ONNX Runtime nor TensorRT nor torch
     assert steps["export_asmlp_t"] == ("skipped", "neither onnxruntime-gpu nor TensorRT")
     assert status == 0
+
+
+def test_torch_and_nvcc_are_enough(stubs: dict[str, str]) -> None:
+    """For the kernel and the torch operator: without the packages of the commands and of the runtimes nothing fails."""
+    python = Path(stubs["OUT"]).parent / "python"
+    python.write_text(STUB + "case \"$*\" in *'import torch'*|*find_nvcc*|*/gpu/*) ;; *) exit 1;; esac\n")
+    status, _, steps = run(stubs)
+    assert status == 0 and {name for name, (state, _) in steps.items() if state == "passed"} == {
+        "machine",
+        "kernel",
+        "torch_operator",
+    }
+    assert steps["doctor"] == ("skipped", "no click or no rich, which mlpdeploy's commands need")
+    python.write_text(STUB)
+    status, _, steps = run(stubs | {"FAIL": "import onnxruntime"})
+    assert status == 0 and steps["doctor"] == ("skipped", "no onnxruntime, without which doctor fails")
+    assert steps["plugin_build"] == ("passed", "")
+
+
+def test_the_cpp_library_says_what_it_lacks(stubs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    python = Path(stubs["OUT"]).parent / "python"
+    python.write_text(STUB + 'case "$*" in *--missing) echo "no g++";; esac\n')
+    assert run(stubs)[2]["cpp_tensorrt"] == ("skipped", "no g++")
+    cpp, folder = script("cpp"), python.parent / "build"
+    monkeypatch.setattr(cpp.shutil, "which", lambda name: None if name == "g++" else name)
+    assert cpp.missing(folder) == "no g++"
+    monkeypatch.setattr(cpp.shutil, "which", lambda name: name)
+    monkeypatch.setattr(cpp, "find_tensorrt_include", lambda: Path("include"))
+    monkeypatch.setattr(cpp, "tensorrt_version", lambda include: "10.14.1")
+    for version in ("11.1.0", "10.9.0"):  # which the library would refuse
+        monkeypatch.setattr(cpp, "installed_version", lambda name, version=version: version)
+        assert cpp.missing(folder) == f"headers of TensorRT 10.14.1, and TensorRT {version} is installed"
+    monkeypatch.setattr(cpp, "installed_version", lambda name: "10.16.1")
+    cmake = SimpleNamespace(returncode=1, stderr="CMake Error\n  mlpdeploy needs packages: apt install x\n")
+    monkeypatch.setattr(cpp.subprocess, "run", lambda command, **options: cmake)
+    assert cpp.missing(folder) == "mlpdeploy needs packages: apt install x"
+    cmake.returncode = 0
+    assert cpp.missing(folder) == ""
+
+
+def test_probabilities_of_cpp_and_python_are_compared() -> None:
+    cpp = script("cpp")
+
+    def document(*values: float) -> dict[str, Any]:
+        top = [{"index": index, "label": "", "probability": value} for index, value in enumerate(values)]
+        return {"images": [{"path": "x", "top": sorted(top, key=lambda one: -one["probability"])}]}
+
+    pythons = document(0.2, 0.5, 0.3)
+    assert cpp.compare(document(0.2, 0.5, 0.3), pythons, "fp32") == {
+        "pictures": 1,
+        "apart": 0.0,
+        "allowed": cpp.row_identity("fp32", "tensorrt"),
+        "equal": True,
+    }
+    assert cpp.compare(document(0.2, 0.3, 0.5), pythons, "fp32")["equal"] is False
+    with pytest.raises(SystemExit, match="C\\+\\+ tells"):
+        cpp.compare(document(0.2, 0.8), pythons, "fp32")
 
 
 def test_without_a_gpu(stubs: dict[str, str]) -> None:
@@ -154,23 +219,54 @@ def test_the_results_of_the_kernel_are_written_on_the_way(monkeypatch: pytest.Mo
     assert report["sanitizer"] and report["cases_left_out"] == 3
 
 
-def test_sanitizers_have_a_time_limit_and_no_cache_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, seen = script("axial_shift"), []
+# What a stand-in for compute-sanitizer does, by its tool. Each starts a child, as the tool starts the program.
+SANITIZER = """#!/bin/sh
+echo "$@ caching=$PYTORCH_NO_CUDA_MEMORY_CACHING" >>"$0.calls"
+case "$2" in
+  memcheck) echo "== ERROR SUMMARY: 0 errors" ;;
+  initcheck) echo "== ERROR SUMMARY: 1 error"; exit 9 ;;
+  racecheck) echo started; sleep 60 & echo $! >"$0.child"; wait ;;
+  synccheck) echo first; echo "no device" >&2; exit 1 ;;
+  lost) echo "cut off" ;;
+esac
+"""
 
-    def run_tool(command: list[str], **options: Any) -> Any:
-        seen.append(options)
-        if "racecheck" in command:
-            raise subprocess.TimeoutExpired(command, options["timeout"])
-        return SimpleNamespace(returncode=9 * ("initcheck" in command), stdout="== ERROR SUMMARY: 1 error")
 
+def test_what_comes_of_a_sanitizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernel, tool = script("axial_shift"), tmp_path / "compute-sanitizer"
+    tool.write_text(SANITIZER)
+    tool.chmod(0o755)
+    monkeypatch.setattr(kernel.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(kernel, "SANITIZERS", ("memcheck", "initcheck", "synccheck", "lost"))
+    found = kernel.sanitize(Path("library"), time.monotonic() + 60)
+    monkeypatch.setattr(kernel, "SANITIZERS", ("racecheck",))
+    found |= kernel.sanitize(Path("library"), time.monotonic() + 2)
+    assert found == {
+        "memcheck": "clean",
+        "initcheck": "exit 9: == ERROR SUMMARY: 1 error",
+        "synccheck": "exit 1: first no device",
+        "lost": "exit 0: cut off",
+        "racecheck": "not run to the end: it was stopped after 2 s: started",
+    }
+    child = Path("/proc") / (tmp_path / "compute-sanitizer.child").read_text().strip() / "stat"
+    assert not child.is_file() or child.read_text().split()[2] == "Z"  # killed with the tool
+    calls = (tmp_path / "compute-sanitizer.calls").read_text().splitlines()
+    assert all("--report-api-errors no" in call and call.endswith("caching=1") for call in calls)
+    assert set(kernel.unclean(found)) == {"initcheck", "synccheck", "lost", "racecheck"}  # what was cut off is no pass
+    late = kernel.sanitize(Path("library"), time.monotonic())
+    assert late == kernel.unclean(late) == {"racecheck": "not run: no time left"}
+    monkeypatch.setattr(kernel.shutil, "which", lambda name: None)
+    monkeypatch.setattr(kernel, "find_nvcc", lambda: None)
+    assert kernel.unclean(kernel.sanitize(Path("library"), time.monotonic() + 2)) == {}
+
+
+def test_each_sanitizer_has_two_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, given = script("axial_shift"), []
     monkeypatch.setattr(kernel.shutil, "which", lambda name: name)
-    monkeypatch.setattr(kernel.subprocess, "run", run_tool)
-    found = kernel.sanitize(Path("library"), time.monotonic() + 90)
-    assert (found["memcheck"], found["initcheck"]) == ("clean", "exit 9: == ERROR SUMMARY: 1 error")
-    assert found["racecheck"].startswith("not run to the end: it was stopped after 90 s")
-    assert all(options["env"]["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1" for options in seen)
-    assert 29 < seen[0]["timeout"] <= 30
-    assert kernel.sanitize(Path("library"), time.monotonic())["memcheck"] == "not run: no time left"
+    monkeypatch.setattr(kernel, "_sanitized", lambda command, seconds: given.append(seconds) or "clean")
+    share = kernel.SANITIZERS_UNTIL - kernel.BANDWIDTH_UNTIL
+    kernel.sanitize(Path("library"), time.monotonic() + share * kernel.SECONDS)
+    assert given[0] > 119
 
 
 def test_the_torch_operator_compiles_its_kernel_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

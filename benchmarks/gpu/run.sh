@@ -31,7 +31,10 @@ note() { # STEP STATE REASON
 no_gpu=""
 nvidia-smi -L >/dev/null 2>&1 || no_gpu="no NVIDIA GPU (nvidia-smi finds none)"
 has() { "$python" -c "$1" >/dev/null 2>&1; }
-no_torch="" no_nvcc="" no_headers="" no_ort="" no_tensorrt="" no_user="" no_embedded="" no_pycuda=""
+no_program="" no_models="" no_torch="" no_nvcc="" no_headers="" no_ort="" no_tensorrt="" no_user="" no_embedded=""
+no_pycuda=""
+has 'import click, rich' || no_program="no click or no rich, which mlpdeploy's commands need"
+has 'import onnxruntime' || no_models="no onnxruntime, without which doctor fails"
 has 'import torch; assert torch.cuda.is_available()' || no_torch="no torch with CUDA"
 has 'from mlpdeploy.plugins.toolchain import find_nvcc; assert find_nvcc()' || no_nvcc="no nvcc"
 has 'from mlpdeploy.plugins.toolchain import find_toolchain; find_toolchain()' ||
@@ -42,6 +45,7 @@ has 'import tensorrt' || no_tensorrt="no TensorRT"
 has 'from mlpdeploy.runtime.tensorrt_api import load_tensorrt; load_tensorrt("tensorrt").check_embedded()' ||
   no_embedded="no TensorRT whose engines carry plugins"
 has 'import pycuda.driver' || no_pycuda="no pycuda"
+no_cpp=$("$python" benchmarks/gpu/cpp.py --missing 2>/dev/null) || no_cpp="cpp.py does not run here"
 
 step() { # NAME "REASON..." COMMAND...: skipped when a reason is not empty
   local name=$1 reason=$2
@@ -60,6 +64,7 @@ first() { # the first reason that is not empty
   for reason in "$@"; do [ -n "$reason" ] && echo "$reason" && return; done
   return 0
 }
+no_export=$(first "$no_gpu" "$no_program") # the reason of all that needs an artifact
 # The labels' names do not matter, and a package with ImageNet's may be missing.
 export_model() { # MODEL [FOLDER]
   "$python" -m mlpdeploy export --model "$1" -o "$scratch/${2:-$1}" --labels "$scratch/labels.txt" --no-verify
@@ -83,32 +88,35 @@ quantized() { # PRECISION OPTIONS...
 }
 
 step machine "$no_gpu" to_file "$out/nvidia-smi.txt" nvidia-smi
-step doctor "" to_file "$out/doctor.json" "$python" -m mlpdeploy doctor --json
-step plugin_build "$no_headers" "$python" -m mlpdeploy plugin build # without it engines have the shift in native layers
+step doctor "$(first "$no_program" "$no_models")" to_file "$out/doctor.json" "$python" -m mlpdeploy doctor --json
+# Without it engines have the shift in native layers.
+step plugin_build "$(first "$no_program" "$no_headers")" "$python" -m mlpdeploy plugin build
 step kernel "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/axial_shift.py \
   -o "$out/axial_shift.json"
 step torch_operator "$(first "$no_gpu" "$no_torch" "$no_nvcc")" "$python" benchmarks/gpu/torch_operator.py \
   -o "$out/torch_operator.json"
 for model in $models; do
-  step "export_$model" "$(first "$no_gpu" "$no_user")" export_model "$model"
-  step "onnxruntime_cuda_$model" "$(first "$no_gpu" "$no_ort")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
+  step "export_$model" "$(first "$no_user" "$no_export")" export_model "$model"
+  step "onnxruntime_cuda_$model" "$(first "$no_export" "$no_ort")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
     "$scratch/$model" -o "$out/onnxruntime_cuda_$model.json"
-  step "tensorrt_$model" "$(first "$no_gpu" "$no_tensorrt")" "$python" benchmarks/gpu/runtime.py "$scratch/$model" \
+  step "tensorrt_$model" "$(first "$no_export" "$no_tensorrt")" "$python" benchmarks/gpu/runtime.py "$scratch/$model" \
     -o "$out/tensorrt_$model.json"
   if [ "$model" != asmlp_t ]; then rm -rf "${scratch:?}/$model"; fi
 done
-step onnxruntime_tensorrt "$(first "$no_gpu" "$no_ort" "$no_tensorrt")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
+step cpp_tensorrt "$(first "$no_export" "$no_tensorrt" "$no_cpp")" "$python" benchmarks/gpu/cpp.py \
+  "$scratch/asmlp_t" -o "$out/cpp_tensorrt_asmlp_t.json"
+step onnxruntime_tensorrt "$(first "$no_export" "$no_ort" "$no_tensorrt")" "$python" benchmarks/gpu/onnxruntime_gpu.py \
   "$scratch/asmlp_t" --backend onnxruntime-tensorrt -o "$out/onnxruntime_tensorrt_asmlp_t.json"
 embedded() { # in an artifact of its own: of several engines a session takes the one that was measured
   export_model asmlp_t embedded &&
     "$python" benchmarks/gpu/runtime.py "$scratch/embedded" --plugin embedded -o "$out/tensorrt_asmlp_t_embedded.json"
 }
-step embedded_plugin "$(first "$no_gpu" "$no_tensorrt" "$no_embedded" "$no_nvcc")" embedded
-step fp16 "$(first "$no_gpu" "$no_tensorrt")" quantized fp16
+step embedded_plugin "$(first "$no_export" "$no_tensorrt" "$no_embedded" "$no_nvcc")" embedded
+step fp16 "$(first "$no_export" "$no_tensorrt")" quantized fp16
 no_data=""
 [ -n "${CALIBRATION_DATA:-}" ] || no_data="no CALIBRATION_DATA"
-step int8 "$(first "$no_gpu" "$no_tensorrt" "$no_data")" quantized int8 --calibration-data "${CALIBRATION_DATA:-}"
-step pycuda "$(first "$no_gpu" "$no_tensorrt" "$no_pycuda")" env MLPDEPLOY_CUDA=pycuda "$python" \
+step int8 "$(first "$no_export" "$no_tensorrt" "$no_data")" quantized int8 --calibration-data "${CALIBRATION_DATA:-}"
+step pycuda "$(first "$no_export" "$no_tensorrt" "$no_pycuda")" env MLPDEPLOY_CUDA=pycuda "$python" \
   benchmarks/gpu/runtime.py "$scratch/asmlp_t" -o "$out/tensorrt_asmlp_t_pycuda.json"
 
 echo
