@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native import ROOT
+from native import ROOT, tensorrt_options
 from PIL import Image
 
 from mlpdeploy.images import sample_photographs
@@ -147,6 +147,31 @@ def test_a_library_without_any_backend_is_not_configured(tmp_path: Path) -> None
     command = ["cmake", "-S", ROOT / "cpp", "-B", tmp_path, "-DMLPDEPLOY_WITH_ONNXRUNTIME=OFF"]
     done = subprocess.run([*command, "-DMLPDEPLOY_BUILD_TESTS=OFF"], capture_output=True, text=True)
     assert done.returncode == 1 and "without ONNX Runtime the library needs" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        (
+            "-DMLPDEPLOY_FRAME_KERNEL=ON",
+            "nvcc does not compile an empty file; name a C++ compiler that it takes in NVCC_",
+        ),
+        ("-DMLPDEPLOY_FRAME_KERNEL=OFF", "MLPDEPLOY_FRAME_KERNEL is off"),
+    ],
+)
+def test_an_nvcc_that_refuses_the_host_compiler_stops_nothing(tmp_path: Path, option: str, why: str) -> None:
+    if shutil.which("cmake") is None or "-DMLPDEPLOY_WITH_TENSORRT=ON" not in tensorrt_options():
+        pytest.skip("no cmake, or no headers of TensorRT or CUDA")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'error: -- unsupported GNU version!' >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    command = ["cmake", "-S", ROOT / "cpp", "-B", tmp_path / "out", "-DMLPDEPLOY_WITH_ONNXRUNTIME=OFF", option]
+    command += ["-DMLPDEPLOY_BUILD_TESTS=OFF", f"-DMLPDEPLOY_NVCC={nvcc}", *tensorrt_options()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert why in done.stdout and "the library will normalize frames on the processor" in done.stdout
+    assert ("unsupported GNU version" in done.stdout) == option.endswith("ON")
+    assert str(nvcc) not in (tmp_path / "out/CMakeFiles/mlpdeploy_core.dir/build.make").read_text()
 
 
 def test_a_static_library_is_found_and_linked(build: Path, artifacts: dict[str, Path], tmp_path: Path) -> None:
