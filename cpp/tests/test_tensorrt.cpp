@@ -139,6 +139,7 @@ TEST_CASE("any batch is computed, and padding stays inside") {
     CHECK(std::equal(three.logits.begin(), three.logits.end() - margin, owned[0].float32()));
   }
   CHECK(Existing().nothing());
+  CHECK(fake_gpu()->retained > 0);  // the context stays: others in the process may have things in it
 }
 
 TEST_CASE("a session outlives the one that began first") {

@@ -69,6 +69,8 @@ Cuda::Cuda(const CudaFunctions& functions, int index) : functions_(functions) {
     for (const auto& [which, value] : capability) {
       check(functions.cuDeviceGetAttribute(value, which, device_), "cuDeviceGetAttribute");
     }
+    // Never released, as in Python: the last release destroys the context with what others may still have in it, and
+    // the next session would have to make another one.
     check(functions.cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
   } catch (const CudaFailure& failure) {
     throw Error(ErrorKind::backend, "GPU " + std::to_string(index) + " cannot be used (" + failure.message + ")",
@@ -76,8 +78,6 @@ Cuda::Cuda(const CudaFunctions& functions, int index) : functions_(functions) {
   }
   gpu_.name = name.data();
 }
-
-Cuda::~Cuda() { functions_.cuDevicePrimaryCtxRelease(device_); }
 
 void Cuda::check(CUresult result, const char* call) const {
   if (result == CUDA_SUCCESS) return;

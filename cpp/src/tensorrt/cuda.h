@@ -1,7 +1,8 @@
 // What the library needs of CUDA: the driver's own interface, which is there wherever a GPU is, loaded at run time.
 //
-// Everything belongs to the GPU's primary context, which the CUDA runtime, PyTorch and TensorRT use too. All calls but
-// `open` need it to be current in the calling thread: `const Current current(cuda);`. What fails throws CudaFailure.
+// Everything belongs to the GPU's primary context, which the CUDA runtime, PyTorch and TensorRT use too; from the first
+// session on it stays for the life of the process. All calls but `open` need it to be current in the calling thread:
+// `const Current current(cuda);`. What fails throws CudaFailure.
 #pragma once
 
 #include <cuda.h>
@@ -34,7 +35,6 @@ class Cuda {
 
   Cuda(const Cuda&) = delete;
   Cuda& operator=(const Cuda&) = delete;
-  ~Cuda();
 
   const Gpu& gpu() const noexcept { return gpu_; }
   const CudaFunctions& functions() const noexcept { return functions_; }

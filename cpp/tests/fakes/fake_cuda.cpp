@@ -175,8 +175,11 @@ FAKE_API CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUd
   return CUDA_SUCCESS;
 }
 
-FAKE_API CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) { return *out = context, CUDA_SUCCESS; }
-FAKE_API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+FAKE_API CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) {
+  return ++gpu.retained, *out = context, CUDA_SUCCESS;
+}
+
+FAKE_API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return --gpu.retained, CUDA_SUCCESS; }
 
 FAKE_API CUresult cuCtxPushCurrent(CUcontext pushed) {
   if (pushed != context) fake_violation("a context that is not there");

@@ -18,8 +18,8 @@ struct FakeGpu {
 
   // Things that exist.
   std::atomic<int> device_blocks{0}, pinned_blocks{0}, streams{0}, graphs{0}, engines{0}, contexts{0};
-  std::atomic<int> modules{0};
-  std::atomic<int> waiting{0};  // pieces of work in streams
+  std::atomic<int> modules{0}, retained{0};  // retained: how often the primary context is
+  std::atomic<int> waiting{0};               // pieces of work in streams
   // Things that happened.
   std::atomic<long> graph_launches{0}, enqueues{0}, allocations{0}, kernel_launches{0}, copies{0}, line_copies{0};
   std::atomic<int> largest_batch{0}, profile{-1};
