@@ -78,13 +78,13 @@ def register_embedded(api: TensorRt, ptx: Path) -> list[MlpDeployError]:
         x: Any, shift_size: int, dilation: int, padding: str, channels: int, outputs: Any, tactic: int
     ) -> tuple[str, str, Any, Any]:
         padding = padding.rstrip("\0")  # some callers count the closing zero
+        _, element_bytes, found = TYPES[x.dtype.name]
+        form = next(form for form in found if form.format == x.format.name)
         try:
-            check(x, shift_size, dilation, padding, channels)
+            check(x, form, shift_size, dilation, padding, channels)
         except MlpDeployError as error:
             problems.append(error)
             raise
-        _, element_bytes, found = TYPES[x.dtype.name]
-        form = next(form for form in found if form.format == x.format.name)
         values = plan(x.shape_expr, form, shift_size, dilation, padding, trtp.cdiv)
         launch = trtp.KernelLaunchParams()
         launch.grid_x = trtp.cdiv(values[0], EMBEDDED_THREADS * CHUNK_BYTES // element_bytes)
@@ -131,7 +131,7 @@ def plan(shape: Any, form: Form, shift_size: int, dilation: int, padding: str, c
     )  # fmt: skip
 
 
-def check(x: Any, shift_size: int, dilation: int, padding: str, channels: int) -> None:
+def check(x: Any, form: Form, shift_size: int, dilation: int, padding: str, channels: int) -> None:
     """Raise EngineError for a shift that the kernel cannot do, by what is known of its shape while building."""
     problem = ""
     if shift_size < 1 or shift_size % 2 == 0 or dilation < 1 or padding not in PADDINGS:
@@ -143,8 +143,9 @@ def check(x: Any, shift_size: int, dilation: int, padding: str, channels: int) -
         problem = f"{padding} padding by {reach} pixels on {smallest[2]}x{smallest[3]}"
     if channels not in (0, smallest[1]):
         problem = f"a node for {channels} channels on {smallest[1]}"
-    elements = 1
-    for size in largest:
+    block = form.block or -(-largest[1] // form.multiple) * form.multiple
+    elements = -(-largest[1] // block) * block  # with the channels that fill a block
+    for size in (largest[0], *largest[2:]):
         elements *= size
     if elements > MOST_ELEMENTS or reach > MOST_ELEMENTS:
         problem = f"a tensor of {elements} elements"

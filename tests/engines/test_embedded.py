@@ -167,6 +167,8 @@ class Whole(int):
 def test_what_the_kernel_cannot_do_is_refused(scratch: Path, ptx: Ptx) -> None:
     wrong = {
         "2147483648 elements": case("HALF", "LINEAR", (1, 512, 64, 64), most=1024),
+        "4294967296 elements": case("INT8", "CHW32", (1, 1, 1024, 1024), most=128),  # with what fills the blocks
+        "3221225472 elements": case("HALF", "HWC8", (1, 17, 1024, 1024), most=128),
         "reflect padding by 4 pixels on 4x9": case("FLOAT", "LINEAR", (1, 8, 4, 9), dilation=2, padding="reflect"),
         "circular padding by 4 pixels on 3x9": case("FLOAT", "LINEAR", (1, 8, 3, 9), dilation=2, padding="circular"),
         "a node for 9 channels on 8": case("FLOAT", "LINEAR", (1, 8, 4, 9), channels=9),
