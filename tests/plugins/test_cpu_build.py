@@ -267,6 +267,20 @@ def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return object_of
 
 
+@pytest.fixture(scope="module")
+def sanitized_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a source that knows no instruction set, compiled once, as the library compiles it."""
+    folder = tmp_path_factory.mktemp("sources")
+
+    def object_of(name: str) -> Path:
+        at = folder / f"{name}.o"
+        if not at.exists():
+            compiled("-c", CSRC / CPU_FOLDER / f"{name}.cpp", "-o", at)
+        return at
+
+    return object_of
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("block", "isa"),
@@ -277,7 +291,11 @@ def sanitized_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     + [("patch_embed", isa) for isa in ("avx512", "avx2")],
 )
 def test_sanitizers_find_nothing(
-    tmp_path: Path, isa: str, block: str, sanitized_kernels: Callable[[str], Path]
+    tmp_path: Path,
+    isa: str,
+    block: str,
+    sanitized_kernels: Callable[[str], Path],
+    sanitized_source: Callable[[str], Path],
 ) -> None:
     """A block on buffers that are exactly as large as the tensors, with many shapes, on two threads."""
     if isa in cpu.FEATURES and cpu.FEATURES[isa] not in cpu_features():
@@ -285,10 +303,9 @@ def test_sanitizers_find_nothing(
     floats = isa if isa in cpu.FLOAT_SETS else "avx512" if "avx512f" in cpu_features() else "avx2"
     kinds = [f"-DKERNELS={isa}", f"-DFLOAT_KERNELS={floats}", *(["-DINT8"] if isa in cpu.INT8_SETS else [])]
     objects = [sanitized_kernels(name) for name in dict.fromkeys((isa, floats))]
-    program, folder = tmp_path / "host", CSRC / CPU_FOLDER
-    host = Path(__file__).parent / "native" / f"host_{block}.cpp"
-    sources = [folder / f"{name}.cpp" for name in (block, "token_block", "dense", "memory")]
-    compiled(*kinds, *cpu.FLAGS[isa], *sources, host, *objects, "-o", program)
+    objects += map(sanitized_source, (block, "token_block", "dense", "memory"))
+    program, host = tmp_path / "host", Path(__file__).parent / "native" / f"host_{block}.cpp"
+    compiled(*kinds, *cpu.FLAGS[isa], host, *objects, "-o", program)
     done = subprocess.run([str(program)], capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "ok"
