@@ -91,7 +91,8 @@ def run_cases(program: Path, cases: list[Case], folder: Path, rng: np.random.Gen
             dtype = np.dtype(f"u{case.bytes}")
             memories.append(rng.integers(1, np.iinfo(dtype).max, case.memory_shape, dtype, endpoint=True))
             file.write(case.fields().tobytes() + memories[-1].tobytes())
-    done = subprocess.run([program, folder / "cases", folder / "results"], capture_output=True, text=True)
+    command = [program, folder / "cases", folder / "results"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     data, at, wrong = (folder / "results").read_bytes(), 0, []
     for case, memory in zip(cases, memories, strict=True):
@@ -192,6 +193,39 @@ def test_more_elements_than_31_and_32_bits_count(ask: Callable[[list[tuple]], li
         for index in [0, total - 1, (1 << 31) - 1, 1 << 31, 1 << 32, *rng.integers(0, total, 500).tolist()]:
             questions.append(("source", *parameters, index))
             wanted.append(by_contract(parameters, index))
+    got = [tuple(map(int, line.split())) for line in ask(questions)]
+    assert got == wanted
+
+
+def test_a_product_with_the_reciprocal_is_the_quotient(tmp_path: Path) -> None:
+    """Every number to 5000, powers of two and their neighbours, random ones of each length; up to 2^31 - 1."""
+    compile_host("host_division.cpp", tmp_path / "host_division", "-O2")
+    done = subprocess.run([tmp_path / "host_division"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "ok\n")
+
+
+def test_places_of_the_largest_tensors_that_32_bits_index(ask: Callable[[list[tuple]], list[str]]) -> None:
+    rng = np.random.default_rng(5)
+    questions, wanted = [], []
+    for n, c, h, w, block in (
+        (3566, 96, 56, 56, 1),
+        (1, 1, 1 << 15, 1 << 15, 1),
+        (1, 1, 1, 1 << 30, 1),
+        (1 << 30, 1, 1, 1, 1),
+        (1, 1 << 30, 1, 1, 1),
+        (1, 3, 32_749, 10_923, 1),
+        (5461, 1001, 14, 14, 1001),
+        (7, 100, 1021, 1024, 32),
+        (1, 1 << 30, 1, 1, 1 << 30),
+    ):
+        blocks = -(-c // block)
+        total = n * blocks * block * h * w
+        assert (1 << 30) * 0.8 < total <= NARROW_LIMIT
+        for index in [0, total - 1, *rng.integers(0, total, 500).tolist()]:
+            questions.append(("place", n, c, h, w, block, 5, 1, 0, index))
+            outer, within = divmod(index, block * h * w)
+            pixel, inner = divmod(within, block)
+            wanted.append((within, outer % blocks * block + inner, *divmod(pixel, w)))
     got = [tuple(map(int, line.split())) for line in ask(questions)]
     assert got == wanted
 

@@ -4,6 +4,7 @@
 //   y_h, with 64-bit indices launches       for each launch: its images, its
 //   first element, elements of a chunk, bytes of an index refusal        why
 //   the parameters are refused, or nothing
+//   place INDEX    channel, row and column of an element, with 32-bit indices
 #include <cstdint>
 #include <iostream>
 #include <string>
@@ -23,6 +24,14 @@ int main() {
             std::cin >> index;
             auto const plan = plan_of<int64_t>(p);
             std::cout << source_of(plan, plan.along_w, index) << ' ' << source_of(plan, plan.along_h, index);
+        } else if (verb == "place") {
+            int32_t index = 0;
+            std::cin >> index;
+            auto const plan = plan_of<int32_t>(p);
+            auto const divide = dividers_of<Reciprocal>(plan);
+            auto const place =
+                p.channel_block == kPLANAR ? place_of<true>(plan, divide, index) : place_of<false>(plan, divide, index);
+            std::cout << place.within << ' ' << place.channel << ' ' << place.row << ' ' << place.column;
         } else if (verb == "launches") {
             auto* const base = reinterpret_cast<uint16_t*>(uintptr_t{kCHUNK_BYTES});
             for_each_launch(

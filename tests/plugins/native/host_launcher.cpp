@@ -13,8 +13,9 @@ void run(AxialShiftParams const& params, void const* x, void* y_w, void* y_h) {
                     [](auto variant, AxialShiftParams const& part, T const* from, T* to_w, T* to_h) {
                         using V = decltype(variant);
                         auto const plan = plan_of<typename V::Index>(part);
+                        auto const divide = dividers_of<typename V::Divide>(plan);
                         for (typename V::Index first = 0; first < plan.total; first += V::kElements) {
-                            shift_chunk<T, V::kElements>(plan, from, to_w, to_h, first);
+                            shift_chunk<T, V::kElements>(plan, divide, from, to_w, to_h, first);
                         }
                         return true;
                     });

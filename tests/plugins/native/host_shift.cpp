@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "axial_shift_index.h"
@@ -42,15 +43,34 @@ bool run_case(AxialShiftParams const& params, int64_t offset, int64_t limit, std
     if (std::fread(x.data, sizeof(T), count, in) != count) {
         return false;
     }
+    Buffer<T> divided_w(static_cast<int64_t>(count), offset);
+    Buffer<T> divided_h(static_cast<int64_t>(count), offset);
     for_each_launch(params, static_cast<T const*>(x.data), y_w.data, y_h.data, limit,
                     [](auto variant, AxialShiftParams const& part, T const* from, T* to_w, T* to_h) {
                         using V = decltype(variant);
                         auto const plan = plan_of<typename V::Index>(part);
+                        auto const divide = dividers_of<typename V::Divide>(plan);
                         for (typename V::Index first = 0; first < plan.total; first += V::kElements) {
-                            shift_chunk<T, V::kElements>(plan, from, to_w, to_h, first);
+                            shift_chunk<T, V::kElements>(plan, divide, from, to_w, to_h, first);
                         }
                         return true;
                     });
+    // What an engine that carries the kernel does.
+    for_each_launch(params, static_cast<T const*>(x.data), divided_w.data, divided_h.data, limit,
+                    [](auto variant, AxialShiftParams const& part, T const* from, T* to_w, T* to_h) {
+                        using V = decltype(variant);
+                        auto const plan = plan_of<typename V::Index>(part);
+                        auto const divide = dividers_of<Divisor<typename V::Index>>(plan);
+                        for (typename V::Index first = 0; first < plan.total; first += V::kElements) {
+                            shift_chunk<T, V::kElements>(plan, divide, from, to_w, to_h, first);
+                        }
+                        return true;
+                    });
+    if (std::memcmp(y_w.data, divided_w.data, count * sizeof(T)) != 0 ||
+        std::memcmp(y_h.data, divided_h.data, count * sizeof(T)) != 0) {
+        std::fprintf(stderr, "Divisor and Reciprocal differ\n");
+        return false;
+    }
     return std::fwrite(y_w.data, sizeof(T), count, out) == count &&
            std::fwrite(y_h.data, sizeof(T), count, out) == count;
 }

@@ -13,25 +13,29 @@ constexpr int kTHREADS = 256;
 // narrow index plus this is below 2^31.
 constexpr int64_t kMOST_ELEMENTS = kNARROW_LIMIT / 2;
 
-template <typename T, int kCOUNT, typename Index>
+template <typename T, int kCOUNT, typename Divide, typename Index>
 __global__ void __launch_bounds__(kTHREADS)
-    axial_shift_kernel(ShiftPlan<Index> const plan, T const* __restrict__ x, T* __restrict__ y_w, T* __restrict__ y_h) {
+    axial_shift_kernel(ShiftPlan<Index> const plan, Dividers<Divide> const divide, T const* __restrict__ x,
+                       T* __restrict__ y_w, T* __restrict__ y_h) {
     Index const stride = static_cast<Index>(gridDim.x) * kTHREADS * kCOUNT;
     Index first = (static_cast<Index>(blockIdx.x) * kTHREADS + static_cast<Index>(threadIdx.x)) * kCOUNT;
     for (; first < plan.total; first += stride) {
-        shift_chunk<T, kCOUNT>(plan, x, y_w, y_h, first);
+        shift_chunk<T, kCOUNT>(plan, divide, x, y_w, y_h, first);
     }
 }
 
-template <typename T, int kCOUNT, typename Index>
+template <typename V, typename T>
 cudaError_t launch(AxialShiftParams const& params, T const* x, T* y_w, T* y_h, cudaStream_t stream) {
-    ShiftPlan<Index> const plan = plan_of<Index>(params);
+    constexpr int kCOUNT = V::kElements;
+    auto const plan = plan_of<typename V::Index>(params);
+    auto const divide = dividers_of<typename V::Divide>(plan);
     int64_t const blocks = (static_cast<int64_t>(plan.total) + kTHREADS * kCOUNT - 1) / (kTHREADS * kCOUNT);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(std::min(blocks, kMOST_ELEMENTS / (kTHREADS * kCOUNT))));
     config.blockDim = dim3(kTHREADS);
     config.stream = stream;
-    return cudaLaunchKernelEx(&config, axial_shift_kernel<T, kCOUNT, Index>, plan, x, y_w, y_h);
+    return cudaLaunchKernelEx(&config, axial_shift_kernel<T, kCOUNT, typename V::Divide, typename V::Index>, plan,
+                              divide, x, y_w, y_h);
 }
 
 template <typename T>
@@ -39,8 +43,7 @@ cudaError_t launch_all(AxialShiftParams const& params, void const* x, void* y_w,
     cudaError_t status = cudaSuccess;
     for_each_launch(params, static_cast<T const*>(x), static_cast<T*>(y_w), static_cast<T*>(y_h), kNARROW_LIMIT,
                     [&](auto variant, AxialShiftParams const& part, T const* from, T* to_w, T* to_h) {
-                        using V = decltype(variant);
-                        status = launch<T, V::kElements, typename V::Index>(part, from, to_w, to_h, stream);
+                        status = launch<decltype(variant)>(part, from, to_w, to_h, stream);
                         return status == cudaSuccess;
                     });
     return status;

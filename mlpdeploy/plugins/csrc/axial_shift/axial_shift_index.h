@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "axial_shift_params.h"
 
@@ -57,6 +58,63 @@ struct ShiftPlan {
 /// sums stay below 2^31.
 constexpr int64_t kNARROW_LIMIT = int64_t{1} << 30;
 
+/// Divides by a number that only the launch knows, as the device does it: some
+/// 20 instructions with 32 bits, two of them in the slow unit for conversions.
+template <typename Index>
+struct Divisor {
+    Index number;
+
+    static MLPDEPLOY_HD Divisor of(Index number) { return {number}; }
+
+    /// dividend: 0 or more.
+    MLPDEPLOY_HD Index quotient(Index dividend) const {
+        using Unsigned = std::make_unsigned_t<Index>;  // cheaper than with signs
+        return static_cast<Index>(static_cast<Unsigned>(dividend) / static_cast<Unsigned>(number));
+    }
+};
+
+/// The same in three instructions, for a host that prepares the launch: a
+/// product and a shift, right for every dividend and number below 2^31.
+///
+/// With 2^(s-1) < number <= 2^s the factor is 2^(31+s) / number rounded up,
+/// which 32 bits hold. It is too large by e / number, e < number <= 2^s; so
+/// what is rounded down in the end is too large by
+/// dividend * e / number / 2^(31+s) < 1 / number: never enough to reach the next
+/// whole number.
+struct Reciprocal {
+    uint32_t factor;
+    uint32_t bits;  // s
+
+    static MLPDEPLOY_HD Reciprocal of(int32_t number) {
+        auto const divisor = static_cast<uint64_t>(number);
+        uint32_t bits = 0;
+        while ((uint64_t{1} << bits) < divisor) {
+            ++bits;
+        }
+        return {static_cast<uint32_t>(((uint64_t{1} << (31 + bits)) + divisor - 1) / divisor), bits};
+    }
+
+    /// dividend: 0 or more.
+    MLPDEPLOY_HD int32_t quotient(int32_t dividend) const {
+        uint32_t const doubled = static_cast<uint32_t>(dividend) * 2;
+#ifdef __CUDA_ARCH__
+        return static_cast<int32_t>(__umulhi(doubled, factor) >> bits);
+#else
+        return static_cast<int32_t>(static_cast<uint64_t>(doubled) * factor >> 32 >> bits);
+#endif
+    }
+};
+
+/// What an index is divided by. Divide: Divisor or Reciprocal.
+template <typename Divide>
+struct Dividers {
+    Divide block_size;
+    Divide blocks;
+    Divide channel_block;
+    Divide width;
+    Divide group_size;
+};
+
 constexpr int kCHUNK_BYTES = 16;
 constexpr int kCHUNK_WORDS = 4;
 
@@ -89,6 +147,13 @@ ShiftPlan<Index> plan_of(AxialShiftParams const& p) {
     plan.along_h = {static_cast<Index>(p.w * p.channel_block), static_cast<Index>(p.h)};
     plan.padding = p.padding;
     return plan;
+}
+
+/// Return what the indices of a plan are divided by.
+template <typename Divide, typename Index>
+MLPDEPLOY_HD Dividers<Divide> dividers_of(ShiftPlan<Index> const& plan) {
+    return {Divide::of(plan.block_size), Divide::of(plan.blocks), Divide::of(plan.channel_block),
+            Divide::of(plan.along_w.size), Divide::of(plan.group_size)};
 }
 
 /// What continued() and source_of() return for "a zero comes in here".
@@ -140,6 +205,28 @@ MLPDEPLOY_HD Index source_of(ShiftPlan<Index> const& plan, Axis<Index> axis, Ind
     Index const at = index / axis.stride % axis.size;
     Index const from = continued(at - move_of(plan, channel / plan.group_size), axis.size, plan.padding);
     return from == outside<Index>() ? from : index + (from - at) * axis.stride;
+}
+
+/// Where an element lies.
+template <typename Index>
+struct Place {
+    Index within;  // its channel block: the elements before it
+    Index channel;
+    Index row;
+    Index column;
+};
+
+/// Return where element `index` lies: all that both axes need, with each
+/// division made once.
+template <bool kIS_PLANAR, typename Divide, typename Index>
+MLPDEPLOY_HD Place<Index> place_of(ShiftPlan<Index> const& plan, Dividers<Divide> const& divide, Index index) {
+    Index const block = divide.block_size.quotient(index);
+    Index const within = index - block * plan.block_size;
+    Index const of_image = block - divide.blocks.quotient(block) * plan.blocks;
+    Index const pixel = kIS_PLANAR ? within : divide.channel_block.quotient(within);
+    Index const row = divide.width.quotient(pixel);
+    return {within, kIS_PLANAR ? of_image : (of_image - pixel) * plan.channel_block + within, row,
+            pixel - row * plan.along_w.size};
 }
 
 /// Read 16 bytes; `address` is a multiple of 16.
@@ -242,16 +329,15 @@ MLPDEPLOY_HD Chunk chunk_by_elements(ShiftPlan<Index> const& plan, Axis<Index> a
 }
 
 /// Return 16 bytes of an output whose channels lie side by side, all in one
-/// pixel: one aligned load per group.
-template <typename T, typename Index>
-MLPDEPLOY_HD Chunk chunk_of_pixel(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first,
-                                  Index channel) {
+/// pixel, which stands at `at` on the axis: one aligned load per group.
+template <typename T, typename Divide, typename Index>
+MLPDEPLOY_HD Chunk chunk_of_pixel(ShiftPlan<Index> const& plan, Dividers<Divide> const& divide, Axis<Index> axis,
+                                  T const* x, Index first, Index channel, Index at) {
     constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
-    Index const at = first / axis.stride % axis.size;
     Index const end = channel + kCOUNT < plan.channels ? channel + kCOUNT : plan.channels;
     Chunk chunk{};
     for (Index begin = channel; begin < end;) {
-        Index const group = begin / plan.group_size;
+        Index const group = divide.group_size.quotient(begin);
         Index const from = continued(at - move_of(plan, group), axis.size, plan.padding);
         Chunk piece{};
         if (from != outside<Index>()) {
@@ -267,36 +353,46 @@ MLPDEPLOY_HD Chunk chunk_of_pixel(ShiftPlan<Index> const& plan, Axis<Index> axis
     return chunk;
 }
 
-/// Put 16 bytes of a planar output into `chunk`, whose elements all move by
-/// `move`: they lie side by side in x too, at any alignment, but for those that
-/// come from outside of the image. Return false where x cannot be read in
-/// chunks.
+/// Put the 16 bytes at `start`, which need not be aligned, into `chunk`. Return
+/// false at the very ends of the tensor, where x cannot be read in chunks.
 template <typename T, typename Index>
-MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first, Index move,
-                                 Chunk& chunk) {
+MLPDEPLOY_HD bool load_unaligned(ShiftPlan<Index> const& plan, T const* x, Index start, Chunk& chunk) {
     constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
-    if (move >= axis.size || move <= -axis.size) {
-        return false;  // nothing of the image itself arrives
-    }
-    Index const start = first - move * axis.stride;
     Index const place = start & (kCOUNT - 1);  // two's complement: right for negative numbers too
     Index const aligned = start - place;
     if (aligned < 0 || aligned + (place ? 2 * kCOUNT : kCOUNT) > plan.total) {
-        return false;  // at the very ends of the tensor
+        return false;
     }
     chunk = load_chunk(x + aligned);
     if (place) {
         chunk = joined(chunk, load_chunk(x + (aligned + kCOUNT)), static_cast<uint32_t>(place * sizeof(T)));
     }
-    Index column = first % axis.stride;
-    Index at = first / axis.stride % axis.size;
+    return true;
+}
+
+/// Put 16 bytes of a planar output into `chunk`, whose elements all move by
+/// `move`: they lie side by side in x too, at any alignment, but for those that
+/// come from outside of the image. Return false where x cannot be read in
+/// chunks.
+template <bool kIS_ROW, typename T, typename Index>
+MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, T const* x, Index first, Place<Index> const& place,
+                                 Index move, Chunk& chunk) {
+    constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
+    Axis<Index> const axis = kIS_ROW ? Axis<Index>{1, plan.along_w.size} : plan.along_h;
+    if (move >= axis.size || move <= -axis.size) {
+        return false;  // nothing of the image itself arrives
+    }
+    if (!load_unaligned(plan, x, first - move * axis.stride, chunk)) {
+        return false;
+    }
+    Index at = kIS_ROW ? place.column : place.row;
     // The usual case: the whole chunk lies in one row and stays inside of the
     // image.
-    Index const last = axis.stride == 1 ? at + (kCOUNT - 1) : at;
-    Index const room = axis.stride == 1 ? axis.size - at : axis.stride - column;
-    if (room >= kCOUNT && at >= move && last < axis.size + move) {
+    Index const last = kIS_ROW ? at + (kCOUNT - 1) : at;
+    if (place.column + kCOUNT <= plan.along_w.size && at >= move && last < axis.size + move) {
         return true;
     }
+    Index column = kIS_ROW ? 0 : place.column;
     MLPDEPLOY_UNROLL
     for (int i = 0; i < kCOUNT; ++i) {
         if (at < move || at >= axis.size + move) {
@@ -312,36 +408,52 @@ MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, Axis<Index> axis,
     return true;
 }
 
-/// Return 16 bytes of one output.
-template <typename T, typename Index>
-MLPDEPLOY_HD Chunk chunk_of(ShiftPlan<Index> const& plan, Axis<Index> axis, T const* x, Index first) {
+/// Put 16 bytes of both outputs into `along_w` and `along_h`.
+template <typename T, typename Divide, typename Index>
+MLPDEPLOY_HD void chunks_of(ShiftPlan<Index> const& plan, Dividers<Divide> const& divide, T const* x, Index first,
+                            Chunk& along_w, Chunk& along_h) {
     constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
-    Index const channel = channel_of(plan, first);
     if (plan.channel_block % kCOUNT == 0) {
-        return chunk_of_pixel(plan, axis, x, first, channel);
+        auto const place = place_of<false>(plan, divide, first);
+        along_w = chunk_of_pixel(plan, divide, plan.along_w, x, first, place.channel, place.column);
+        along_h = chunk_of_pixel(plan, divide, plan.along_h, x, first, place.channel, place.row);
+        return;
     }
-    Chunk chunk;
+    bool has_w = false;
+    bool has_h = false;
     // A plane holds a chunk at least, so there are two planes in a chunk at most:
     // first and last speak for all.
     if (plan.channel_block == 1 && plan.block_size >= kCOUNT) {
-        Index const group = channel / plan.group_size;
-        bool const one_move = channel_of(plan, first + (kCOUNT - 1)) / plan.group_size == group;
-        if (one_move && chunk_of_plane(plan, axis, x, first, move_of(plan, group), chunk)) {
-            return chunk;
+        auto const place = place_of<true>(plan, divide, first);
+        Index const group = divide.group_size.quotient(place.channel);
+        Index const next = place.channel + 1 == plan.blocks ? 0 : place.channel + 1;
+        Index const last = place.within + kCOUNT > plan.block_size ? next : place.channel;
+        Index const in_group = last - group * plan.group_size;
+        if (in_group >= 0 && in_group < plan.group_size) {
+            Index const move = move_of(plan, group);
+            has_w = chunk_of_plane<true>(plan, x, first, place, move, along_w);
+            has_h = chunk_of_plane<false>(plan, x, first, place, move, along_h);
         }
     }
-    return chunk_by_elements(plan, axis, x, first);
+    if (!has_w) {
+        along_w = chunk_by_elements(plan, plan.along_w, x, first);
+    }
+    if (!has_h) {
+        along_h = chunk_by_elements(plan, plan.along_h, x, first);
+    }
 }
 
 /// Write `kCOUNT` elements of both outputs from `first` on, fewer at the end of
 /// the tensor. kCOUNT is 1, or the elements of 16 bytes; then x, y_w and y_h
 /// are aligned to 16 bytes and `first` is a multiple of kCOUNT.
-template <typename T, int kCOUNT, typename Index>
-MLPDEPLOY_HD void shift_chunk(ShiftPlan<Index> const& plan, T const* x, T* y_w, T* y_h, Index first) {
+template <typename T, int kCOUNT, typename Divide, typename Index>
+MLPDEPLOY_HD void shift_chunk(ShiftPlan<Index> const& plan, [[maybe_unused]] Dividers<Divide> const& divide, T const* x,
+                              T* y_w, T* y_h, Index first) {
     if constexpr (kCOUNT > 1) {
         if (plan.total - first >= kCOUNT) {
-            Chunk const along_w = chunk_of(plan, plan.along_w, x, first);
-            Chunk const along_h = chunk_of(plan, plan.along_h, x, first);
+            Chunk along_w;
+            Chunk along_h;
+            chunks_of(plan, divide, x, first, along_w, along_h);
             store_chunk(y_w + first, along_w);
             store_chunk(y_h + first, along_h);
             return;
@@ -361,6 +473,7 @@ template <typename T, int kCOUNT, typename IndexType>
 struct Variant {
     using Element = T;
     using Index = IndexType;
+    using Divide = std::conditional_t<sizeof(Index) == 4, Reciprocal, Divisor<Index>>;
     static constexpr int kElements = kCOUNT;
 };
 

@@ -13,18 +13,19 @@ constexpr int kTHREADS = 256;  // EMBEDDED_THREADS in engines/embedded.py
 template <typename T>
 __device__ __forceinline__ void run(ShiftPlan<int32_t> const& plan, T const* x, T* y_w, T* y_h) {
     constexpr int kCOUNT = kCHUNK_BYTES / sizeof(T);
+    auto const divide = dividers_of<Divisor<int32_t>>(plan);
     int32_t const first = (static_cast<int32_t>(blockIdx.x) * kTHREADS + static_cast<int32_t>(threadIdx.x)) * kCOUNT;
     auto const bits =
         reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y_w) | reinterpret_cast<uintptr_t>(y_h);
     if (bits % kCHUNK_BYTES == 0) {
         if (first < plan.total) {
-            shift_chunk<T, kCOUNT>(plan, x, y_w, y_h, first);
+            shift_chunk<T, kCOUNT>(plan, divide, x, y_w, y_h, first);
         }
         return;
     }
     MLPDEPLOY_NO_UNROLL
     for (int i = 0; i < kCOUNT && first + i < plan.total; ++i) {
-        shift_chunk<T, 1>(plan, x, y_w, y_h, first + i);
+        shift_chunk<T, 1>(plan, divide, x, y_w, y_h, first + i);
     }
 }
 
