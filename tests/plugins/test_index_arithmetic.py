@@ -137,7 +137,7 @@ def test_equals_the_reference_on_the_models_shapes(host_shift: Path, tmp_path: P
     cases = []
     for channels, size in ((96, 56), (192, 28), (384, 14), (768, 7)):
         for padding in PADDINGS:
-            for width, block in ((2, 1), (2, channels), (1, 32)):
+            for width, block in ((4, 1), (2, 1), (1, 1), (2, channels), (1, 32)):
                 cases.append(Case((1, channels, size, size), block, ShiftSpec(5, 1, padding), width, 0, NARROW_LIMIT))
     wrong = run_cases(host_shift, cases, tmp_path, np.random.default_rng(1))
     assert not wrong, "\n".join(wrong)

@@ -290,14 +290,51 @@ MLPDEPLOY_HD Chunk joined(Chunk const& low, Chunk const& high, uint32_t bytes) {
     return result;
 }
 
-/// Replace element `place`, which is a constant once the caller's loop is
-/// unrolled.
+/// Return a word with all bits of those elements of type T that have a bit in
+/// `bits`, from the lowest on.
+template <typename T>
+MLPDEPLOY_HD uint32_t word_mask(uint32_t bits) {
+    if constexpr (sizeof(T) == 4) {
+        return 0u - (bits & 1);
+    } else if constexpr (sizeof(T) == 2) {
+        return ((bits & 1) | (bits & 2) << 15) * 0xFFFFu;
+    } else {
+        return ((bits & 15) * 0x00204081u & 0x01010101u) * 0xFFu;  // bit i to bit 8 * i
+    }
+}
+
+/// Make the elements zero that have a bit in `bits`.
+template <typename T>
+MLPDEPLOY_HD void clear_elements(Chunk& chunk, uint32_t bits) {
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCHUNK_WORDS; ++i) {
+        chunk.word[i] &= ~word_mask<T>(bits >> (i * 4 / static_cast<int>(sizeof(T))));
+    }
+}
+
+/// Replace element `place`. No register is indexed by a variable.
 template <typename T>
 MLPDEPLOY_HD void set_element(Chunk& chunk, int place, T value) {
-    int const bit = place * static_cast<int>(sizeof(T)) % 4 * 8;
-    uint32_t const mask = static_cast<uint32_t>(static_cast<T>(~T{0})) << bit;
-    uint32_t& word = chunk.word[place * static_cast<int>(sizeof(T)) / 4];
-    word = (word & ~mask) | (static_cast<uint32_t>(value) << bit);
+    int const byte = place * static_cast<int>(sizeof(T));
+    uint32_t const mask = static_cast<uint32_t>(static_cast<T>(~T{0})) << (byte % 4 * 8);
+    uint32_t const bits = static_cast<uint32_t>(value) << (byte % 4 * 8);
+    MLPDEPLOY_UNROLL
+    for (int i = 0; i < kCHUNK_WORDS; ++i) {
+        chunk.word[i] = byte / 4 == i ? (chunk.word[i] & ~mask) | bits : chunk.word[i];
+    }
+}
+
+/// Return the place of the lowest bit that is set; one is.
+MLPDEPLOY_HD int lowest_bit(uint32_t bits) {
+#ifdef __CUDA_ARCH__
+    return __ffs(static_cast<int>(bits)) - 1;
+#else
+    int place = 0;
+    while ((bits >> place & 1) == 0) {
+        ++place;
+    }
+    return place;
+#endif
 }
 
 /// Replace the bytes of `chunk` from `begin` on.
@@ -370,13 +407,63 @@ MLPDEPLOY_HD bool load_unaligned(ShiftPlan<Index> const& plan, T const* x, Index
     return true;
 }
 
+/// Return a bit for each of `kCOUNT` elements from `begin` to before `end`,
+/// where there are such.
+template <int kCOUNT, typename Index>
+MLPDEPLOY_HD uint32_t bits_between(Index begin, Index end) {
+    Index const low = begin < 0 ? 0 : begin > kCOUNT ? kCOUNT : begin;
+    Index const high = end < 0 ? 0 : end > kCOUNT ? kCOUNT : end;
+    return (1u << high) - (1u << low);
+}
+
+/// Return a bit for each element of a planar chunk that comes from outside of
+/// the image, when all move by `move`, which is less than the image. Row by
+/// row, of which a chunk of a narrow image has several.
+template <bool kIS_ROW, int kCOUNT, typename Index>
+MLPDEPLOY_HD uint32_t bits_outside(ShiftPlan<Index> const& plan, Place<Index> const& place, Index move) {
+    Index const width = plan.along_w.size;
+    Index const height = plan.along_h.size;
+    uint32_t bits = 0;
+    Index row = place.row;
+    MLPDEPLOY_NO_UNROLL
+    for (Index begin = -place.column; begin < kCOUNT; begin += width) {
+        if (kIS_ROW) {
+            bits |= move < 0 ? bits_between<kCOUNT>(begin + width + move, begin + width)
+                             : bits_between<kCOUNT>(begin, begin + move);
+        } else if (row < move || row >= height + move) {
+            bits |= bits_between<kCOUNT>(begin, begin + width);
+        }
+        row = row + 1 == height ? 0 : row + 1;
+    }
+    return bits;
+}
+
+/// Put the elements of a planar chunk in place that have a bit in `bits`: what
+/// a padding other than zeros takes from elsewhere in the image.
+template <bool kIS_ROW, typename T, typename Divide, typename Index>
+MLPDEPLOY_HD void fetch_elements(ShiftPlan<Index> const& plan, Dividers<Divide> const& divide, T const* x, Index first,
+                                 Place<Index> const& place, Index move, uint32_t bits, Chunk& chunk) {
+    Axis<Index> const axis = kIS_ROW ? Axis<Index>{1, plan.along_w.size} : plan.along_h;
+    MLPDEPLOY_NO_UNROLL
+    for (; bits != 0; bits &= bits - 1) {
+        int const i = lowest_bit(bits);
+        Index const column = place.column + i;
+        Index const rows = divide.width.quotient(column);
+        Index const row = place.row + rows;  // in this plane or in the next one
+        Index const in_plane = row >= plan.along_h.size ? row - plan.along_h.size : row;
+        Index const at = kIS_ROW ? column - rows * plan.along_w.size : in_plane;
+        Index const from = continued(at - move, axis.size, plan.padding);
+        set_element(chunk, i, x[first + i + (from - at) * axis.stride]);
+    }
+}
+
 /// Put 16 bytes of a planar output into `chunk`, whose elements all move by
 /// `move`: they lie side by side in x too, at any alignment, but for those that
 /// come from outside of the image. Return false where x cannot be read in
 /// chunks.
-template <bool kIS_ROW, typename T, typename Index>
-MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, T const* x, Index first, Place<Index> const& place,
-                                 Index move, Chunk& chunk) {
+template <bool kIS_ROW, typename T, typename Divide, typename Index>
+MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, Dividers<Divide> const& divide, T const* x, Index first,
+                                 Place<Index> const& place, Index move, Chunk& chunk) {
     constexpr Index kCOUNT = kCHUNK_BYTES / sizeof(T);
     Axis<Index> const axis = kIS_ROW ? Axis<Index>{1, plan.along_w.size} : plan.along_h;
     if (move >= axis.size || move <= -axis.size) {
@@ -385,25 +472,18 @@ MLPDEPLOY_HD bool chunk_of_plane(ShiftPlan<Index> const& plan, T const* x, Index
     if (!load_unaligned(plan, x, first - move * axis.stride, chunk)) {
         return false;
     }
-    Index at = kIS_ROW ? place.column : place.row;
+    Index const at = kIS_ROW ? place.column : place.row;
     // The usual case: the whole chunk lies in one row and stays inside of the
     // image.
     Index const last = kIS_ROW ? at + (kCOUNT - 1) : at;
     if (place.column + kCOUNT <= plan.along_w.size && at >= move && last < axis.size + move) {
         return true;
     }
-    Index column = kIS_ROW ? 0 : place.column;
-    MLPDEPLOY_UNROLL
-    for (int i = 0; i < kCOUNT; ++i) {
-        if (at < move || at >= axis.size + move) {
-            Index const from = continued(at - move, axis.size, plan.padding);
-            T const value = from == outside<Index>() ? T{0} : x[first + i + (from - at) * axis.stride];
-            set_element(chunk, i, value);
-        }
-        if (++column == axis.stride) {
-            column = 0;
-            at = at + 1 == axis.size ? 0 : at + 1;
-        }
+    uint32_t const bits = bits_outside<kIS_ROW, kCOUNT>(plan, place, move);
+    if (plan.padding == Padding::kZERO) {
+        clear_elements<T>(chunk, bits);
+    } else {
+        fetch_elements<kIS_ROW>(plan, divide, x, first, place, move, bits, chunk);
     }
     return true;
 }
@@ -431,8 +511,8 @@ MLPDEPLOY_HD void chunks_of(ShiftPlan<Index> const& plan, Dividers<Divide> const
         Index const in_group = last - group * plan.group_size;
         if (in_group >= 0 && in_group < plan.group_size) {
             Index const move = move_of(plan, group);
-            has_w = chunk_of_plane<true>(plan, x, first, place, move, along_w);
-            has_h = chunk_of_plane<false>(plan, x, first, place, move, along_h);
+            has_w = chunk_of_plane<true>(plan, divide, x, first, place, move, along_w);
+            has_h = chunk_of_plane<false>(plan, divide, x, first, place, move, along_h);
         }
     }
     if (!has_w) {
