@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <random>
 
-#include "axial_shift_index.h"
+#include "axial_shift_division.h"
 
 using mlpdeploy::Divisor;
 using mlpdeploy::Reciprocal;
