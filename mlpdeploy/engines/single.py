@@ -94,6 +94,8 @@ def _build(
     profiles = profiles_for(manifest, options)
     api = load_tensorrt(options.target)
     gpu = gpu_for(options)
+    if gpu is not None:
+        api.check_driver(gpu.driver, gpu.cuda)
     tell = progress or (lambda done, text: None)
     plugin, why_native = plugin_to_build_with(manifest, options, api, gpu, lambda text: tell(0.0, text))
     folder = directory / FOLDER

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from mlpdeploy.engines.layers import read_engine
 from mlpdeploy.engines.sidecar import BuildFacts
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, TensorRt, load_tensorrt
-from mlpdeploy.runtime.tensorrt_log import Severity
+from mlpdeploy.runtime.tensorrt_log import Complaints, Severity
 
 KEPT_WARNINGS = 8
 
@@ -82,34 +83,38 @@ class Events:
         self.send("finish", name=name)
 
 
-class Log:
-    """Keeps what TensorRT says: the errors for the message, the first warnings for the sidecar."""
+class Log(Complaints):
+    """Keeps what TensorRT says: the last complaint for the message, the first warnings for the sidecar."""
 
     def __init__(self) -> None:
-        self.errors: list[str] = []
+        super().__init__()
         self.warnings: list[str] = []
 
     def __call__(self, severity: Severity, message: str) -> None:
+        super().__call__(severity, message)
         text = " ".join(message.split())
-        if severity == "error":
-            self.errors.append(text)
-        elif severity == "warning" and len(self.warnings) < KEPT_WARNINGS and text not in self.warnings:
+        if severity == "warning" and len(self.warnings) < KEPT_WARNINGS and text not in self.warnings:
             self.warnings.append(text)
 
 
-def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
+def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
     """Parse, build and write one engine in this process.
+
+    Args:
+        request: what to build.
+        events: is told how far it is.
+        log: hears what TensorRT says.
 
     Raises:
         EngineError: TensorRT cannot.
         ArtifactError: the engine cannot be written.
     """
-    api, log = load_tensorrt(request.target), Log()
+    api = load_tensorrt(request.target)
     logger = api.logger(log)
     if request.plugin_library:
         api.load_plugins(Path(request.plugin_library))
     problems = register_embedded(api, Path(request.embedded)) if request.embedded else []
-    builder = api.module.Builder(logger)
+    builder = api.create_builder(log)
     network = api.create_network(builder, embedded=bool(request.embedded))
     began = time.perf_counter()
     parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
@@ -130,8 +135,7 @@ def build_engine(request: BuildRequest, events: Events) -> BuildFacts:
     if problems:
         raise problems[0]
     if plan is None:
-        reason = log.errors[-1] if log.errors else "it does not say why"
-        raise EngineError(f"{api.name} cannot build the engine: {reason}")
+        raise EngineError(f"{api.name} cannot build the engine: {log.last()}")
     built = time.perf_counter()
     inside, scratch_bytes = None, None
     if not api.is_rtx:  # whose engines cannot be opened without a GPU
@@ -206,13 +210,30 @@ def main(arguments: list[str]) -> int:
     body = json.loads(Path(path).read_text())
     request = BuildRequest(**{**body, "flags": EngineFlags(**body["flags"])})
     with os.fdopen(int(descriptor), "w", encoding="utf-8") as stream:
-        events = Events(stream)
+        events, log = Events(stream), Log()
         try:
-            result = build_engine(request, events)
+            result = build_engine(request, events, log)
             events.send("result", **dataclasses.asdict(result))
         except MlpDeployError as error:
-            events.send("error", got=error.got, wanted=error.wanted, fix=error.fix, exit_code=error.exit_code)
+            _send_error(events, error)
+        except Exception as error:  # noqa: BLE001  # of TensorRT's bindings, which say less than its log
+            _send_error(events, _unexpected(error, log))
     return 0
+
+
+def _send_error(events: Events, error: MlpDeployError) -> None:
+    events.send("error", got=error.got, wanted=error.wanted, fix=error.fix, exit_code=error.exit_code)
+
+
+def _unexpected(error: Exception, log: Log) -> EngineError:
+    """Return what to tell of an error that nobody foresaw: what it is, where, and what TensorRT said before."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}, line {last.lineno}"
+    said = f", and TensorRT said last: {log.heard}" if log.heard else ""
+    return EngineError(
+        f"the build ended with {type(error).__name__}: {error} ({place}){said}",
+        fix="see: mlpdeploy doctor; if it finds nothing, report this with the artifact's manifest",
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from mlpdeploy.runtime.feeds import Arrays
 from mlpdeploy.runtime.gpu import visible_gpu
 from mlpdeploy.runtime.session import LoadOptions, Session
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
-from mlpdeploy.runtime.trt.choice import Machine, check_driver, choose_engine, plugin_for, read_engine_file
+from mlpdeploy.runtime.trt.choice import Machine, choose_engine, plugin_for, read_engine_file
 from mlpdeploy.runtime.trt.engine import LoadedEngine, deserialize
 from mlpdeploy.runtime.trt.lane import Part
 from mlpdeploy.runtime.trt.pool import LanePool
@@ -171,9 +171,9 @@ def fitting_engine(directory: Path, manifest: Manifest, options: LoadOptions) ->
 
 def _machine(target: str, index: int) -> Machine:
     """Return what is here, after asking whether its parts fit together."""
-    machine = Machine(target, load_tensorrt(target).version, visible_gpu(index))
-    check_driver(machine)
-    return machine
+    api, gpu = load_tensorrt(target), visible_gpu(index)
+    api.check_driver(gpu.driver, gpu.cuda)
+    return Machine(target, api.version, gpu)
 
 
 def _target(directory: Path) -> str:

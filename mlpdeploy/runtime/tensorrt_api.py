@@ -131,6 +131,34 @@ class TensorRt:
         """Return the process's logger, which hands messages to `log` as long as that lives; see tensorrt_log.py."""
         return logger_of(self.module, log)
 
+    def check_driver(self, driver: str, served: str) -> None:
+        """Raise EngineError where the driver is older than the CUDA that this TensorRT is made for.
+
+        Args:
+            driver: its version, for the message.
+            served: the newest version of CUDA that it serves, `13.0`; empty where that is not known.
+        """
+        wanted = cuda_major(self.target)
+        if wanted is not None and served and float(served) < wanted:
+            raise EngineError(
+                f"the NVIDIA driver {driver} serves CUDA {served}, TensorRT {self.version} here is for CUDA {wanted}",
+                fix=f"update the driver, or run: pip install {self.target}-cu{int(float(served))}",
+            )
+
+    def create_builder(self, log: Complaints) -> Any:
+        """Return a builder, of which `log` hears.
+
+        Raises:
+            EngineError: there is none: CUDA does not work.
+        """
+        try:
+            builder = self.module.Builder(self.logger(log))
+        except TypeError:  # how the bindings say that there is none
+            builder = None
+        if builder is None:
+            raise EngineError(f"{self.name} cannot begin to build: {log.last()}", fix="see: mlpdeploy doctor")
+        return builder
+
     def create_network(self, builder: Any, embedded: bool = False) -> Any:
         """Return an empty network with explicit batch, strongly typed where the version can.
 

@@ -21,15 +21,22 @@ class Complaints:
     """Keeps what TensorRT says is wrong; it calls from any thread."""
 
     def __init__(self) -> None:
-        self._last = ""
+        self._error = self._warning = ""
 
     def __call__(self, severity: Severity, message: str) -> None:
         if severity == "error":
-            self._last = " ".join(message.split())
+            self._error = " ".join(message.split())
+        elif severity == "warning":
+            self._warning = " ".join(message.split())
+
+    @property
+    def heard(self) -> str:
+        """The last error; without one the last warning, as which TensorRT tells that CUDA does not work; or empty."""
+        return self._error or self._warning
 
     def last(self) -> str:
-        """Return the last error, or that there is none."""
-        return self._last or "it does not say why"
+        """Return what was heard last, or that nothing was."""
+        return self.heard or "it does not say why"
 
 
 def logger_of(trt: Any, log: Callable[[Severity, str], None]) -> Any:

@@ -60,6 +60,7 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu = GPU, libr
     from fakes.fake_tensorrt import make_tensorrt
 
     monkeypatch.setattr(tensorrt_api, "require", lambda name: make_tensorrt(version))
+    monkeypatch.setattr(tensorrt_api, "cuda_major", lambda target: None)
     monkeypatch.setattr(single, "visible_gpu", lambda: gpu)
 
     def find(version: str, say: object = None) -> Path:
@@ -338,6 +339,28 @@ def test_without_a_gpu_nothing_is_started(artifact: Path, monkeypatch: pytest.Mo
     with pytest.raises(MissingDependencyError, match=r"no NVIDIA driver on this machine.*--target tensorrt-rtx"):
         build_artifact(artifact, BuildOptions())
     assert not (artifact / "engines").exists()
+
+
+def test_a_driver_that_is_too_old_builds_nothing(newest: str, artifact: Path, monkeypatch: Any) -> None:
+    use_fake(monkeypatch, newest, gpu=dataclasses.replace(GPU, driver="550.54", cuda="12.4"))
+    monkeypatch.setattr(tensorrt_api, "cuda_major", lambda target: 13)
+    monkeypatch.setattr(single, "run_build", lambda *given: pytest.fail("a process was started"))
+    with pytest.raises(EngineError, match=r"550\.54 serves CUDA 12\.4, .* is for CUDA 13; update .*tensorrt-cu12"):
+        build_artifact(artifact, BuildOptions())
+
+
+def test_a_builder_that_finds_no_cuda(newest: str, artifact: Path, monkeypatch: Any) -> None:
+    """The bindings raise a bare TypeError, and TensorRT tells the reason as a warning."""
+    monkeypatch.setenv("FAKE_BUILDER", "no CUDA")
+    with pytest.raises(EngineError, match=r"begin to build: CUDA initialization .* error: 35; see: mlpdeploy doctor"):
+        build_artifact(artifact, BuildOptions())
+
+
+def test_an_error_that_nobody_foresaw(newest: str, artifact: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FAKE_BUILDER", "raises")
+    wanted = r"ended with RuntimeError: std::exception \(.*\.py, line \d+\), and TensorRT said last: Could not find any"
+    with pytest.raises(EngineError, match=wanted):
+        build_artifact(artifact, BuildOptions())
 
 
 def test_a_full_disk_leaves_nothing(newest: str, artifact: Path) -> None:

@@ -188,6 +188,9 @@ class _Builder:
 
     def __init__(self, logger: ILogger) -> None:
         self._logger = _kept_logger(self._trt, logger)
+        if os.environ.get("FAKE_BUILDER") == "no CUDA":  # as with a driver that is too old
+            self._logger.log(ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int) -> Any:
         names = self._trt.NetworkDefinitionCreationFlag
@@ -206,6 +209,9 @@ class _Builder:
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
+        if os.environ.get("FAKE_BUILDER") == "raises":
+            self._logger.log(ILogger.Severity.ERROR, "Could not find any implementation")
+            raise RuntimeError("std::exception")
         trt, graph = self._trt, network._model.graph
         _check_profiles(network, config)
         if hasattr(trt.BuilderFlag, "FP16"):

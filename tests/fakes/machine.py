@@ -21,7 +21,6 @@ from mlpdeploy.plugins import find as find_module
 from mlpdeploy.runtime import gpu, tensorrt, tensorrt_api
 from mlpdeploy.runtime.cuda import cuda_python, interface, pycuda
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.trt import choice
 
 TESTS = Path(__file__).parent.parent
 VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")
@@ -50,7 +49,7 @@ class Machine:
         monkeypatch.setattr(plugin_code, "find_library", lambda version, say: self._library())
         self.use(NEWEST)
         self.use_gpu(L4)
-        monkeypatch.setattr(choice, "cuda_major", lambda target: 13)
+        monkeypatch.setattr(tensorrt_api, "cuda_major", lambda target: 13)
 
     def use(self, version: str, plugins: bool = True) -> None:
         """Have this version of TensorRT, or RTX; with `plugins` false it loads no library."""

@@ -534,7 +534,7 @@ class TestErrors:
         self, machine: Machine, own: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(self: Any, logger: Any) -> None:
-            logger.log(machine.module.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            logger.log(machine.module.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
         monkeypatch.setattr(machine.module.Runtime, "__init__", fail)

@@ -16,7 +16,7 @@ from mlpdeploy.engines.sidecar import FOLDER, Fingerprint, Sidecar, engines_of
 from mlpdeploy.errors import ArtifactError, PluginError
 from mlpdeploy.manifest import CANONICAL, Manifest
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.tensorrt_api import EngineError, cuda_major
+from mlpdeploy.runtime.tensorrt_api import EngineError
 
 AMPERE = 8.0
 
@@ -154,17 +154,6 @@ def _plugin_is_here(sidecar: Sidecar) -> bool:
     except PluginError:
         return False
     return True
-
-
-def check_driver(machine: Machine) -> None:
-    """Raise EngineError where the driver is older than the CUDA that TensorRT is made for."""
-    wanted, served = cuda_major(machine.target), machine.gpu.cuda
-    if wanted is not None and served and float(served) < wanted:
-        raise EngineError(
-            f"the NVIDIA driver {machine.gpu.driver} serves CUDA {served}, TensorRT {machine.version} here is for "
-            f"CUDA {wanted}",
-            fix=f"update the driver, or run: pip install {machine.target}-cu{int(float(served))}",
-        )
 
 
 def _version_fits(mark: Fingerprint, version: str) -> bool:
