@@ -291,7 +291,8 @@ class TensorRt:
         inspector = engine.create_engine_inspector()
         if shapes:
             context = self.create_context(engine)
-            context.set_optimization_profile_async(0, _LEGACY_STREAM)
+            if not self.choose_profile(context, 0, _LEGACY_STREAM):
+                raise EngineError(f"{self.name} refused the engine's first profile")
             for name, shape in shapes.items():
                 context.set_input_shape(name, shape)
             inspector.execution_context = context
@@ -346,6 +347,13 @@ class TensorRt:
         if context is None:
             raise EngineError(f"{self.name} cannot create an execution context", fix="free memory of the GPU")
         return context
+
+    def choose_profile(self, context: Any, index: int, stream_handle: int) -> bool:
+        """Return whether a context takes an optimization profile; the bindings raise where TensorRT does not."""
+        try:
+            return bool(context.set_optimization_profile_async(index, stream_handle))
+        except RuntimeError:  # whose text says no more than that; the reason is in the log
+            return False
 
     def scratch_bytes(self, engine: Any) -> int:
         """Return how much scratch memory a context needs."""

@@ -663,7 +663,7 @@ class IExecutionContext:
         with self._alone():
             self._device.stream_of(stream_handle)
             if profile_index >= self._engine.num_optimization_profiles:
-                return False
+                raise RuntimeError("Error in set optimization profile async.")  # the bindings never return False
             other = self._engine._profile_users.get(profile_index, lambda: None)()
             if not self._engine._plan["shared_profiles"]:
                 require(other in (None, self), "two contexts with one profile, in an engine that does not share them")

@@ -619,6 +619,20 @@ class TestErrors:
             session.run({"input": images[:8]})
         assert machine.nothing_is_left()
 
+    def test_a_profile_that_is_refused(self, machine: Machine, own: Path, images: Any, monkeypatch: Any) -> None:
+        def refuse(self: Any, index: int, handle: int) -> bool:
+            logger = machine.module._first_logger()
+            logger.log(machine.module.ILogger.Severity.ERROR, "profile index 1 is in use")
+            raise RuntimeError("Error in set optimization profile async.")
+
+        monkeypatch.setattr(machine.module._inner["IExecutionContext"], "set_optimization_profile_async", refuse)
+        with (
+            load(own, backend="tensorrt") as session,
+            pytest.raises(EngineError, match="refused profile 1: profile index 1 is in use"),
+        ):
+            session.run({"input": images[:8]})
+        assert machine.nothing_is_left()
+
     def test_the_engine_fails_to_run(self, machine: Machine, own: Path, images: Any, monkeypatch: Any) -> None:
         with load(own, backend="tensorrt") as session:
             session.run({"input": images[:1]})

@@ -74,7 +74,7 @@ class Slot:
             self._context = api.create_context(engine.engine)
         try:
             if engine.has_profiles:
-                chosen = self._context.set_optimization_profile_async(layout.profile, cuda.handle(stream))
+                chosen = api.choose_profile(self._context, layout.profile, cuda.handle(stream))
                 self._accepted(chosen, f"profile {layout.profile}")
             for name, shape in layout.shapes:
                 self._accepted(self._context.set_input_shape(name, shape), name)
