@@ -79,7 +79,8 @@ def _engine(engine: dict[str, Any]) -> str:
         html_table(("layer as parsed", "count"), [(k, str(v)) for k, v in engine["network_layers"].items()], texts=1),
     ]
     if inside is None:
-        return "".join([*parts, '<p class="note">It says nothing about itself without a GPU.</p>'])
+        why = "says nothing about itself without a GPU" if mark["target"] == "tensorrt-rtx" else "was not read back"
+        return "".join([*parts, f'<p class="note">It {why}.</p>'])
     scratch = f"{engine['scratch_bytes'] or 0:,} bytes of scratch memory for each stream"
     parts.append(f"<p>{inside['plugins']} plugin layers, {inside['reformats']} reformats; {scratch}.</p>")
     rows = [(layer["name"], layer["kind"], ", ".join(layer["types"]), layer["tactic"]) for layer in inside["each"]]

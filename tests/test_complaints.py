@@ -3,7 +3,7 @@
 | complaint | what prevents it |
 |---|---|
 | a new major version of TensorRT breaks the tool | every name is looked up in the real bindings of 8.6, 10 and 11 |
-| "fp16" gives an fp32 engine in silence | the engine is read back; a tensor in fp32 is an error with the layer's name |
+| "fp16" gives an fp32 engine in silence | the engine is read back; a tensor in fp32 is told with the layer's name |
 | rows of a batch get other rows' results | rows alone and in batches, bit by bit; `verify` checks it on every engine |
 | INT8 is no faster than FP16, and nobody looked | INT8 is never measured on a GPU without FP16 beside it |
 | INT8 is right in ONNX Runtime and wrong in TensorRT | `verify --backend tensorrt` compares the engine itself |

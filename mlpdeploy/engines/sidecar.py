@@ -67,7 +67,8 @@ class BuildFacts:
         parse_seconds, build_seconds: what the build took.
         network_layers: {kind: how many} as parsed.
         network_types: {type: how many layers of the parsed network give it}.
-        engine_layers: what the engine says about itself; None where it cannot be asked (without a GPU).
+        engine_layers: what the engine says about itself; None where it could not be asked: without a GPU, or as a
+            warning says.
         scratch_bytes: memory of the GPU that a context needs beside the weights; None where it cannot be asked.
         warnings: what TensorRT had to say.
     """

@@ -126,9 +126,11 @@ def _build(
             timing_cache=str(cache or ""),
             new_timing_cache=str(scratch / "timing"),
         )
-        result = run_build(request, scratch, progress)
-        if cache:
-            write_file(cache, (scratch / "timing").read_bytes())
+        try:
+            result = run_build(request, scratch, progress)
+        finally:  # also where an engine was built and is not kept
+            if cache and (scratch / "timing").exists():
+                write_file(cache, (scratch / "timing").read_bytes())
         result = dataclasses.replace(result, warnings=(*why_native, *result.warnings))
         return _keep(folder, scratch / "engine", mark, gpu.driver if gpu else "", result)
 

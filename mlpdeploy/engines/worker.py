@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlpdeploy.artifact import disk_errors
+from mlpdeploy.artifact import disk_errors, write_file
 from mlpdeploy.engines.embedded import register_embedded
-from mlpdeploy.engines.layers import read_engine
+from mlpdeploy.engines.layers import UnexpectedEngineError, read_engine
 from mlpdeploy.engines.sidecar import BuildFacts
 from mlpdeploy.errors import MlpDeployError
 from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, TensorRt, load_tensorrt
@@ -137,20 +137,14 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
     if plan is None:
         raise EngineError(f"{api.name} cannot build the engine: {log.last()}")
     built = time.perf_counter()
-    inside, scratch_bytes = None, None
-    if not api.is_rtx:  # whose engines cannot be opened without a GPU
-        optima = {name: tuple(shapes[1]) for name, shapes in request.profiles[0].items()} if request.profiles else {}
-        text, scratch_bytes = api.engine_information(logger, plan, request.flags.version_compatible, optima)
-        inside = read_engine(text, asked, plugins, embedded=bool(request.embedded))
-        if set(inside["types"]) == {"unknown"}:
-            log.warnings.append("TensorRT does not tell the types in the engine, so that they were not compared")
-    if cache is not None:
-        Path(request.new_timing_cache).write_bytes(cache.serialize())
+    if cache is not None:  # first, so that the next build is a short one whatever comes
+        write_file(Path(request.new_timing_cache), bytes(cache.serialize()))
     output = Path(request.output)
     with disk_errors(output), output.open("wb") as file:
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())
+    inside, scratch_bytes = _read_back(api, plan, request, log, asked, plugins)
     del parser
     return BuildFacts(
         parse_seconds=round(parsed - began, 3),
@@ -161,6 +155,36 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
         scratch_bytes=scratch_bytes,
         warnings=tuple(log.warnings),
     )
+
+
+def _read_back(
+    api: TensorRt, plan: Any, request: BuildRequest, log: Log, asked: dict[str, str], plugins: list[str]
+) -> tuple[dict[str, Any] | None, int | None]:
+    """Return what an engine says about itself and its scratch memory; (None, None) and a warning where it cannot.
+
+    An engine took minutes, and nobody promises that it can be asked: so what fails here does not lose it.
+
+    Raises:
+        UnexpectedEngineError: it says that it is another engine than was asked for.
+    """
+    if api.is_rtx:  # whose engines cannot be opened without a GPU
+        return None, None
+    if request.flags.strip:
+        log.warnings.append("the engine was not read back: without its weights it does not run")
+        return None, None
+    optima = {name: tuple(shapes[1]) for name, shapes in request.profiles[0].items()} if request.profiles else {}
+    try:
+        text, scratch_bytes = api.engine_information(log, plan, request.flags.version_compatible, optima)
+        inside = read_engine(text, asked, plugins, log.warnings if api.strongly_typed else None)
+    except UnexpectedEngineError:
+        raise
+    except (EngineError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        name = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
+        log.warnings.append(f"the engine was not read back: {name}{error}")
+        return None, None
+    if set(inside["types"]) == {"unknown"}:
+        log.warnings.append("TensorRT does not tell the types in the engine, so that they were not compared")
+    return inside, scratch_bytes
 
 
 def _timing_cache(api: TensorRt, config: Any, request: BuildRequest) -> Any:

@@ -273,26 +273,31 @@ class TensorRt:
         return require(f"{MODULES[self.target]}.plugin")
 
     def engine_information(
-        self, logger: Any, plan: Any, host_code: bool, shapes: dict[str, tuple[int, ...]]
+        self, log: Complaints, plan: Any, host_code: bool, shapes: dict[str, tuple[int, ...]]
     ) -> tuple[str, int]:
         """Return the inspector's JSON about a plan that was just built, and the bytes of scratch memory that it needs.
 
         This needs the GPU that it was built for. Without a context that has all shapes TensorRT tells no types.
 
         Args:
+            log: hears what TensorRT says.
+            plan: of the engine.
+            host_code: whether it is version-compatible.
             shapes: of the inputs, within the first profile; empty for an engine whose shapes are fixed.
 
         Raises:
-            EngineError: the plan cannot be loaded.
+            EngineError: the plan cannot be loaded, or TensorRT gives no inspector or no context.
         """
-        runtime, engine = self.open_engine(logger, plan, host_code)
+        runtime, engine = self.open_engine(self.logger(log), plan, host_code)
         if runtime is None or engine is None:
-            raise EngineError(f"{self.name} cannot load the engine that it has just built")
+            raise EngineError(f"{self.name} cannot load the engine that it has just built: {log.last()}")
         inspector = engine.create_engine_inspector()
+        if inspector is None:  # as for version-compatible engines
+            raise EngineError(f"{self.name} has no inspector for this engine")
         if shapes:
             context = self.create_context(engine)
             if not self.choose_profile(context, 0, _LEGACY_STREAM):
-                raise EngineError(f"{self.name} refused the engine's first profile")
+                raise EngineError(f"{self.name} refused the engine's first profile: {log.last()}")
             for name, shape in shapes.items():
                 context.set_input_shape(name, shape)
             inspector.execution_context = context

@@ -395,8 +395,56 @@ def test_half_that_became_fp32_names_the_layer() -> None:
     }
     with pytest.raises(EngineError, match=r"layer 'norm' gives 'b' as fp32; wanted HALF"):
         read_engine(text, {"b": "HALF"}, [])
+    warnings: list[str] = []  # of a strongly typed network
+    read_engine(text, {"b": "HALF"}, ["shift_0"], warnings)
+    assert warnings == ["the engine's layer 'norm' gives 'b' as fp32, where the graph says HALF: verify and measure it"]
     with pytest.raises(EngineError, match=r"no plugin layer 'shift_1': 1 of 2"):
         read_engine(text, {}, ["shift_0", "shift_1"])
+
+
+def test_a_plugin_that_only_the_metadata_names() -> None:
+    fused = {"Name": "__myl_Fused", "LayerType": "kgen", "Metadata": "[ONNX Layer: /shift_0]\x1e[ONNX Layer: /norm]"}
+    text = json.dumps({"Layers": [fused]}).replace("\\u001e", "\x1e")
+    assert read_engine(text, {}, ["/shift_0"])["plugins"] == 0
+    beside = {"Name": "Reformatting CopyNode for Input Tensor 0 to /shift_0", "LayerType": "Reformat"}
+    with pytest.raises(EngineError, match=r"no plugin layer '/shift_0': 0 of 1"):
+        read_engine(json.dumps({"Layers": [beside]}), {}, ["/shift_0"])
+
+
+@pytest.mark.parametrize(
+    ("inspector", "reason"),
+    [
+        ("none", "has no inspector for this engine"),
+        ("other", "KeyError: 'Layers'"),
+        ("no text", "UnicodeDecodeError: 'utf-8' codec"),
+        ("no context", "cannot create an execution context"),
+    ],
+)
+def test_an_engine_that_cannot_be_asked_is_kept(
+    newest: str, artifact: Path, monkeypatch: Any, inspector: str, reason: str
+) -> None:
+    monkeypatch.setenv("FAKE_INSPECTOR", inspector)
+    built = build_artifact(artifact, BuildOptions(shift="native"))
+    assert engines_of(artifact) == [built.sidecar] and built.path.is_file()
+    assert built.sidecar.engine_layers is None
+    (warning,) = built.sidecar.warnings
+    assert warning.startswith("the engine was not read back: ") and reason in warning
+
+
+def test_an_engine_without_weights_is_not_asked(newest: str, artifact: Path) -> None:
+    built = build_artifact(artifact, BuildOptions(shift="native", flags=EngineFlags(strip=True))).sidecar
+    assert built.warnings == ("the engine was not read back: without its weights it does not run",)
+    assert built.engine_layers is None
+
+
+def test_an_engine_without_its_plugins_leaves_the_timings(
+    newest: str, artifact: Path, library: Path, monkeypatch: Any
+) -> None:
+    use_fake(monkeypatch, newest, library=library)
+    monkeypatch.setenv("FAKE_INSPECTOR", "lost")
+    with pytest.raises(EngineError, match="the engine has no plugin layer"):
+        build_artifact(artifact, BuildOptions(shift="plugin"))
+    assert [path.suffix for path in (artifact / "engines").iterdir()] == [".cache"]
 
 
 def tensor(name: str, form: str) -> dict[str, str]:

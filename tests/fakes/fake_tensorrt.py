@@ -542,9 +542,13 @@ class _NewEngine:
     def create_execution_context(self, strategy: Any = None) -> Any:
         strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
         require(strategies and strategy is strategies.USER_MANAGED, "a context that allocates its own scratch memory")
+        if os.environ.get("FAKE_INSPECTOR") == "no context":
+            return None
         return self._context_class(self)
 
     def create_engine_inspector(self) -> Any:
+        if os.environ.get("FAKE_INSPECTOR") == "none":
+            return None
         return EngineInspector(self._model, self._plan)
 
     def _shapes_of(self, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple[int, ...]]:
@@ -769,6 +773,12 @@ class EngineInspector:
 
     def get_engine_information(self, form: Any) -> str:
         require(form.name == "JSON", "the JSON form")
+        if os.environ.get("FAKE_INSPECTOR") == "other":
+            return '{"layers": []}'
+        if os.environ.get("FAKE_INSPECTOR") == "no text":
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        if os.environ.get("FAKE_INSPECTOR") == "lost":
+            return '{"Layers": []}'
         if not self._plan["detailed"]:
             return json.dumps({"Layers": [node.name for node in self._model.graph.node]})
         layers = []
@@ -786,5 +796,9 @@ class EngineInspector:
             kind = "PluginV3" if node.domain else KINDS.get(node.op_type, "ELEMENTWISE").title()
             if node.domain and self._plan["embedded"]:
                 kind = "kgen"  # nobody has seen yet what the real inspector calls it
-            layers.append({"Name": node.name, "LayerType": kind, "Inputs": [], "Outputs": outputs})
-        return json.dumps({"Layers": layers, "Bindings": []})
+            metadata = f"[ONNX Layer: {node.name}]\x1e[ONNX Layer: ]"
+            layers.append(
+                {"Name": node.name, "LayerType": kind, "Inputs": [], "Outputs": outputs, "Metadata": metadata}
+            )
+        # As 8.6 and 10 write it: control characters as they are.
+        return json.dumps({"Layers": layers, "Bindings": []}).replace("\\u001e", "\x1e")
