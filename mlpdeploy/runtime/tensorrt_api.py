@@ -44,6 +44,10 @@ class EngineError(MlpDeployError):
     """TensorRT cannot parse, build, load or run what it was given."""
 
 
+class ContextError(EngineError):
+    """TensorRT gives no execution context, mostly for want of memory."""
+
+
 class Monitor(Protocol):
     """Who is told how far a build is; `step` returns False to stop it."""
 
@@ -334,7 +338,7 @@ class TensorRt:
         """Return an execution context without scratch memory: contexts that run one after another share it.
 
         Raises:
-            EngineError: TensorRT gives none.
+            ContextError: TensorRT gives none.
         """
         strategies = getattr(self.module, "ExecutionContextAllocationStrategy", None)
         if strategies is None:
@@ -350,7 +354,7 @@ class TensorRt:
         else:
             context = engine.create_execution_context(strategies.USER_MANAGED)
         if context is None:
-            raise EngineError(f"{self.name} cannot create an execution context", fix="free memory of the GPU")
+            raise ContextError(f"{self.name} cannot create an execution context", fix="free memory of the GPU")
         return context
 
     def choose_profile(self, context: Any, index: int, stream_handle: int) -> bool:

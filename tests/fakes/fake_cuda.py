@@ -373,11 +373,15 @@ def make_pycuda(device: Device) -> ModuleType:
     class Error(Exception):
         pass
 
+    class OutOfMemoryError(Error):
+        pass
+
     def guarded(action: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return action(*arguments)
         except DriverError as error:
-            raise Error(f"cu failed: status {error.status}") from error
+            kind = OutOfMemoryError if error.status == OUT_OF_MEMORY else Error
+            raise kind(f"cu failed: status {error.status}") from error
 
     class Context:
         def push(self) -> None:
@@ -456,7 +460,7 @@ def make_pycuda(device: Device) -> ModuleType:
         require(array.flags.c_contiguous, "a contiguous array")
         return array.ctypes.data, array.nbytes
 
-    module.Error = Error  # type: ignore[attr-defined]
+    module.Error, module.MemoryError = Error, OutOfMemoryError  # type: ignore[attr-defined]
     module.Context, module.Stream, module.Event = Context, PyStream, PyEvent  # type: ignore[attr-defined]
     module.Device = lambda index: SimpleNamespace(retain_primary_context=Context)  # type: ignore[attr-defined]
     module.init = lambda flags=0: None  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,36 @@ def test_many_threads_one_session(machine: Machine, built: Path, images: Any, wa
         assert not failures
         assert len(machine.device.streams) == 3  # two lanes, and the default stream
     assert machine.nothing_is_left()
+
+
+def test_a_warm_up_gets_its_turn(machine: Machine, built: Path, images: Any) -> None:
+    """Also where there is always a thread that holds a lane."""
+    with load(built, backend="tensorrt") as session:
+        pool = session._pool  # type: ignore[attr-defined]
+        session.warmup(1)
+        warmed, order = threading.Event(), list[str]()
+
+        def warm() -> None:
+            session.warmup(1)
+            order.append("warm-up")
+            warmed.set()
+
+        def run() -> None:
+            session.run({"input": images[:1]})
+            order.append("run")
+
+        with session._engine.cuda.current(), pool.lend(1):  # type: ignore[attr-defined]
+            first = threading.Thread(target=warm)
+            first.start()
+            while not pool._changed._waiters:
+                time.sleep(0.01)
+            second = threading.Thread(target=run)  # a lane is free, but the warm-up waits for both
+            second.start()
+            second.join(0.2)
+            assert order == []
+        for thread in (first, second):
+            thread.join(60)
+        assert order == ["warm-up", "run"]
 
 
 def test_run_async(machine: Machine, built: Path, images: Any, wanted: Any) -> None:
@@ -617,6 +648,49 @@ class TestErrors:
                     session.run({"input": images[:8]})
             machine.device.total_bytes = 1 << 30
             session.run({"input": images[:8]})
+        assert machine.nothing_is_left()
+
+    def test_memory_for_one_lane_only(self, machine: Machine, own: Path, images: Any, wanted: Any) -> None:
+        """A second thread waits for the lane that is lent, and is told when the session is closed."""
+        session: Any = load(own, backend="tensorrt")
+        session.run({"input": images[:1]})
+        machine.device.total_bytes = sum(array.nbytes for array in machine.device.memory.values())
+        with session._engine.cuda.current(), session._pool.lend(1):
+            found = session.run_async({"input": images[:1]})
+            with pytest.raises(TimeoutError):
+                found.result(0.2)
+        assert close(found.result(60)["logits"], wanted[:1])
+        with session._engine.cuda.current(), session._pool.lend(1):
+            found = session.run_async({"input": images[:1]})
+            with pytest.raises(TimeoutError):
+                found.result(0.2)
+            session._pool.close(wait=False)
+            with pytest.raises(UsageError, match="this session is closed"):
+                found.result(60)
+        machine.device.total_bytes = 1 << 30
+        session.close()
+        assert machine.nothing_is_left()
+
+    @pytest.mark.parametrize("provider", PROVIDERS)
+    def test_a_shape_makes_room_for_another(
+        self, own: Path, images: Any, wanted: Any, monkeypatch: Any, provider: str
+    ) -> None:
+        machine = Machine(monkeypatch, provider)
+        with load(own, backend="tensorrt") as session:
+            for rows in (8, 2, 4):
+                session.run({"input": images[:rows]})
+            machine.device.total_bytes = sum(array.nbytes for array in machine.device.memory.values())
+            assert close(session.run({"input": images[:7]})["logits"], wanted[:7])
+            (lane,) = session._pool._lanes  # type: ignore[attr-defined]
+            assert [layout.shapes[0][1][0] for layout in lane._slots] == [2, 4, 7]
+            machine.device.total_bytes = 1 << 30
+            context, gone = machine.module._inner["ICudaEngine"], []
+            create = context.create_execution_context
+            monkeypatch.setattr(
+                context, "create_execution_context", lambda *given: create(*given) if gone else gone.append(1)
+            )
+            assert close(session.run({"input": images[:5]})["logits"], wanted[:5])
+            assert [layout.shapes[0][1][0] for layout in lane._slots] == [4, 7, 5]
         assert machine.nothing_is_left()
 
     def test_a_profile_that_is_refused(self, machine: Machine, own: Path, images: Any, monkeypatch: Any) -> None:

@@ -49,7 +49,8 @@ class Provider(Cuda):
         """Return what a function of the driver gives besides its status."""
         status, *values = getattr(self._driver, name)(*arguments)
         if int(status):
-            raise CudaError(f"CUDA's {name} failed: {status.name.removeprefix('CUDA_ERROR_').lower()} ({int(status)})")
+            reason = status.name.removeprefix("CUDA_ERROR_").lower()
+            raise CudaError(f"CUDA's {name} failed: {reason} ({int(status)})", status=int(status))
         return values[0] if values else None
 
     def push(self) -> None:

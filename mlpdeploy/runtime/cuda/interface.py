@@ -27,10 +27,19 @@ PROVIDERS = {
     "pycuda": ("mlpdeploy.runtime.cuda.pycuda", "pycuda"),
 }
 LEGACY_STREAM = 1  # the handle by which CUDA names its default stream
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 class CudaError(MlpDeployError):
-    """CUDA refused a call, or an earlier one failed on the GPU."""
+    """CUDA refused a call, or an earlier one failed on the GPU.
+
+    Attributes:
+        status: CUDA's number of the error; None where the provider does not tell it.
+    """
+
+    def __init__(self, got: str, wanted: str = "", fix: str = "", status: int | None = None) -> None:
+        super().__init__(got, wanted, fix)
+        self.status = status
 
 
 class Cuda(ABC):

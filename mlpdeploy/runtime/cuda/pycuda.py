@@ -15,7 +15,7 @@ import numpy as np
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError
-from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, Cuda, CudaError
+from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, OUT_OF_MEMORY, Cuda, CudaError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
 
@@ -52,7 +52,8 @@ class Provider(Cuda):
         try:
             yield
         except self._driver.Error as error:
-            raise CudaError(f"CUDA failed: {error}") from error
+            status = OUT_OF_MEMORY if isinstance(error, self._driver.MemoryError) else None
+            raise CudaError(f"CUDA failed: {error}", status=status) from error
 
     def push(self) -> None:
         with self._errors():

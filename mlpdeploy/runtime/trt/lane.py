@@ -14,7 +14,8 @@ import numpy as np
 
 from mlpdeploy.errors import UsageError
 from mlpdeploy.runtime.cuda.arrays import DeviceArray
-from mlpdeploy.runtime.cuda.interface import CudaError
+from mlpdeploy.runtime.cuda.interface import OUT_OF_MEMORY, CudaError
+from mlpdeploy.runtime.tensorrt_api import ContextError
 from mlpdeploy.runtime.trt.engine import LoadedEngine
 from mlpdeploy.runtime.trt.profiles import Chunk
 from mlpdeploy.runtime.trt.slot import Buffer, Layout, Slot
@@ -176,7 +177,25 @@ class Lane:
         slot = self._slots.get(layout)
         if slot is None:
             while len(self._slots) >= KEPT_SLOTS:
-                self._slots.popitem(last=False)[1].close()
-            slot = self._slots[layout] = Slot(self._engine, layout, self._stream, self._scratch)
+                self._close_oldest()
+            slot = self._slots[layout] = self._new_slot(layout)
         self._slots.move_to_end(layout)
         return slot
+
+    def _new_slot(self, layout: Layout) -> Slot:
+        """Return a slot, for which the oldest ones make room where memory is short.
+
+        Raises:
+            CudaError, EngineError: it does not fit alone either, or something else is wrong.
+        """
+        while True:
+            try:
+                return Slot(self._engine, layout, self._stream, self._scratch)
+            except (CudaError, ContextError) as error:
+                short = isinstance(error, ContextError) or error.status == OUT_OF_MEMORY
+                if not (short and self._slots):
+                    raise
+                self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        self._slots.popitem(last=False)[1].close()

@@ -23,6 +23,7 @@ class LanePool:
         self._lanes: list[Lane] = []
         self._free: list[Lane] = []
         self._changed = threading.Condition()
+        self._waiting_for_all = 0  # while somebody does, nobody else is lent a lane: it would never be its turn
         self._closed = False
 
     @contextmanager
@@ -51,24 +52,39 @@ class LanePool:
 
     def _take(self, wanted: int, all_of_them: bool) -> list[Lane]:
         with self._changed:
-            while not self._closed and (
-                len(self._free) < len(self._lanes) if all_of_them else not self._free and len(self._lanes) == LANES
-            ):
-                self._changed.wait()
-            if self._closed:
-                raise UsageError("this session is closed", fix="load the artifact again")
-            while len(self._free) < wanted and len(self._lanes) < LANES:
-                try:
-                    lane = Lane(self._engine)
-                except CudaError:  # no memory for another one: slower, but it runs
-                    if not self._free:
-                        raise
-                    break
-                self._lanes.append(lane)
-                self._free.append(lane)
+            self._waiting_for_all += all_of_them
+            try:
+                while not self._ready(wanted, all_of_them):
+                    self._changed.wait()
+            finally:
+                self._waiting_for_all -= all_of_them
+                if all_of_them:
+                    self._changed.notify_all()
             taken = self._free[-wanted:]
             del self._free[-wanted:]
             return taken
+
+    def _ready(self, wanted: int, all_of_them: bool) -> bool:
+        """Return whether a lane is free that may be lent now, after making those that are wanted and can be.
+
+        Raises:
+            UsageError: the session is closed.
+            CudaError: there is no lane, and none can be made.
+        """
+        if self._closed:
+            raise UsageError("this session is closed", fix="load the artifact again")
+        if len(self._free) < len(self._lanes) if all_of_them else self._waiting_for_all:
+            return False
+        while len(self._free) < wanted and len(self._lanes) < LANES:
+            try:
+                lane = Lane(self._engine)
+            except CudaError:  # no memory for another one: slower, but it runs
+                if not self._lanes:
+                    raise
+                break
+            self._lanes.append(lane)
+            self._free.append(lane)
+        return bool(self._free)
 
     def close(self, wait: bool = True) -> None:
         """Free the lanes, and refuse to lend more; those that are lent are waited for, or left to the end."""
