@@ -90,7 +90,10 @@ class BackendSession(Session):
         return [of_few_sizes(chunk, profiles) for chunk in chunks]
 
     def warmup(self, batch: int = 1, runs: int = _WARM_UP_RUNS) -> None:
-        """Run random inputs a few times on every stream, so that later runs find buffers and graphs."""
+        """Run random inputs a few times on every stream, so that later runs find buffers and graphs.
+
+        Call it before other threads use the GPU by another library: their allocations can break a capture.
+        """
         feeds = self.random_feeds(batch)
         with self._engine.cuda.current(), self._pool.lend(1, all_of_them=True) as lanes:
             for lane in lanes:

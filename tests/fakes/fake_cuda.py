@@ -97,11 +97,18 @@ class Device:
             capture.broken = True
         require(not mine, f"{name} while this thread captures a stream")
 
+    def breaks_captures(self, name: str) -> None:
+        """What makes or frees something breaks every capture."""
+        self.not_in_capture(name)
+        for stream in self.streams.values():
+            if stream.capture:
+                stream.capture.broken = True
+
     # Memory.
     def allocate(self, size: int) -> int:
         with self.lock:
             self.check("allocate")
-            self.not_in_capture("allocate")
+            self.breaks_captures("allocate")
             if size + sum(array.nbytes for array in self.memory.values()) > self.total_bytes:
                 raise DriverError(OUT_OF_MEMORY)
             pointer = self._next
@@ -113,6 +120,7 @@ class Device:
     def free(self, pointer: int) -> None:
         with self.lock:
             self.check("free")
+            self.breaks_captures("free")
             require(pointer in self.memory, f"free of {pointer:#x}, which is not allocated")
             for stream in list(self.streams.values()):  # cuMemFree waits for everything
                 self.run(stream)
@@ -128,7 +136,7 @@ class Device:
     def allocate_pinned(self, size: int) -> np.ndarray:
         with self.lock:
             self.check("allocate_pinned")
-            self.not_in_capture("allocate_pinned")
+            self.breaks_captures("allocate_pinned")
             array = np.full(size, 0x5A, np.uint8)
             self.pinned[array.ctypes.data] = array
             self.allocations += 1
@@ -137,6 +145,7 @@ class Device:
     def free_pinned(self, address: int) -> None:
         with self.lock:
             self.check("free_pinned")
+            self.breaks_captures("free_pinned")
             require(address in self.pinned, "free of pinned memory that is none")
             for stream in list(self.streams.values()):
                 self.run(stream)

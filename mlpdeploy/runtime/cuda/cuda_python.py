@@ -22,6 +22,7 @@ class Provider(Cuda):
     has_graphs = True
 
     def __init__(self, index: int) -> None:
+        self.index = index
         try:
             self._driver = require("cuda.bindings.driver")
             self._call("cuInit", _NO_FLAGS)

@@ -28,6 +28,8 @@ PROVIDERS = {
 }
 LEGACY_STREAM = 1  # the handle by which CUDA names its default stream
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+# CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED and _INVALIDATED: the call, or one of another thread, broke a capture.
+CAPTURE_DISTURBED = (900, 901)
 
 
 class CudaError(MlpDeployError):
@@ -51,10 +53,12 @@ class Cuda(ABC):
 
     Attributes:
         provider: a key of `PROVIDERS`.
+        index: which GPU.
         has_graphs: whether streams can be captured.
     """
 
     provider: str
+    index: int
     has_graphs: bool
 
     @abstractmethod

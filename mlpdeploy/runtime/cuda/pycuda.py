@@ -34,6 +34,7 @@ class Provider(Cuda):
     has_graphs = False
 
     def __init__(self, index: int) -> None:
+        self.index = index
         try:
             self._driver = require("pycuda.driver")
         except ImportError as error:  # libcuda.so.1 cannot be loaded, or pycuda was built for another CUDA

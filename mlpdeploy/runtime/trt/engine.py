@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ class LoadedEngine:
         profiles: what batches and sizes it takes.
         scratch_bytes: device memory that a context needs while it runs.
         runtime: TensorRT's, which must live as long as the engine.
-        making: held while a context is made.
         notes: {what was run (shapes, profile, bound tensors): whether as a CUDA graph, or why not}.
     """
 
@@ -40,7 +38,6 @@ class LoadedEngine:
     profiles: tuple[Profile, ...]
     scratch_bytes: int
     runtime: Any
-    making: Any = field(default_factory=threading.Lock)
     notes: dict[str, str] = field(default_factory=dict)
 
     @property

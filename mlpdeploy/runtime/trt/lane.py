@@ -17,6 +17,7 @@ from mlpdeploy.runtime.cuda.arrays import DeviceArray
 from mlpdeploy.runtime.cuda.interface import OUT_OF_MEMORY, CudaError
 from mlpdeploy.runtime.tensorrt_api import ContextError
 from mlpdeploy.runtime.trt.engine import LoadedEngine
+from mlpdeploy.runtime.trt.graphs import capture_lock
 from mlpdeploy.runtime.trt.profiles import Chunk
 from mlpdeploy.runtime.trt.slot import Buffer, Layout, Slot
 
@@ -61,12 +62,13 @@ class Lane:
         self._engine, self._cuda = engine, engine.cuda
         self._slots: OrderedDict[Layout, Slot] = OrderedDict()
         self._pending: tuple[Part, Slot] | None = None
-        self._stream = self._cuda.create_stream()
-        try:
-            self._scratch = self._cuda.allocate(max(engine.scratch_bytes, _LEAST_BYTES))
-        except BaseException:
-            self._cuda.destroy_stream(self._stream)
-            raise
+        with capture_lock(self._cuda.index):
+            self._stream = self._cuda.create_stream()
+            try:
+                self._scratch = self._cuda.allocate(max(engine.scratch_bytes, _LEAST_BYTES))
+            except BaseException:
+                self._cuda.destroy_stream(self._stream)
+                raise
 
     def start(self, part: Part) -> None:
         """Enqueue copies in, work and copies out of one part; `finish` waits for them."""
@@ -119,11 +121,12 @@ class Lane:
 
     def close(self) -> None:
         """Free everything."""
-        for slot in self._slots.values():
-            slot.close()
-        self._slots.clear()
-        self._cuda.free(self._scratch)
-        self._cuda.destroy_stream(self._stream)
+        with capture_lock(self._cuda.index):
+            for slot in self._slots.values():
+                slot.close()
+            self._slots.clear()
+            self._cuda.free(self._scratch)
+            self._cuda.destroy_stream(self._stream)
 
     def _enter(self, part: Part) -> Slot:
         """Return the part's slot, with every input on its way and every output's place known."""

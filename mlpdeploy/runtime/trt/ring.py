@@ -12,6 +12,7 @@ import numpy as np
 from mlpdeploy.errors import UsageError
 from mlpdeploy.runtime.cuda.arrays import DeviceArray
 from mlpdeploy.runtime.cuda.interface import Cuda
+from mlpdeploy.runtime.trt.graphs import capture_lock
 
 
 class OutputRing:
@@ -37,7 +38,7 @@ class OutputRing:
         self._cuda, self._closing = cuda, threading.Lock()
         self._sets: list[dict[str, DeviceArray]] = []
         try:
-            with cuda.current():
+            with cuda.current(), capture_lock(cuda.index):
                 for _ in range(sets):
                     arrays: dict[str, DeviceArray] = {}
                     self._sets.append(arrays)
@@ -59,7 +60,7 @@ class OutputRing:
         """Free the memory. Closing twice is fine."""
         with self._closing:
             sets, self._sets = self._sets, []
-        with self._cuda.current():
+        with self._cuda.current(), capture_lock(self._cuda.index):
             for arrays in sets:
                 for array in arrays.values():
                     self._cuda.free(array.pointer)

@@ -11,7 +11,7 @@ import numpy as np
 from mlpdeploy.runtime.cuda.interface import Cuda
 from mlpdeploy.runtime.tensorrt_api import EngineError
 from mlpdeploy.runtime.trt.engine import LoadedEngine
-from mlpdeploy.runtime.trt.graphs import Launcher
+from mlpdeploy.runtime.trt.graphs import Launcher, capture_lock
 from mlpdeploy.runtime.trt.profiles import Shape
 
 
@@ -69,9 +69,17 @@ class Slot:
     def __init__(self, engine: LoadedEngine, layout: Layout, stream: Any, scratch: int) -> None:
         self._engine = engine
         self.buffers: dict[str, Buffer] = {}
-        api, cuda = engine.api, engine.cuda
-        with engine.making:
-            self._context = api.create_context(engine.engine)
+        with capture_lock(engine.cuda.index):
+            self._make(layout, stream, scratch)
+        why = "the caller's own device memory is bound" if layout.bound else ""
+        if not engine.cuda.has_graphs:
+            why = f"{engine.cuda.provider} has no CUDA graphs: pip install 'mlpdeploy[cuda]'"
+        self.launcher = Launcher(engine, self._context, stream, _label(engine, layout), why)
+
+    def _make(self, layout: Layout, stream: Any, scratch: int) -> None:
+        """Make the context and the buffers."""
+        engine, api, cuda = self._engine, self._engine.api, self._engine.cuda
+        self._context = api.create_context(engine.engine)
         try:
             if engine.has_profiles:
                 chosen = api.choose_profile(self._context, layout.profile, cuda.handle(stream))
@@ -88,10 +96,6 @@ class Slot:
         except BaseException:
             self._free()
             raise
-        why = "the caller's own device memory is bound" if layout.bound else ""
-        if not cuda.has_graphs:
-            why = f"{cuda.provider} has no CUDA graphs: pip install 'mlpdeploy[cuda]'"
-        self.launcher = Launcher(engine, self._context, stream, _label(engine, layout), why)
 
     def bind(self, name: str, pointer: int) -> None:
         """Have a tensor at this address."""
@@ -103,8 +107,9 @@ class Slot:
 
     def close(self) -> None:
         """Free everything; the stream must have run."""
-        self.launcher.close()
-        self._free()
+        with capture_lock(self._engine.cuda.index):
+            self.launcher.close()
+            self._free()
 
     def _free(self) -> None:
         self._context = None
