@@ -13,6 +13,7 @@
 | engine for | this GPU | this GPU | this GPU | the named compute capabilities |
 | contexts that share a profile | asked for at the build | always | always | always |
 | context with our scratch memory | a method of its own | a strategy | a strategy | a configuration |
+| says whether it can be captured | no | no | no | yes |
 | kernels for a shape | in the engine | in the engine | in the engine | compiled when it runs first |
 """
 
@@ -215,6 +216,9 @@ class TensorRt:
         if not options.tf32:  # on unless it is cleared
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.is_rtx:
+            # Else it may allocate while it runs, which no CUDA graph can hold.
+            if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+                config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
             return
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if not self.strongly_typed:  # later versions always let contexts share a profile
@@ -363,6 +367,11 @@ class TensorRt:
             return bool(context.set_optimization_profile_async(index, stream_handle))
         except RuntimeError:  # whose text says no more than that; the reason is in the log
             return False
+
+    def can_capture(self, context: Any, stream_handle: int) -> bool:
+        """Return whether a stream with this context's work can be captured, as far as the version tells: RTX does."""
+        ask = getattr(context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream_handle))
 
     def scratch_bytes(self, engine: Any) -> int:
         """Return how much scratch memory a context needs."""

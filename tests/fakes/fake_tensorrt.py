@@ -102,6 +102,8 @@ def make_tensorrt(version: str, plugins: bool = True, device: Device | None = No
         if major in by and not (rtx and name == "QuickPluginCreationRequest")
     }
     if rtx:
+        members = [*enums["BuilderFlag"].__members__, "REQUIRE_USER_ALLOCATION"]
+        enums["BuilderFlag"] = enum.Enum("BuilderFlag", {member: i for i, member in enumerate(members)})
         enums |= {name: enum.Enum(name, list(members)) for name, members in RTX_MEMBERS.items()}
     for name, kind in enums.items():
         # As pybind's enums: int() gives the value.
@@ -112,7 +114,8 @@ def make_tensorrt(version: str, plugins: bool = True, device: Device | None = No
     v2 = {"device_memory_size_v2": _ENGINE_V2} if major >= 10 else {}
     base = _RtxEngine if rtx else ICudaEngine if major < 11 else _NewEngine
     engine = type("ICudaEngine", (base,), {"_trt": module, **v2})
-    context = type("IExecutionContext", (IExecutionContext if major == 8 else _NewContext,), {"_trt": module})
+    kind = _RtxContext if rtx else IExecutionContext if major == 8 else _NewContext
+    context = type("IExecutionContext", (kind,), {"_trt": module})
     engine._context_class, engine._device = context, device
     monitor = {"progress_monitor": None} if major >= 10 else {}
     classes: dict[str, Any] = {
@@ -754,6 +757,12 @@ class _NewContext(IExecutionContext):
     def set_device_memory(self, memory: int, size: int) -> None:
         require(size == SCRATCH_BYTES, "the size of the scratch memory")
         self._set_scratch(memory)
+
+
+class _RtxContext(_NewContext):
+    def is_stream_capturable(self, stream: int) -> bool:
+        self._device.stream_of(stream)
+        return "REQUIRE_USER_ALLOCATION" in self._engine._plan["flags"]
 
 
 class EngineInspector:

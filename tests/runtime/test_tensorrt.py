@@ -117,6 +117,20 @@ def test_tensorrt_rtx_on_the_gpu(machine: Machine, exported: Path, tmp_path: Pat
         load(directory, backend="tensorrt")
 
 
+def test_tensorrt_rtx_that_cannot_be_captured(
+    machine: Machine, exported: Path, tmp_path: Path, images: Any, wanted: Any, monkeypatch: Any
+) -> None:
+    machine.use(RTX)
+    directory = machine.built(exported, tmp_path / "a", options(RTX))
+    monkeypatch.setattr(machine.module._inner["IExecutionContext"], "is_stream_capturable", lambda self, stream: False)
+    with load(directory, backend="tensorrt") as session:
+        for _ in range(3):
+            assert close(session.run({"input": images[:8]})["logits"], wanted[:8])
+        (note,) = session.graphs().values()  # type: ignore[attr-defined]
+        assert note == f"no CUDA graph: TensorRT-RTX {RTX} says that this engine cannot be captured"
+    assert "begin_capture" not in machine.device.log
+
+
 def test_the_same_rows_whatever_their_neighbours(machine: Machine, built: Path, images: Any) -> None:
     """Bit for bit: the simulated engine computes row by row, so only rows that were mixed up could differ."""
     with load(built, backend="tensorrt") as session:

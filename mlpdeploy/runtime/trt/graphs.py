@@ -78,6 +78,9 @@ class Launcher:
         cuda = self._engine.cuda
         self._tries += 1
         self._wants_graph = False
+        if not self._engine.api.can_capture(self._context, self._handle):
+            self._say(f"no CUDA graph: {self._engine.api.name} says that this engine cannot be captured")
+            return
         try:
             with self._lock:
                 cuda.begin_capture(self._stream)
