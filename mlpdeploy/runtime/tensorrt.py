@@ -176,7 +176,7 @@ def _machine(target: str, index: int) -> Machine:
     """Return what is here, after asking whether its parts fit together."""
     api, gpu = load_tensorrt(target), visible_gpu(index)
     api.check_driver(gpu.driver, gpu.cuda)
-    return Machine(target, api.version, gpu)
+    return Machine(target, api.version, gpu, index)
 
 
 def _target(directory: Path) -> str:

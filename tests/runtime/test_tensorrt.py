@@ -578,6 +578,19 @@ class TestErrors:
         ):
             load(own, backend="tensorrt")
 
+    def test_another_gpu_beside_the_first(self, machine: Machine, own: Path, exported: Path, monkeypatch: Any) -> None:
+        """A build is for the first GPU that it sees."""
+        machine.use_gpu(Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.65.06", "13.0"))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for directory in (own, exported):
+            with pytest.raises(EngineError, match="; run: CUDA_VISIBLE_DEVICES=1 mlpdeploy build "):
+                load(directory, backend="tensorrt", device="cuda:1")
+            with pytest.raises(EngineError, match="; run: mlpdeploy build "):
+                load(directory, backend="tensorrt", device="cuda:0")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8932f937")
+        with pytest.raises(EngineError, match="; run: CUDA_VISIBLE_DEVICES=GPU-8932f937 mlpdeploy build "):
+            load(own, backend="tensorrt", device="cuda:1")
+
     def test_compatible_engines(self, machine: Machine, own: Path) -> None:
         from mlpdeploy.runtime.tensorrt_api import EngineFlags
 

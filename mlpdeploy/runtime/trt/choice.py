@@ -6,6 +6,7 @@ Everything is compared before anything is loaded: TensorRT itself says no more t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ class Machine:
         target: the flavour of TensorRT that is installed, `tensorrt` or `tensorrt-rtx`.
         version: of TensorRT, in full.
         gpu: the GPU.
+        index: of it, among those that the process may use.
     """
 
     target: str
     version: str
     gpu: Gpu
+    index: int = 0
 
 
 def choose_engine(directory: Path, manifest: Manifest, machine: Machine) -> Sidecar:
@@ -49,7 +52,7 @@ def choose_engine(directory: Path, manifest: Manifest, machine: Machine) -> Side
     if not engines:
         raise EngineError(
             f"{directory} has no engine for {machine.target} yet",
-            fix=f"run: {build_command(directory, machine.target, machine.gpu)}",
+            fix=f"run: {build_command(directory, machine)}",
         )
     differences = {engine.file: differences_of(engine.fingerprint, manifest, machine) for engine in engines}
     fitting = [engine for engine in engines if not differences[engine.file]]
@@ -58,7 +61,7 @@ def choose_engine(directory: Path, manifest: Manifest, machine: Machine) -> Side
         others = f" (the nearest of {len(engines)})" if len(engines) > 1 else ""
         raise EngineError(
             f"{directory / FOLDER / nearest.file}{others} does not fit: {'; '.join(differences[nearest.file])}",
-            fix=f"run: {build_command(directory, machine.target, machine.gpu, nearest.fingerprint)}",
+            fix=f"run: {build_command(directory, machine, nearest.fingerprint)}",
         )
     return max(fitting, key=lambda engine: (_plugin_is_here(engine), _preference(engine)))
 
@@ -85,11 +88,13 @@ def differences_of(mark: Fingerprint, manifest: Manifest, machine: Machine) -> l
     return found
 
 
-def build_command(directory: Path, target: str, gpu: Gpu, like: Fingerprint | None = None) -> str:
+def build_command(directory: Path, machine: Machine, like: Fingerprint | None = None) -> str:
     """Return the command that builds an engine for this machine, with the shapes and the shift of another one."""
     words = ["mlpdeploy", "build", str(directory)]
-    if target == "tensorrt-rtx":
-        words += ["--target", target, "--compute-capability", gpu.compute_capability]
+    if machine.target == "tensorrt-rtx":
+        words += ["--target", machine.target, "--compute-capability", machine.gpu.compute_capability]
+    elif machine.index:  # TensorRT builds for the first GPU that it may use
+        words.insert(0, f"CUDA_VISIBLE_DEVICES={_name_of_gpu(machine.index)}")
     for profile in like.profiles if like else ():
         low, middle, high = next(iter(profile.values()))
         words += ["--profile", f"{low[0]}:{middle[0]}:{high[0]}"]
@@ -98,6 +103,12 @@ def build_command(directory: Path, target: str, gpu: Gpu, like: Fingerprint | No
         if len(set(sizes)) > 1:
             words += ["--image-size", ":".join("x".join(map(str, size)) for size in sizes)]
     return shlex.join(words)
+
+
+def _name_of_gpu(index: int) -> str:
+    """Return by what CUDA_VISIBLE_DEVICES names a GPU that has this index here: it may be set already."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named[index] if index < len(named) else str(index)
 
 
 def read_engine_file(directory: Path, sidecar: Sidecar) -> bytes:
