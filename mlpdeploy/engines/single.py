@@ -124,6 +124,7 @@ def _build(
             plugin_library=str(plugin.library) if plugin and plugin.library else "",
             embedded=str(plugin.ptx.folder) if plugin and plugin.ptx else "",
             timing_cache=str(cache or ""),
+            cache_is_named=options.timing_cache is not None,
             new_timing_cache=str(scratch / "timing"),
         )
         try:

@@ -43,6 +43,7 @@ class BuildRequest:
         plugin_library: to load first; empty for none.
         embedded: the folder of the code that the engine is to carry as a plugin; empty for none.
         timing_cache: the file to begin with, where it is there; empty for no cache.
+        cache_is_named: whether the user named that file; else it is the artifact's own.
         new_timing_cache: the file to write.
     """
 
@@ -56,6 +57,7 @@ class BuildRequest:
     plugin_library: str = ""
     embedded: str = ""
     timing_cache: str = ""
+    cache_is_named: bool = False
     new_timing_cache: str = ""
 
 
@@ -129,7 +131,7 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
     config = builder.create_builder_config()
     _configure(api, builder, config, request)
     api.set_precision(config, network, set(types))
-    cache = _timing_cache(api, config, request)
+    cache = _timing_cache(api, config, request, log)
     api.watch(config, events)
     plan = builder.build_serialized_network(network, config)
     if problems:
@@ -187,21 +189,28 @@ def _read_back(
     return inside, scratch_bytes
 
 
-def _timing_cache(api: TensorRt, config: Any, request: BuildRequest) -> Any:
+def _timing_cache(api: TensorRt, config: Any, request: BuildRequest, log: Log) -> Any:
     """Give the builder its cache of timings and return it, or None without one.
 
+    The artifact's own file, where TensorRT refuses it, is begun anew with a warning: nobody chose it.
+
     Raises:
-        EngineError: the file is of another GPU or version.
+        EngineError: the file that the user named is of another GPU or version.
     """
     if not request.timing_cache:
         return None
     source = Path(request.timing_cache)
-    cache = config.create_timing_cache(source.read_bytes() if source.exists() else b"")
-    if cache is None or not config.set_timing_cache(cache, False):
-        raise EngineError(
-            f"{api.name} refused the timing cache {source}", "one of this GPU and version", "name another file"
-        )
-    return cache
+    kept = source.read_bytes() if source.exists() else b""
+    for data in (kept, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+        if request.cache_is_named or not data:
+            break
+        log.warnings.append(f"{api.name} refused the timing cache {source.name}: it begins with an empty one")
+    raise EngineError(
+        f"{api.name} refused the timing cache {source}", "one of this GPU and version", "name another file"
+    )
 
 
 def _check_precision(precision: str, types: dict[str, int]) -> None:

@@ -331,6 +331,18 @@ def test_a_timing_cache_of_another_gpu(newest: str, artifact: Path, tmp_path: Pa
     assert own.read_bytes() == b"foreign" and len(engines_of(artifact)) == 1
 
 
+@pytest.mark.parametrize("kept", [b"no cache", b"another GPU"])
+def test_the_artifacts_own_timing_cache_that_is_refused(newest: str, artifact: Path, kept: bytes) -> None:
+    build_artifact(artifact, BuildOptions(shift="native"))
+    (cache,) = (artifact / "engines").glob("*.cache")
+    cache.write_bytes(kept)
+    built = build_artifact(artifact, BuildOptions(shift="native"), force=True)
+    assert built.sidecar.warnings == (
+        f"TensorRT 11.4.0.106 refused the timing cache {cache.name}: it begins with an empty one",
+    )
+    assert cache.read_bytes() == b"1"
+
+
 def test_without_a_gpu_nothing_is_started(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fake(monkeypatch, VERSIONS[-1])
     monkeypatch.undo()

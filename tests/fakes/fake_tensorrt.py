@@ -373,10 +373,12 @@ class _Config:
         self._limits[pool] = size
 
     def create_timing_cache(self, data: bytes) -> Any:
-        return ITimingCache(data) if data.isdigit() or not data else None
+        return ITimingCache(data) if data.isdigit() or data in (b"", b"another GPU") else None
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         require(not ignore_mismatch, "a cache of another GPU or version must not be taken")
+        if cache._entries is None:
+            return False
         self._cache = cache
         return True
 
@@ -399,7 +401,7 @@ class _RtxConfig(_Config):
 
 class ITimingCache:
     def __init__(self, data: bytes) -> None:
-        self._entries = int(data or b"0")
+        self._entries: Any = None if data == b"another GPU" else int(data or b"0")
 
     def serialize(self) -> Any:
         return _HostMemory(str(self._entries).encode())
