@@ -112,6 +112,7 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
         ArtifactError: the engine cannot be written.
     """
     api = load_tensorrt(request.target)
+    log.warnings += api.known_faults(request.flags)
     logger = api.logger(log)
     if request.plugin_library:
         api.load_plugins(Path(request.plugin_library))

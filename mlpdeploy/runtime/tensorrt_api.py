@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -79,6 +80,7 @@ _NUMPY = {
 
 # What is in the registry of a package; a second time TensorRT would refuse it.
 _loaded_libraries: WeakKeyDictionary[Any, set[Path]] = WeakKeyDictionary()
+_loading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -238,15 +240,27 @@ class TensorRt:
                 raise UsageError(f"--strip with {self.name}", "TensorRT 10 or later")
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
 
+    def known_faults(self, options: EngineFlags) -> list[str]:
+        """Return what NVIDIA's release notes say can go wrong in this version with these options."""
+        if options.refit and not self.is_rtx and self.version.startswith("11.3.0"):
+            return [
+                f"{self.name} may drop the bias of a matrix product with --refit: verify it, or take another version"
+            ]
+        return []
+
     def load_plugins(self, library: Path) -> None:
         """Load a library of plugins into TensorRT's registry, once in a process.
 
         Raises:
             EngineError: it cannot be loaded.
         """
-        loaded = _loaded_libraries.setdefault(self.module, set())
-        if library in loaded:
-            return
+        with _loading:  # sessions may be opened by several threads
+            loaded = _loaded_libraries.setdefault(self.module, set())
+            if library not in loaded:
+                self._load_library(library)
+                loaded.add(library)
+
+    def _load_library(self, library: Path) -> None:
         complaints = Complaints()
         self.logger(complaints)
         if self.module.get_plugin_registry().load_library(str(library)) is None:
@@ -259,7 +273,6 @@ class TensorRt:
                 f"{self.name} cannot load the plugin library {library}: {reason}",
                 fix="build it again: mlpdeploy plugin build",
             )
-        loaded.add(library)
 
     def check_embedded(self) -> None:
         """Raise UsageError where an engine of this version cannot carry a plugin's code."""

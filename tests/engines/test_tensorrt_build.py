@@ -303,6 +303,17 @@ def test_every_flag_arrives(version: str, artifact: Path) -> None:
     assert built.sidecar.fingerprint.flags == dataclasses.asdict(flags)
 
 
+@pytest.mark.parametrize(("version", "warned"), [("11.3.0.99", True), ("11.4.0.106", False)])
+def test_refitting_with_a_version_that_may_drop_a_bias(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, version: str, warned: bool
+) -> None:
+    use_fake(monkeypatch, version)
+    built = build_artifact(artifact, BuildOptions(shift="native", flags=EngineFlags(refit=True)))
+    assert [warning.startswith("TensorRT 11.3.0.99 may drop the bias") for warning in built.sidecar.warnings] == (
+        [True] * warned
+    )
+
+
 def test_stripping_needs_tensorrt_10(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fake(monkeypatch, "8.6.1")
     with pytest.raises(UsageError, match=r"--strip with TensorRT 8\.6\.1"):

@@ -35,7 +35,7 @@ from mlpdeploy.plugins.find import (
 from mlpdeploy.runtime.cuda.interface import CudaError
 from mlpdeploy.runtime.gpu import Gpu
 from mlpdeploy.runtime.loading import load
-from mlpdeploy.runtime.tensorrt_api import EngineError
+from mlpdeploy.runtime.tensorrt_api import EngineError, load_tensorrt
 from mlpdeploy.runtime.trt import lane
 from mlpdeploy.runtime.trt.choice import Machine as Target
 from mlpdeploy.runtime.trt.choice import differences_of
@@ -509,6 +509,20 @@ def test_a_plugin_engine(machine: Machine, exported: Path, tmp_path: Path, image
     for _ in range(2):  # the library is loaded once
         with load(directory, backend="tensorrt") as session:
             assert close(session.run({"input": images[:9]})["logits"], wanted[:9])
+
+
+def test_two_threads_that_load_one_plugin_library(machine: Machine, tmp_path: Path, monkeypatch: Any) -> None:
+    """The second waits for the first: TensorRT would refuse it."""
+    library, registry = tmp_path / "libmlpdeploy_plugins.so", machine.module.get_plugin_registry()
+    loaded: list[str] = []
+    monkeypatch.setattr(registry, "load_library", lambda path: time.sleep(0.1) or loaded.append(path) or object())
+    api = load_tensorrt("tensorrt")
+    threads = [threading.Thread(target=api.load_plugins, args=(library,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loaded == [str(library)]
 
 
 def test_an_engine_that_carries_the_plugin(
