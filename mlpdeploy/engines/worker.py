@@ -140,8 +140,9 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
     if plan is None:
         raise EngineError(f"{api.name} cannot build the engine: {log.last()}")
     built = time.perf_counter()
-    if cache is not None:  # first, so that the next build is a short one whatever comes
-        write_file(Path(request.new_timing_cache), bytes(cache.serialize()))
+    timings = None if cache is None else cache.serialize()
+    if timings is not None:  # first, so that the next build is a short one whatever comes
+        write_file(Path(request.new_timing_cache), bytes(timings))
     output = Path(request.output)
     with disk_errors(output), output.open("wb") as file:
         file.write(plan)

@@ -354,6 +354,12 @@ def test_the_artifacts_own_timing_cache_that_is_refused(newest: str, artifact: P
     assert cache.read_bytes() == b"1"
 
 
+def test_timings_that_tensorrt_does_not_give(newest: str, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TIMINGS", "none")
+    built = build_artifact(artifact, BuildOptions(shift="native"))
+    assert built.path.is_file() and not list((artifact / "engines").glob("*.cache"))
+
+
 def test_without_a_gpu_nothing_is_started(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fake(monkeypatch, VERSIONS[-1])
     monkeypatch.undo()

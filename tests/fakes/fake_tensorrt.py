@@ -404,6 +404,8 @@ class ITimingCache:
         self._entries: Any = None if data == b"another GPU" else int(data or b"0")
 
     def serialize(self) -> Any:
+        if os.environ.get("FAKE_TIMINGS") == "none":
+            return None
         return _HostMemory(str(self._entries).encode())
 
 
