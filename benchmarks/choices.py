@@ -1,4 +1,4 @@
-"""The measurements behind two defaults: the shift's form on the CPU, and the rows that a stream takes at once.
+"""The measurements behind three defaults: the shift's form on the CPU, and how streams share a batch out.
 
 Writes results/choices.json. Run with: python benchmarks/choices.py
 """
@@ -26,6 +26,7 @@ from mlpdeploy.runtime import session as session_module
 
 MODEL = "asmlp_t"
 ROWS = 8
+SHARED = (6, 10, 14, 20)  # batches whose shares end in the middle of two rows, or do not
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -67,8 +68,36 @@ def rows_per_stream(scratch: Path, seconds: float) -> list[dict[str, Any]]:
     return [dataclasses.asdict(timing) for timing in timings]
 
 
+def shares_of_streams(scratch: Path, seconds: float) -> list[dict[str, Any]]:
+    """Return timings of batches that streams take in equal shares, and two rows at a time as they come."""
+
+    def as_they_come(rows: int, threads: int) -> list[tuple[int, int]]:
+        step = min(session_module.ROWS_PER_STREAM_RUN, rows // threads)
+        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    timings = []
+    with load(scratch / "conv") as session:
+
+        def runs(split: Callable[[int, int], list[tuple[int, int]]]) -> Run:
+            def run(x: np.ndarray) -> list[np.ndarray]:
+                backend.stream_runs = split
+                return list(session.run({"input": x}).values())
+
+            return run
+
+        candidates = [
+            Candidate("equal shares", runs(session_module.stream_runs)),
+            Candidate("two rows as they come", runs(as_they_come)),
+        ]
+        for rows in SHARED:
+            feed = session.random_feeds(rows)["input"]
+            timings += measure_interleaved(candidates, [feed], baseline="equal shares", seconds=seconds)
+        backend.stream_runs = session_module.stream_runs
+    return [dataclasses.asdict(timing) for timing in timings]
+
+
 def main() -> None:
-    """Measure both and write the results file."""
+    """Measure all and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40, help="per comparison and batch size")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "choices.json")
@@ -83,9 +112,10 @@ def main() -> None:
             "model": f"{MODEL}, random weights, seed 0",
             "shift_forms": shift_forms(Path(scratch), options.seconds),
             "rows_per_stream": rows_per_stream(Path(scratch), options.seconds),
+            "shares_of_streams": shares_of_streams(Path(scratch), options.seconds),
         }
     write_file(options.output, (json.dumps(result, indent=1) + "\n").encode())
-    for kind in ("shift_forms", "rows_per_stream"):
+    for kind in ("shift_forms", "rows_per_stream", "shares_of_streams"):
         for timing in result[kind]:
             ratio = timing["time_over_baseline"]
             print(
