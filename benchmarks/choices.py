@@ -51,6 +51,7 @@ def shift_forms(scratch: Path, seconds: float) -> list[dict[str, Any]]:
 
 def rows_per_stream(scratch: Path, seconds: float) -> list[dict[str, Any]]:
     """Return timings of a batch of 8 in one run of all threads, and in streams that take 1, 2 or 4 rows at once."""
+    default = session_module.ROWS_PER_STREAM_RUN
     with load(scratch / "conv") as session:
         feed = session.random_feeds(ROWS)["input"]
         whole = backend.inference_session(scratch / "conv" / "model.cpu.onnx")
@@ -65,6 +66,7 @@ def rows_per_stream(scratch: Path, seconds: float) -> list[dict[str, Any]]:
         candidates = [Candidate("one run of all threads", lambda x: list(whole.run(None, {"input": x})))]
         candidates += [Candidate(f"streams of {rows}", streams(rows)) for rows in (1, 2, 4)]
         timings = measure_interleaved(candidates, [feed], baseline="streams of 2", seconds=seconds)
+    session_module.ROWS_PER_STREAM_RUN = default
     return [dataclasses.asdict(timing) for timing in timings]
 
 
