@@ -154,7 +154,7 @@ def test_pytorch_checks_no_file_that_it_does_not_run(artifact: Path) -> None:
 class Known:
     """A session that gives 100 times its input and a little more, and what a test wants for a row alone."""
 
-    backend = "onnxruntime"
+    backend, device = "onnxruntime", "cpu"
     inputs = (TensorSpec("input", ("batch", 1, 1, 1), "float32", "NCHW"),)
 
     def __init__(self, off: float = 0.0, alone: float = 0.0) -> None:
