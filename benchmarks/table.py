@@ -9,7 +9,15 @@ import json
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = {"asmlp_t": "AS-MLP-T", "asmlp_s": "AS-MLP-S", "vip_s7": "ViP-S/7"}
+MODELS = {"asmlp_t": "AS-MLP-T", "asmlp_s": "AS-MLP-S", "vip_s7": "ViP-S/7", "cyclemlp_b2": "CycleMLP-B2"}
+# Processor -> what the names of its files in results/earlier end with.
+PROCESSORS = {
+    "AMD EPYC, Zen 5": "_zen5",
+    "Intel Xeon with AMX, a slower one": "_amx",
+    "Intel Xeon without AMX": "_avx512",
+    "AMD EPYC with AVX-512, before ViP had kernels": "_amd",
+    "AMD EPYC with AVX2 alone": "_avx2",
+}
 NAIVE = ("naive-dynamo", "naive-legacy")
 HEAD = (
     "| model, batch | images/s | over eager | over torch.compile | over the faster plain export "
@@ -35,6 +43,26 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def processors_table() -> str:
+    """Return the table of other processors: how many times the faster plain export's speed, at each batch."""
+    lines = ["| over the faster plain export, batch 1 and 8 | " + " | ".join(MODELS.values()) + " |", "|---" * 5 + "|"]
+    for processor, ending in PROCESSORS.items():
+        cells = []
+        for model in MODELS:
+            path = RESULTS / "earlier" / f"cpu_{model}{ending}.json"
+            cells.append(", ".join(f"{ratio:.2f}x" for ratio in _over_naive(path)) if path.is_file() else "")
+        lines.append(f"| {processor} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _over_naive(path: Path) -> list[float]:
+    rows = json.loads(path.read_text())["results"]
+    return [
+        min(row["timing"]["time_over_baseline"] for row in rows if row["batch"] == batch and row["name"] in NAIVE)
+        for batch in dict.fromkeys(row["batch"] for row in rows)
+    ]
+
+
 def precision_table() -> str:
     """Return the table of precisions: images per second, and how many times PyTorch's that is."""
     models = json.loads((RESULTS / "precision.json").read_text())["models"]
@@ -55,4 +83,4 @@ def precision_table() -> str:
 
 
 if __name__ == "__main__":
-    print(table(), precision_table(), sep="\n\n")
+    print(table(), processors_table(), precision_table(), sep="\n\n")

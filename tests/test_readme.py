@@ -83,9 +83,10 @@ def ask_a_server(command: str, folder: Path, path: str) -> None:
         assert process.wait(60) == 0
 
 
-def test_the_speed_table_is_that_of_the_results_files() -> None:
-    table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))["table"]()
-    assert table in README
+def test_the_speed_tables_are_those_of_the_results_files() -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))
+    assert tables["table"]() in README
+    assert tables["processors_table"]() in README
 
 
 def test_linked_documents_exist() -> None:
