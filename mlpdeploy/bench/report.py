@@ -34,6 +34,7 @@ class Result:
         reason: why it was not measured.
         output_error: largest difference from our outputs, as a part of their standard deviation.
         timing: where it was measured.
+        gpu_ms: of ours, what the GPU computes in a run, without copies and the host; the median, None where not known.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Result:
     reason: str = ""
     output_error: float | None = None
     timing: Timing | None = None
+    gpu_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.status not in get_args(Status) or (self.timing is not None) != (self.status == "measured"):
@@ -187,12 +189,17 @@ def _table(report: BenchReport) -> Any:
     table.add_column("candidate")
     for title in ("images/s", "p50 ms", "p95 ms", "p99 ms", "runs", "mlpdeploy is", "output error"):
         table.add_column(title, justify="right", no_wrap=True)
+    on_gpu = any(result.gpu_ms is not None for result in report.results)
+    if on_gpu:
+        table.add_column("GPU ms", justify="right", no_wrap=True)
     if report.memory:
         for title in ("load ms", "peak MB"):
             table.add_column(title, justify="right", no_wrap=True)
     for batch in report.options["batches"]:
         for result in report.at_batch(batch):
             cells = [str(batch), LABELS.get(result.name, result.name), *_cells(result)]
+            if on_gpu:
+                cells.append("" if result.gpu_ms is None else digits(result.gpu_ms))
             if report.memory:
                 cells += _memory_cells(report.memory_of(result.name, batch))
             table.add_row(*cells, style="bold" if result.name == OURS else None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from mlpdeploy.runtime.backends import DEFAULT_BACKEND, GPU_BACKENDS
 from mlpdeploy.runtime.loading import AUTO, load
 from mlpdeploy.runtime.session import Session
 
+_GPU_RUNS = 20
 _TOOLS = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "onnxscript", "onnx_ir")
 
 # By precision of the artifact: how far a peer's output may be from ours, as a part of its standard deviation. Wide
@@ -172,7 +174,10 @@ def _carry_out(
             progress=say,
         ) as built:
             for batch, feed in feeds.items():
-                results += _measure_batch(plan, ours, built, feed, expected[batch], max_error, say)
+                found = _measure_batch(plan, ours, built, feed, expected[batch], max_error, say)
+                if batch <= session.max_batch and (gpu_ms := session.gpu_ms(batch, _GPU_RUNS, plan.height_width)):
+                    found[0] = replace(found[0], gpu_ms=statistics.median(gpu_ms))
+                results += found
             for batch, feed in feeds.items() if plan.callers else ():
                 say(f"measuring batch {batch}: {', '.join(map(str, plan.callers))} callers at once")
                 concurrent += measure_concurrent(ours.run, feed, plan.callers, plan.seconds)

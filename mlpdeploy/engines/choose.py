@@ -87,7 +87,7 @@ def measure(directory: Path, manifest: Manifest, engines: list[Sidecar]) -> Time
             found: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
                 for session, engine in zip(sessions, engines, strict=True):
-                    runs = session.gpu_ms(rows, RUNS, height_width)  # type: ignore[attr-defined]
+                    runs = session.gpu_ms(rows, RUNS, height_width)
                     found.setdefault(engine.fingerprint.shift, []).extend(runs)
             for form, runs in found.items():
                 times.setdefault(form, {})[str(rows)] = round(statistics.median(runs), 4)

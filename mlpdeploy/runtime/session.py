@@ -221,6 +221,13 @@ class Session(ABC):
         for _ in range(runs):
             self.run(feeds)
 
+    def gpu_ms(self, batch: int, runs: int, height_width: tuple[int, int] | None = None) -> list[float]:
+        """Return the GPU's own times of some runs on random inputs, without copies; empty where a backend has none.
+
+        TensorRT's has them, for a batch of at most `max_batch`.
+        """
+        return []
+
     def close(self) -> None:
         """Free the backend's memory, after the runs of other threads; later calls of `run` refuse.
 

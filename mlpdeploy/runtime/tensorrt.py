@@ -103,7 +103,7 @@ class BackendSession(Session):
                         lane.finish()
 
     def gpu_ms(self, batch: int, runs: int, height_width: tuple[int, int] | None = None) -> list[float]:
-        """Return the GPU's own times of some runs on random inputs, without copies, after a warm-up.
+        """Return the GPU's own times of some runs, see `Session.gpu_ms`; a warm-up comes before them.
 
         Raises:
             UsageError: the batch does not go through at once.

@@ -87,6 +87,15 @@ def test_the_document_says_what_it_is() -> None:
     assert json.loads(a_report().to_json()) == document
 
 
+def test_what_the_gpu_computes_has_a_column_where_it_is_known() -> None:
+    report = a_report()
+    assert "GPU ms" not in printed(report)
+    ours, *others = report.results
+    report = dataclasses.replace(report, results=(dataclasses.replace(ours, gpu_ms=4.321), *others))
+    assert "GPU ms" in printed(report) and printed(report).count("4.32") == 1
+    assert report.to_dict()["results"][0]["gpu_ms"] == 4.321
+
+
 def test_what_is_no_json_is_not_written(tmp_path: Path) -> None:
     result = Result("naive-legacy", 1, "mismatch", "", float("inf"))
     with pytest.raises(ValueError, match="not JSON compliant"):

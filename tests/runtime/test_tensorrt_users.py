@@ -97,6 +97,10 @@ def test_bench(machine: Machine, built: Path) -> None:
     )
     assert report.artifact["file"].startswith("engines/")
     assert [result.status for result in report.results] == ["measured"] * 4
+    assert [(result.name, result.gpu_ms is not None) for result in report.at_batch(2)] == [
+        ("mlpdeploy", True),
+        ("onnxruntime", False),
+    ]
 
 
 def test_the_commands(machine: Machine, built: Path, tmp_path: Path) -> None:
