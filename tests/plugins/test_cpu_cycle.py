@@ -127,6 +127,13 @@ def test_every_shape_in_int8(int8_kernels: Path) -> None:
         block.check(block.run(x, int8_kernels), x)
 
 
+def test_long_lines_in_int8(int8_kernels: Path) -> None:
+    """Means over more bytes than a word can sum up."""
+    for channels, height, width in ((33, 1, 700), (64, 700, 1)):
+        block, x = Block(channels, 6, 20, "int8"), image(5, 1, height, width, channels)
+        block.check(block.run(x, int8_kernels), x)
+
+
 def assert_rows_and_threads_change_nothing(block: Block, x: np.ndarray, library: Path) -> None:
     together = block.run(x, library)
     assert np.array_equal(together, block.run(x, library, threads=2))
@@ -137,10 +144,14 @@ def assert_rows_and_threads_change_nothing(block: Block, x: np.ndarray, library:
 SHAPES = [(40, 3, 3), (7, 7, 7), (3, 12, 12), (2, 16, 20), (2, 1, 70), (2, 24, 25)]
 
 
+@pytest.mark.parametrize("channels", [20, 64])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_row_and_a_thread_change_no_bit(kernels: Path, shape: tuple[int, ...]) -> None:
-    """Images that go through in groups, by columns of the weights and by rows, with a rest, and in one line."""
-    assert_rows_and_threads_change_nothing(Block(20, 5, 41), image(3, *shape, 20), kernels)
+def test_a_row_and_a_thread_change_no_bit(kernels: Path, shape: tuple[int, ...], channels: int) -> None:
+    """Images that go through in groups, by columns of the weights and by rows, with a rest, and in one line.
+
+    Of 64 channels the rows are whole panels, so that sums lie in the output.
+    """
+    assert_rows_and_threads_change_nothing(Block(channels, 5, 41), image(3, *shape, channels), kernels)
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:4], ids=str)

@@ -35,6 +35,7 @@ int main() {
     for (long c = 1; c <= 70; ++c)
         good &= check(c, 7 * c % 40 + 1, 3 * c % 50 + 1, c % 3 + 1, c % 5 + 1, 2 * c % 7 + 1);
     good &= check(15, 4, 8, 60, 3, 3);
+    good &= check(64, 8, 32, 4, 7, 7);  // whole panels
     good &= check(56, 8, 32, 4, 7, 7);  // a sample begins within a tile's rows
     good &= check(20, 8, 40, 2, 17, 16);
     good &= check(9, 5, 9, 2, 1, 300);

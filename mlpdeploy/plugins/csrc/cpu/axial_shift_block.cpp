@@ -1,7 +1,6 @@
 #include "axial_shift_block.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "sample_norm.h"
 
@@ -10,6 +9,9 @@ namespace {
 
 // The products, in the order of their matrices.
 enum Products { kConv1, kConv2W, kConv2H, kConv3, kFc1, kFc2 };
+
+// Units of the statistics in a task between two products that are shared out over their columns.
+constexpr long kColumnChunks = 2;
 
 }  // namespace
 
@@ -24,6 +26,14 @@ struct AxialShiftBlock::Group {
 
     long pixels() const { return height * width; }
     long rows() const { return samples * pixels(); }
+};
+
+// Some rows of one sample.
+struct AxialShiftBlock::Part {
+    long sample;
+    long first;  // of the sample
+    long count;
+    long row;  // of the group
 };
 
 // What goes through the block and is added to: in the tensors themselves where their rows are made of whole panels.
@@ -117,13 +127,22 @@ void AxialShiftBlock::leave(Group const& group, Stream const& stream, long sampl
     }
 }
 
+// Call step(Part) on the host's threads for every `size` rows of each sample.
+template <typename Step>
+void AxialShiftBlock::for_each_part(Group const& group, long size, Step const& step) {
+    long const pixels = group.pixels();
+    long const parts = (pixels + size - 1) / size;
+    for_each(group.host, group.samples * parts, [&](long task) {
+        long const sample = task / parts;
+        long const first = task % parts * size;
+        step(Part{sample, first, std::min(size, pixels - first), sample * pixels + first});
+    });
+}
+
 // A task is some rows of one sample, through as many steps as need no other row.
 void AxialShiftBlock::run_by_rows(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
-    long const chunks = chunks_of(k, pixels);
-    long const task_rows = rows_of_task(k, pixels);
-    long const tasks = (pixels + task_rows - 1) / task_rows;
     long const size = group.rows() * stride_;
     bool const in_place = k.operand_bytes == sizeof(float);
     Scratch memory(group.host, 3 * size + (in_place ? 0 : operand_floats(k, group.rows(), operand_stride_)));
@@ -132,41 +151,19 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
     float* const y = next;
     float* const t = in_place ? y + size : y;  // y is done with when t begins, but for its place
     void* const a = in_place ? y : y + size;
-    std::vector<Moments> moments(static_cast<std::size_t>(group.samples * chunks));
-    std::vector<Statistics> norms(static_cast<std::size_t>(group.samples));
-
-    struct Part {
-        long sample;
-        long first;  // row of the sample
-        long count;
-        long row;  // of the group
-        Statistics norm;
-    };
-    auto const for_parts = [&](auto const& step) {
-        for_each(group.host, group.samples * tasks, [&](long task) {
-            long const sample = task / tasks;
-            long const first = task % tasks * task_rows;
-            step(Part{sample, first, std::min(task_rows, pixels - first), sample * pixels + first,
-                      norms[static_cast<std::size_t>(sample)]});
-        });
-    };
+    Norms norms(k, group.samples, pixels, channels_, epsilon_);
+    auto const for_parts = [&](auto const& step) { for_each_part(group, rows_of_task(k, pixels), step); };
     auto const measure_part = [&](Part const& p, float const* values, long stride) {
-        measure(k, values + p.row * stride, p.count, stride, channels_,
-                &moments[static_cast<std::size_t>(p.sample * chunks + p.first / k.chunk_rows)]);
-    };
-    auto const merge_all = [&] {
-        for (long s = 0; s < group.samples; ++s) {
-            norms[static_cast<std::size_t>(s)] =
-                merge(k, &moments[static_cast<std::size_t>(s * chunks)], pixels, channels_, epsilon_);
-        }
+        norms.measure(p.sample, p.first, p.count, values + p.row * stride, stride);
     };
     // Operands of a part of the rows, for one step.
     auto const operands = [&](Part const& p) {
         return Scratch(group.host, operand_floats(k, p.count, operand_stride_));
     };
     auto const normalize = [&](Part const& p, float const* values, long stride, void* to, Products product) {
+        Statistics const norm = norms.of(p.sample);
         k.normalize({values + p.row * stride, stride, p.count, width_, to, operand_stride_, scales_[product]},
-                    p.norm.mean, p.norm.factor);
+                    norm.mean, norm.factor);
     };
     long const x_stride = stream.stride;
 
@@ -174,18 +171,19 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
         enter(group, stream, p.sample, p.first, p.count);
         measure_part(p, stream.in, x_stride);
     });
-    merge_all();
+    norms.merge();
     for_parts([&](Part const& p) {
         Scratch const normal = operands(p);
         normalize(p, stream.in, x_stride, normal.get(), kConv1);
         conv1_.multiply(Finish::kStore, normal.get(), operand_stride_, p.count, y + p.row * stride_, stride_);
         measure_part(p, y, stride_);
     });
-    merge_all();
+    norms.merge();
     for_parts([&](Part const& p) {
         void* const to = static_cast<char*>(a) + p.row * operand_stride_ * k.operand_bytes;
+        Statistics const norm = norms.of(p.sample);
         k.normalize_gelu({y + p.row * stride_, stride_, p.count, width_, to, operand_stride_, scales_[kConv2W]},
-                         p.norm.mean, p.norm.factor, norm_scale_.get(), norm_bias_.get());
+                         norm.mean, norm.factor, norm_scale_.get(), norm_bias_.get());
     });
     for_parts([&](Part const& p) {
         Scratch const shifted = operands(p);
@@ -198,7 +196,7 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
         conv2_h_.multiply(Finish::kAddGelu, shifted.get(), operand_stride_, p.count, out, stride_);
         measure_part(p, t, stride_);
     });
-    merge_all();
+    norms.merge();
     for_parts([&](Part const& p) {
         Scratch const normal = operands(p);
         normalize(p, t, stride_, normal.get(), kConv3);
@@ -206,7 +204,7 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
                         stream.in + p.row * x_stride);
         measure_part(p, stream.x, x_stride);
     });
-    merge_all();
+    norms.merge();
     for_parts([&](Part const& p) {
         Scratch const normal = operands(p);
         Scratch const hidden(group.host, operand_floats(k, p.count, hidden_stride_));
@@ -219,8 +217,8 @@ void AxialShiftBlock::run_by_rows(Group& group) const {
 }
 
 // Small images have so many channels that the weights are most of the traffic: a task of a product is a few panels of
-// the weights with all rows, so that each thread reads its part of them only. The steps between the products are a task
-// per sample.
+// the weights with all rows, so that each thread reads its part of them only. The steps between the products are tasks
+// of some rows of a sample.
 void AxialShiftBlock::run_by_columns(Group& group) const {
     Kernels const& k = *kernels_;
     long const pixels = group.pixels();
@@ -239,62 +237,68 @@ void AxialShiftBlock::run_by_columns(Group& group) const {
     float* const hidden = normal + operands;
     void* const a = in_place ? y : hidden + operand_floats(k, rows, hidden_stride_);
     long const x_stride = stream.stride;
+    Norms norms(k, group.samples, pixels, channels_, epsilon_);
 
     auto const operand = [&](void* matrix, long row) {
         return static_cast<char*>(matrix) + row * operand_stride_ * k.operand_bytes;
     };
-    auto const for_samples = [&](auto const& step) {
-        for_each(group.host, group.samples, [&](long s) { step(s, s * pixels); });
+    auto const for_parts = [&](auto const& step) { for_each_part(group, kColumnChunks * k.chunk_rows, step); };
+    auto const normalize = [&](float const* from, long stride, Products product) {
+        for_parts([&](Part const& p) {
+            Statistics const norm = norms.of(p.sample);
+            k.normalize({from + p.row * stride, stride, p.count, width_, operand(normal, p.row), operand_stride_,
+                         scales_[product]},
+                        norm.mean, norm.factor);
+        });
     };
-    auto const statistics = [&](float const* from, long stride) {
-        std::vector<Moments> moments(static_cast<std::size_t>(chunks_of(k, pixels)));
-        measure(k, from, pixels, stride, channels_, moments.data());
-        return merge(k, moments.data(), pixels, channels_, epsilon_);
-    };
-    auto const normalize = [&](float const* from, long stride, long row, Products product) {
-        Statistics const norm = statistics(from + row * stride, stride);
-        k.normalize(
-            {from + row * stride, stride, pixels, width_, operand(normal, row), operand_stride_, scales_[product]},
-            norm.mean, norm.factor);
+    auto const measure_all = [&](float const* from, long stride) {
+        for_parts([&](Part const& p) { norms.measure(p.sample, p.first, p.count, from + p.row * stride, stride); });
+        norms.merge();
     };
     auto const for_panels = [&](Dense const& dense, auto const& step) {
         for_each(group.host, dense.panels(), [&](long panel) { step(Panels{panel, panel + 1}); });
     };
 
-    for_samples([&](long s, long row) {
-        enter(group, stream, s, 0, pixels);
-        normalize(stream.in, x_stride, row, kConv1);
+    for_parts([&](Part const& p) {
+        enter(group, stream, p.sample, p.first, p.count);
+        norms.measure(p.sample, p.first, p.count, stream.in + p.row * x_stride, x_stride);
     });
+    norms.merge();
+    normalize(stream.in, x_stride, kConv1);
     for_panels(conv1_, [&](Panels panels) {
         conv1_.multiply(Finish::kStore, normal, operand_stride_, rows, y, stride_, nullptr, panels);
     });
-    for_samples([&](long, long row) {
-        Statistics const norm = statistics(y + row * stride_, stride_);
+    measure_all(y, stride_);
+    for_parts([&](Part const& p) {
+        Statistics const norm = norms.of(p.sample);
         k.normalize_gelu(
-            {y + row * stride_, stride_, pixels, width_, operand(a, row), operand_stride_, scales_[kConv2W]}, norm.mean,
-            norm.factor, norm_scale_.get(), norm_bias_.get());
+            {y + p.row * stride_, stride_, p.count, width_, operand(a, p.row), operand_stride_, scales_[kConv2W]},
+            norm.mean, norm.factor, norm_scale_.get(), norm_bias_.get());
     });
-    for_samples([&](long, long row) {
-        Image const image{operand(a, row), operand_stride_, channels_, group.height, group.width, scales_[kConv2W]};
-        k.shift(image, shift_, true, 0, pixels, operand(along_w, row));
-        k.shift(image, shift_, false, 0, pixels, operand(along_h, row));
+    for_parts([&](Part const& p) {
+        Image const image{
+            operand(a, p.sample * pixels), operand_stride_, channels_, group.height, group.width, scales_[kConv2W]};
+        k.shift(image, shift_, true, p.first, p.count, operand(along_w, p.row));
+        k.shift(image, shift_, false, p.first, p.count, operand(along_h, p.row));
     });
     for_panels(conv2_w_, [&](Panels panels) {
         conv2_w_.multiply(Finish::kGelu, along_w, operand_stride_, rows, t, stride_, nullptr, panels);
         conv2_h_.multiply(Finish::kAddGelu, along_h, operand_stride_, rows, t, stride_, nullptr, panels);
     });
-    for_samples([&](long, long row) { normalize(t, stride_, row, kConv3); });
+    measure_all(t, stride_);
+    normalize(t, stride_, kConv3);
     for_panels(conv3_, [&](Panels panels) {
         conv3_.multiply(Finish::kAdd, normal, operand_stride_, rows, stream.x, x_stride, stream.in, panels);
     });
-    for_samples([&](long, long row) { normalize(stream.x, x_stride, row, kFc1); });
+    measure_all(stream.x, x_stride);
+    normalize(stream.x, x_stride, kFc1);
     for_panels(fc1_, [&](Panels panels) {
         fc1_.multiply(Finish::kGeluOperand, normal, operand_stride_, rows, hidden, hidden_stride_, nullptr, panels);
     });
     for_panels(fc2_, [&](Panels panels) {
         fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, stream.x, x_stride, stream.x, panels);
     });
-    for_samples([&](long s, long) { leave(group, stream, s, 0, pixels); });
+    if (stream.copied) for_parts([&](Part const& p) { leave(group, stream, p.sample, p.first, p.count); });
 }
 
 }  // namespace mlpdeploy::cpu

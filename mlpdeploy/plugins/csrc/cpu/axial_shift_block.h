@@ -43,10 +43,13 @@ public:
 
 private:
     struct Group;
+    struct Part;
     struct Stream;
     Stream stream_of(Group const& group, float*& memory) const;
     void enter(Group const& group, Stream const& stream, long sample, long first, long count) const;
     void leave(Group const& group, Stream const& stream, long sample, long first, long count) const;
+    template <typename Step>
+    static void for_each_part(Group const& group, long size, Step const& step);
     void run_by_rows(Group& group) const;
     void run_by_columns(Group& group) const;
 

@@ -136,10 +136,11 @@ void CycleBlock::run_by_columns(Group const& group) const {
     Scratch memory(group.host, 3 * rows * stride_ + 2 * operands + operand_floats(*kernels_, rows, hidden_stride_));
     float* const along_w = memory.get();
     float* const in_place = along_w + rows * stride_;
-    float* const sums = in_place + rows * stride_;
-    char* const moved_w = reinterpret_cast<char*>(sums + rows * stride_);  // and then what goes into the next product
-    char* const moved_h = reinterpret_cast<char*>(sums + rows * stride_ + operands);
-    float* const hidden = sums + rows * stride_ + 2 * operands;
+    float* const copies = in_place + rows * stride_;
+    float* const sums = whole_ ? group.y : copies;
+    char* const moved_w = reinterpret_cast<char*>(copies + rows * stride_);  // and then what goes into the next product
+    char* const moved_h = reinterpret_cast<char*>(copies + rows * stride_ + operands);
+    float* const hidden = copies + rows * stride_ + 2 * operands;
     float* const results[] = {along_w, group.h, in_place};
     char const* const moved[] = {moved_w, moved_h, group.normal};
     auto const for_lines = [&](auto const& step) {
@@ -155,7 +156,7 @@ void CycleBlock::run_by_columns(Group const& group) const {
         Image const image = group.image(*this, row / group.pixels());
         kernels_->cycle(image, true, row % group.pixels(), width, operand(moved_w, row));
         kernels_->cycle(image, false, row % group.pixels(), width, operand(moved_h, row));
-        enter(group.x + row * channels_, width, sums + row * stride_);
+        enter(group.x + row * channels_, width, sums + row * sum_stride_);
     });
     for_each(group.host, group.samples + branches_[0].panels(), [&](long i) {
         if (i < group.samples) return find_gates(group, i);
@@ -169,16 +170,17 @@ void CycleBlock::run_by_columns(Group const& group) const {
               group.gates + 3 * sample * stride_, width, operand(moved_w, row));
     });
     for_panels(proj_, [&](Panels panels) {
-        proj_.multiply(Finish::kAdd, moved_w, operand_stride_, rows, sums, stride_, nullptr, panels);
+        proj_.multiply(Finish::kAdd, moved_w, operand_stride_, rows, sums, sum_stride_, whole_ ? group.x : sums,
+                       panels);
     });
-    for_lines([&](long row, long) { normalize_again(sums + row * stride_, width, operand(moved_w, row)); });
+    for_lines([&](long row, long) { normalize_again(sums + row * sum_stride_, width, operand(moved_w, row)); });
     for_panels(fc1_, [&](Panels panels) {
         fc1_.multiply(Finish::kGeluOperand, moved_w, operand_stride_, rows, hidden, hidden_stride_, nullptr, panels);
     });
     for_panels(fc2_, [&](Panels panels) {
-        fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, sums, stride_, nullptr, panels);
+        fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, sums, sum_stride_, nullptr, panels);
     });
-    for_lines([&](long row, long) { leave(sums + row * stride_, width, group.y + row * channels_); });
+    if (!whole_) for_lines([&](long row, long) { leave(sums + row * stride_, width, group.y + row * channels_); });
 }
 
 // The mean of a branch over the image of each sample, in float, whatever the operands are. A mean of products is a

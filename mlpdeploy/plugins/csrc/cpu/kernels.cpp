@@ -102,18 +102,47 @@ void layer_norm(Rows const& rows, long channels, float epsilon, float const* sca
     }
 }
 
+#ifdef MLPDEPLOY_INT8
+// The sums of two vectors of columns, exact: in words, which hold the sum of 257 bytes, and then in floats.
+MLPDEPLOY_INLINE void column_sums(Operand const* at, long step, long row_count, Vector (&sums)[2]) {
+    constexpr long kMostRows = 257;
+    typedef Operand Bytes __attribute__((vector_size(kPanel)));
+    typedef unsigned short Words __attribute__((vector_size(2 * kPanel)));
+    typedef unsigned short Half __attribute__((vector_size(kPanel)));
+    for (long row = 0; row < row_count;) {
+        long const end = row_count - row < kMostRows ? row_count : row + kMostRows;
+        Words words{};
+        for (; row < end; ++row) {
+            Bytes bytes;
+            memcpy(&bytes, at + row * step, sizeof bytes);
+            words += __builtin_convertvector(bytes, Words);
+        }
+        Half halves[2];
+        memcpy(halves, &words, sizeof words);
+        for (int i = 0; i < 2; ++i) sums[i] += __builtin_convertvector(halves[i], Vector);
+    }
+}
+#else
+MLPDEPLOY_INLINE void column_sums(Operand const* at, long step, long row_count, Vector (&sums)[2]) {
+    for (long row = 0; row < row_count; ++row) {
+        for (int i = 0; i < 2; ++i) sums[i] += load_operands(at + row * step + i * kVector);
+    }
+}
+#endif
+
 void mean_of_rows(void const* rows, long step, long row_count, long channels, [[maybe_unused]] Scale const& scale,
                   float* out) {
     Vector const factor = splat(1.0F / static_cast<float>(row_count));
-    for (long c = 0; c < channels; c += kVector) {
-        Operand const* at = static_cast<Operand const*>(rows) + c;
-        Vector sum{};
-        for (long row = 0; row < row_count; ++row) sum += load_operands(at + row * step);
+    for (long c = 0; c < channels; c += kPanel) {
+        Vector sums[2] = {};
+        column_sums(static_cast<Operand const*>(rows) + c, step, row_count, sums);
+        for (int i = 0; i < 2; ++i) {
 #if defined(MLPDEPLOY_INT8) || defined(MLPDEPLOY_WHOLE_OPERANDS)
-        store(out + c, (sum * factor - splat(scale.zero)) * splat(scale.step));
+            store(out + c + i * kVector, (sums[i] * factor - splat(scale.zero)) * splat(scale.step));
 #else
-        store(out + c, sum * factor);
+            store(out + c + i * kVector, sums[i] * factor);
 #endif
+        }
     }
 }
 

@@ -122,7 +122,7 @@ struct Kernels {
     // Each row on its own: to = (from - mean) / sqrt(variance + epsilon) * scale + offset; scale and offset: (width).
     void (*layer_norm)(Rows const& rows, long channels, float epsilon, float const* scale, float const* offset);
 
-    // out: (channels) = the mean of `row_count` rows of operands, which lie `step` apart; in order.
+    // out: (channels, in whole panels) = the mean of `row_count` rows of operands, which lie `step` apart; in order.
     void (*mean_of_rows)(void const* rows, long step, long row_count, long channels, Scale const& scale, float* out);
 
     // to = from * gates[2] + h * gates[0] + w * gates[1]; h and w lie like `from`; gates: (3, from_stride).

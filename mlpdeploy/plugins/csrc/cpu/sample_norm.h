@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels.h"
 
@@ -40,5 +41,41 @@ inline void measure(Kernels const& kernels, float const* rows, long count, long 
     for (long row = 0; row < count; row += kernels.chunk_rows, ++chunks)
         *chunks = kernels.moments(rows + row * stride, std::min(kernels.chunk_rows, count - row), stride, channels);
 }
+
+// The norms of some samples, measured in parts of whole chunks by any threads, and merged by one.
+class Norms {
+public:
+    Norms(Kernels const& kernels, long samples, long pixels, long channels, float epsilon)
+        : kernels_(kernels),
+          pixels_(pixels),
+          channels_(channels),
+          epsilon_(epsilon),
+          chunks_(chunks_of(kernels, pixels)),
+          moments_(static_cast<std::size_t>(samples * chunks_)),
+          norms_(static_cast<std::size_t>(samples)) {}
+
+    // The rows [first, first + count) of a sample; `first` begins a chunk.
+    void measure(long sample, long first, long count, float const* rows, long stride) {
+        cpu::measure(kernels_, rows, count, stride, channels_, &moments_of(sample)[first / kernels_.chunk_rows]);
+    }
+
+    void merge() {
+        for (std::size_t i = 0; i < norms_.size(); ++i)
+            norms_[i] = cpu::merge(kernels_, moments_of(static_cast<long>(i)), pixels_, channels_, epsilon_);
+    }
+
+    Statistics of(long sample) const { return norms_[static_cast<std::size_t>(sample)]; }
+
+private:
+    Moments* moments_of(long sample) { return &moments_[static_cast<std::size_t>(sample * chunks_)]; }
+
+    Kernels const& kernels_;
+    long pixels_;
+    long channels_;
+    float epsilon_;
+    long chunks_;
+    std::vector<Moments> moments_;
+    std::vector<Statistics> norms_;
+};
 
 }  // namespace mlpdeploy::cpu

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace mlpdeploy::cpu {
 namespace {
@@ -35,7 +36,9 @@ TokenBlock::TokenBlock(Kernels const& kernels, Kernels const& float_kernels, Tok
       float_kernels_(&float_kernels),
       channels_(sizes.channels),
       width_(round_up(sizes.channels, kernels.panel)),
+      whole_(width_ == sizes.channels),
       stride_(std::max(float_stride(kernels, sizes.channels), float_stride(float_kernels, sizes.channels))),
+      sum_stride_(whole_ ? sizes.channels : stride_),
       operand_stride_(operand_stride(kernels, sizes.channels)),
       hidden_stride_(operand_stride(kernels, sizes.hidden)),
       proj_(kernels, {w.proj, 1, sizes.channels}, w.proj_bias, sizes.channels, sizes.channels,
@@ -63,10 +66,13 @@ void TokenBlock::pad(char* rows, long count) const {
 }
 
 void TokenBlock::normalize(Host& host, float const* x, long count, char* normal, float* mean) const {
-    Scratch const pixels(host, count * stride_);
-    enter(x, count, pixels.get());
-    kernels_->layer_norm({pixels.get(), stride_, count, width_, normal, operand_stride_, scales_[0]}, channels_,
-                         epsilon_, norms_.get(), norms_.get() + stride_);
+    std::optional<Scratch> pixels;
+    if (!whole_) {
+        pixels.emplace(host, count * stride_);
+        enter(x, count, pixels->get());
+    }
+    kernels_->layer_norm({whole_ ? x : pixels->get(), sum_stride_, count, width_, normal, operand_stride_, scales_[0]},
+                         channels_, epsilon_, norms_.get(), norms_.get() + stride_);
     kernels_->mean_of_rows(normal, operand_stride_, count, channels_, scales_[0], mean);
 }
 
@@ -86,6 +92,7 @@ void TokenBlock::blend(float const* mixed, float const* first, float const* seco
 }
 
 void TokenBlock::enter(float const* x, long count, float* rows) const {
+    if (whole_) return;
     for (long row = 0; row < count; ++row) {
         float* const end = std::copy_n(x + row * channels_, channels_, rows + row * stride_);
         std::fill_n(end, stride_ - channels_, 0.0F);
@@ -93,22 +100,23 @@ void TokenBlock::enter(float const* x, long count, float* rows) const {
 }
 
 void TokenBlock::leave(float const* rows, long count, float* y) const {
+    if (whole_) return;
     for (long row = 0; row < count; ++row) std::copy_n(rows + row * stride_, channels_, y + row * channels_);
 }
 
 void TokenBlock::normalize_again(float const* rows, long count, char* normal) const {
-    kernels_->layer_norm({rows, stride_, count, width_, normal, operand_stride_, scales_[kFc1]}, channels_, epsilon_,
-                         norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
+    kernels_->layer_norm({rows, sum_stride_, count, width_, normal, operand_stride_, scales_[kFc1]}, channels_,
+                         epsilon_, norms_.get() + 2 * stride_, norms_.get() + 3 * stride_);
 }
 
 void TokenBlock::finish(char* operands, long rows, float const* x, float* memory, float* y) const {
-    float* const sums = memory;
+    float* const sums = whole_ ? y : memory;
     float* const hidden = memory + rows * stride_;
     enter(x, rows, sums);
-    proj_.multiply(Finish::kAdd, operands, operand_stride_, rows, sums, stride_);
+    proj_.multiply(Finish::kAdd, operands, operand_stride_, rows, sums, sum_stride_, whole_ ? x : sums);
     normalize_again(sums, rows, operands);
     fc1_.multiply(Finish::kGeluOperand, operands, operand_stride_, rows, hidden, hidden_stride_);
-    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, sums, stride_);
+    fc2_.multiply(Finish::kAdd, hidden, hidden_stride_, rows, sums, sum_stride_);
     leave(sums, rows, y);
 }
 

@@ -63,11 +63,12 @@ protected:
     void blend(float const* mixed, float const* first, float const* second, float const* gates, long rows,
                char* operands) const;
 
-    // rows (count, stride) <- x: (count, channels), with zeros behind the channels; and back.
+    // rows (count, stride) <- x: (count, channels), with zeros behind the channels; and back. Where rows of channels
+    // are whole panels nothing is copied, and what is added up lies in the output.
     void enter(float const* x, long count, float* rows) const;
     void leave(float const* rows, long count, float* y) const;
 
-    // The second norm as operands.
+    // The second norm of what was added up, as operands.
     void normalize_again(float const* rows, long count, char* normal) const;
 
     // Floats of memory that `finish` needs.
@@ -83,7 +84,9 @@ protected:
     Kernels const* float_kernels_;
     long channels_;
     long width_;           // of a row, in whole panels
+    bool whole_;           // whether the channels are whole panels
     long stride_;          // of rows of floats, for both kinds of kernels
+    long sum_stride_;      // of rows that are added to
     long operand_stride_;  // of rows of operands
     long hidden_stride_;   // of the hidden layer's operands
     Scale scales_[6];
