@@ -13,7 +13,7 @@ from mlpdeploy.manifest import TensorSpec
 
 # A backend whose arrays may be on a GPU has its own class for those; they have an array's shape, dtype and row slices.
 Arrays = dict[str, np.ndarray]
-OnGpu = Callable[[Any, str], Any]
+OnGpu = Callable[[Any, str], Any]  # of an array, and what it is, for the errors: "input 'input'"
 
 _CUDA_DEVICE = 2  # kDLCUDA of dlpack.h
 
@@ -37,7 +37,7 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any], on_gpu:
             raise UsageError(f"input {spec.name!r} is missing", f"inputs {', '.join(names)}")
         value = feeds[spec.name]
         if on_gpu is not None and _is_on_gpu(value):
-            arrays[spec.name] = on_gpu(value, spec.name)
+            arrays[spec.name] = on_gpu(value, f"input {spec.name!r}")
         else:
             array = value if isinstance(value, np.ndarray) else _to_numpy(value, spec.name)
             arrays[spec.name] = np.ascontiguousarray(array)
@@ -74,7 +74,7 @@ def check_outputs(
         wanted = (rows, *(_resolved(size, sizes or {}) for size in spec.shape[1:]))
         text = f"a writable, contiguous {spec.dtype} ({', '.join(map(str, wanted))})"
         if on_gpu is not None and _is_on_gpu(array):
-            array = on_gpu(array, spec.name)
+            array = on_gpu(array, f"output array {spec.name!r}")
             usable = array.writable
         elif isinstance(array, np.ndarray):
             usable = array.flags.c_contiguous and array.flags.writeable

@@ -110,8 +110,8 @@ class BackendSession(Session):
         name = manifest.file_for_cuda(options.role or "", options.device or "cuda")
         return name, Source(checked_file(directory, manifest, name)), [cuda_provider(index)], index
 
-    def _on_gpu(self, value: Any, name: str) -> Any:
-        return super()._on_gpu(value, name) if self._gpu is None else self._gpu.array(value, name)
+    def _on_gpu(self, value: Any, what: str) -> Any:
+        return super()._on_gpu(value, what) if self._gpu is None else self._gpu.array(value, what)
 
     def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
         there = [value for value in (*arrays.values(), *(into or {}).values()) if not isinstance(value, np.ndarray)]

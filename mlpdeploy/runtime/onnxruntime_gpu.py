@@ -87,10 +87,11 @@ class GpuRunner:
             count = f"{self.nodes[_CPU]} of {sum(self.nodes.values())} nodes"
             sys.stderr.write(f"mlpdeploy: {count} run on the CPU, not on {providers[0].name}\n")
 
-    def array(self, value: Any, name: str) -> DeviceArray:
+    def array(self, value: Any, what: str) -> DeviceArray:
         """Return an array on the GPU as ours; see `device_array`."""
-        with open_cuda(self.index).current():  # PyTorch refuses where another GPU is the current one
-            return device_array(value, name, self.index)
+        cuda = open_cuda(self.index)
+        with cuda.current():  # PyTorch refuses where another GPU is the current one
+            return device_array(value, what, cuda)
 
     def run(self, feeds: Arrays, into: Arrays | None, outputs: tuple[TensorSpec, ...]) -> Arrays:
         """Run once. Arrays on the GPU are bound where they are; a result without a place is copied to numpy.

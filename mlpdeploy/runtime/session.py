@@ -175,10 +175,10 @@ class Session(ABC):
         if last:
             self._release()
 
-    def _on_gpu(self, value: Any, name: str) -> Any:
+    def _on_gpu(self, value: Any, what: str) -> Any:
         """Return an array on a GPU as this backend's own; those that have none refuse."""
         raise UsageError(
-            f"{name!r} is on a GPU, and the backend {self.backend} takes arrays of the CPU",
+            f"{what} is on a GPU, and the backend {self.backend} takes arrays of the CPU",
             fix="move it to the CPU, or load the artifact with backend='tensorrt' or device='cuda'",
         )
 

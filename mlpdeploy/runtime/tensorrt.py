@@ -57,14 +57,14 @@ class BackendSession(Session):
         self.file = f"{FOLDER}/{self.sidecar.file}"
         least = min(profile.rows[0] for profile in engine.profiles)
         self.max_batch = max(least, min(engine.most_rows, options.max_batch or engine.most_rows))
-        self._index, self._engine = index, engine
+        self._engine = engine
         self._pool = LanePool(engine)
         # Also when nobody closes the session; at the end of the process a thread may be holding a lane for good.
         self._finalizer = weakref.finalize(self, _close_quietly, self._pool)
 
-    def _on_gpu(self, value: Any, name: str) -> DeviceArray:
+    def _on_gpu(self, value: Any, what: str) -> DeviceArray:
         with self._engine.cuda.current():  # PyTorch refuses where another GPU is the current one
-            return device_array(value, name, self._index)
+            return device_array(value, what, self._engine.cuda)
 
     def _run_batch(self, arrays: Arrays, into: Arrays | None, rows: int) -> Arrays:
         results: dict[str, Any] = dict(into or {})

@@ -21,7 +21,9 @@ import numpy as np
 ALIGNMENT = 256
 LEGACY = 1
 CAPTURE_INVALIDATED = 901
-OUT_OF_MEMORY = 2
+INVALID_VALUE, OUT_OF_MEMORY = 1, 2
+# Handles of the GPU's primary context and of one that a program made for itself, as pycuda.autoinit does.
+CONTEXTS = {"primary": 0x7FFF00000010, "autoinit": 0x7FFF00000020}
 
 
 class FakeError(BaseException):
@@ -68,6 +70,7 @@ class Device:
         self.lock = threading.RLock()
         self.total_bytes, self.can_capture, self.driver_version = total_bytes, can_capture, 13000
         self.memory: dict[int, np.ndarray] = {}
+        self.contexts: dict[int, str] = {}  # of memory: a key of CONTEXTS, or "pool", or "mapped" by hand
         self.pinned: dict[int, np.ndarray] = {}
         self.streams: dict[int, Stream] = {LEGACY: Stream(LEGACY)}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
@@ -79,7 +82,7 @@ class Device:
         self._stacks = threading.local()
         self.current_stream = threading.local()  # of the other library: `handle`, where it is not the default stream
 
-    # Contexts: one primary context, a stack per thread.
+    # Contexts: a stack per thread.
     @property
     def stack(self) -> list[str]:
         if not hasattr(self._stacks, "value"):
@@ -114,6 +117,7 @@ class Device:
             pointer = self._next
             self._next += -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT  # a gap, so that overruns are seen
             self.memory[pointer] = np.full(size, 0xA5, np.uint8)
+            self.contexts[pointer] = self.stack[-1]
             self.allocations += 1
             return pointer
 
@@ -132,6 +136,14 @@ class Device:
             if base <= pointer and pointer + size <= base + array.nbytes:
                 return array[pointer - base : pointer - base + size]
         raise FakeError(f"{size} bytes at {pointer:#x} are not (or no more) allocated on the device")
+
+    def context_of(self, pointer: int) -> int:
+        """Return what the driver says: 0 for memory of a pool, an error for memory that is mapped by hand, or none."""
+        self.check("context_of")
+        for base, array in self.memory.items():
+            if base <= pointer < base + array.nbytes and self.contexts[base] != "mapped":
+                return CONTEXTS.get(self.contexts[base], 0)
+        raise DriverError(INVALID_VALUE)
 
     def allocate_pinned(self, size: int) -> np.ndarray:
         with self.lock:
@@ -289,7 +301,13 @@ def make_cuda_python(device: Device) -> ModuleType:
     numbers = itertools.count(1)
     result = enum.IntEnum(
         "CUresult",
-        {"CUDA_SUCCESS": 0, "CUDA_ERROR_OUT_OF_MEMORY": 2, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED": 901},
+        {
+            "CUDA_SUCCESS": 0,
+            "CUDA_ERROR_INVALID_VALUE": INVALID_VALUE,
+            "CUDA_ERROR_OUT_OF_MEMORY": OUT_OF_MEMORY,
+            "CUDA_ERROR_CONTEXT_IS_DESTROYED": 709,
+            "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED": CAPTURE_INVALIDATED,
+        },
     )
 
     def answer(action: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
@@ -323,17 +341,22 @@ def make_cuda_python(device: Device) -> ModuleType:
         return device.stream_of(int(stream))
 
     def push(context: Any) -> None:
-        require(context == "primary", "a context that is not the primary one")
-        device.stack.append(context)
+        require(context == CONTEXTS["primary"], "a context that is not the primary one")
+        device.stack.append("primary")
+
+    def attribute(which: Any, pointer: Any) -> Handle:
+        require(which is module.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT, "another attribute")  # type: ignore[attr-defined]
+        return Handle(device.context_of(int(pointer)))
 
     functions: dict[str, Callable[..., Any]] = {
         "cuInit": lambda flags: None,
         "cuDriverGetVersion": lambda: device.driver_version,
         "cuDeviceGet": lambda index: Handle(index),
-        "cuDevicePrimaryCtxRetain": lambda number: "primary",
+        "cuDevicePrimaryCtxRetain": lambda number: Handle(CONTEXTS["primary"]),
         "cuCtxPushCurrent": push,
         "cuCtxPopCurrent": lambda: device.stack.pop(),
         "cuMemAlloc": lambda size: Handle(device.allocate(size)),
+        "cuPointerGetAttribute": attribute,
         "cuMemFree": lambda pointer: device.free(int(pointer)),
         "cuMemHostAlloc": pinned,
         "cuMemFreeHost": device.free_pinned,
@@ -361,6 +384,7 @@ def make_cuda_python(device: Device) -> ModuleType:
     module.CUresult = result  # type: ignore[attr-defined]
     module.CUstream = Handle  # type: ignore[attr-defined]
     module.CUstream_flags = enum.IntEnum("CUstream_flags", {"CU_STREAM_NON_BLOCKING": 1})  # type: ignore[attr-defined]
+    module.CUpointer_attribute = enum.IntEnum("CUpointer_attribute", {"CU_POINTER_ATTRIBUTE_CONTEXT": 1})  # type: ignore[attr-defined]
     module.CUevent_flags = enum.IntEnum("CUevent_flags", {"CU_EVENT_DEFAULT": 0})  # type: ignore[attr-defined]
     module.CUstreamCaptureMode = enum.IntEnum(  # type: ignore[attr-defined]
         "CUstreamCaptureMode", {"CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1}
@@ -393,6 +417,8 @@ def make_pycuda(device: Device) -> ModuleType:
             raise kind(f"cu failed: status {error.status}") from error
 
     class Context:
+        handle = CONTEXTS["primary"]
+
         def push(self) -> None:
             device.stack.append("primary")
 
@@ -484,15 +510,37 @@ def make_pycuda(device: Device) -> ModuleType:
     return module
 
 
+def make_pointer_get_attribute(device: Device) -> Any:
+    """Return the driver's cuPointerGetAttribute(data, attribute, pointer) -> status as ctypes shows it."""
+
+    def attribute(data: Any, which: int, pointer: int) -> int:
+        require(which == 1, "another attribute than CU_POINTER_ATTRIBUTE_CONTEXT")
+        try:
+            found = device.context_of(pointer)
+        except DriverError as error:
+            return error.status
+        data._obj.value = found  # of byref
+        return 0
+
+    return attribute
+
+
 class DeviceTensor:
     """A tensor of another library on the simulated GPU, as `__cuda_array_interface__` shows it.
 
     Its contents arrive on its stream, late: who reads it without waiting for that stream reads other bytes.
     """
 
-    def __init__(self, device: Device, array: np.ndarray, stream: int | None = LEGACY, offset: int = 0) -> None:
+    def __init__(
+        self,
+        device: Device,
+        array: np.ndarray,
+        stream: int | None = LEGACY,
+        offset: int = 0,
+        context: str = "primary",
+    ) -> None:
         self._device, self.shape, self.dtype = device, array.shape, array.dtype
-        self._own = device.stack.append("primary") or device.allocate(array.nbytes + offset)
+        self._own = device.stack.append(context) or device.allocate(array.nbytes + offset)
         device.stack.pop()
         self.pointer = self._own + offset
         data = np.ascontiguousarray(array).view(np.uint8).reshape(-1).copy()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fakes.fake_cuda import Device, make_cuda_python, make_pycuda
+from fakes.fake_cuda import Device, make_cuda_python, make_pointer_get_attribute, make_pycuda
 from fakes.fake_tensorrt import make_tensorrt
 
 import mlpdeploy
@@ -44,6 +44,7 @@ class Machine:
         monkeypatch.setattr(interface, "_opened", {})
         for module, make in PROVIDERS.values():
             monkeypatch.setattr(module, "require", lambda name, make=make: make(self.device))
+        monkeypatch.setattr(pycuda, "_pointer_get_attribute", lambda: make_pointer_get_attribute(self.device))
         self.library: Path | None = None
         monkeypatch.setattr(find_module, "find_plugin_library", lambda face: self._library())
         monkeypatch.setattr(plugin_code, "find_library", lambda version, say: self._library())

@@ -112,6 +112,18 @@ def test_arrays_on_the_gpu_are_bound_where_they_are(
     assert len(machine.device.streams) == 1  # those that waited are gone
 
 
+def test_arrays_of_another_context(machine: Machine, ort: FakeOnnxRuntime, artifact: Path) -> None:
+    own = DeviceTensor(machine.device, images(2), context="autoinit")
+    into = DeviceTensor(machine.device, np.zeros((2, 7), np.float32), context="autoinit")
+    with load(artifact, device="cuda") as session:
+        with pytest.raises(UsageError, match=r"^input 'input' lies in another CUDA context .*autoprimaryctx"):
+            session.run({"input": own})
+        with pytest.raises(UsageError, match=r"^output array 'logits' lies in another CUDA context "):
+            session.run({"input": images(2)}, {"logits": into})
+        pooled = DeviceTensor(machine.device, images(2), context="pool")
+        same(session.run({"input": pooled})["logits"], plain(artifact, images(2)))
+
+
 def test_arrays_on_the_gpu_and_a_fixed_batch(machine: Machine, ort: FakeOnnxRuntime, tmp_path: Path) -> None:
     export_model(tiny_asmlp(), tmp_path / "two", batch=2, verify=False)
     with load(tmp_path / "two", device="cuda") as session:

@@ -495,10 +495,33 @@ class TestArraysOnTheGpu:
             with pytest.raises(UsageError, match=r"output array .logits."):
                 session.run({"input": images[:2]}, {"logits": DeviceTensor(device, np.zeros((3, 7), np.float32))})
 
+    @pytest.mark.parametrize("provider", PROVIDERS)
+    def test_of_another_context(
+        self, monkeypatch: pytest.MonkeyPatch, built: Path, images: Any, wanted: Any, provider: str
+    ) -> None:
+        """As those of a program that imports pycuda.autoinit; memory of a pool is of none."""
+        device = Machine(monkeypatch, provider).device
+        place = np.zeros((8, 7), np.float32)
+        with load(built, backend="tensorrt") as session:
+            own = DeviceTensor(device, images[:8], context="autoinit")
+            into = DeviceTensor(device, place, context="autoinit")
+            with pytest.raises(UsageError, match=r"^input 'input' lies in another CUDA context .*autoprimaryctx"):
+                session.run({"input": own})
+            with pytest.raises(UsageError, match=r"^output array 'logits' lies in another CUDA context "):
+                session.run({"input": images[:8]}, {"logits": into})
+            with pytest.raises(UsageError, match=r"^input 'input' lies in another CUDA context "):
+                session.run_async({"input": own}).result(60)
+            feed = DeviceTensor(device, images[:8], context="pool")
+            target = DeviceTensor(device, place, context="mapped")
+            device.log.clear()
+            session.run({"input": feed}, {"logits": target})
+            assert close(target.numpy(), wanted[:8])
+            assert device.log.count("context_of") == 2  # once for each array
+
     def test_other_backends_refuse(self, machine: Machine, exported: Path, images: Any) -> None:
         with load(exported, device="cpu") as session:
             for value in (DeviceTensor(machine.device, images[:1]),):
-                with pytest.raises(UsageError, match=r"is on a GPU.*backend='tensorrt'"):
+                with pytest.raises(UsageError, match=r"^input 'input' is on a GPU.*backend='tensorrt'"):
                     session.run({"input": value})
 
 

@@ -104,27 +104,37 @@ class DeviceArray:
                 cuda.destroy_stream(self.order)
 
 
-def device_array(value: Any, name: str, index: int) -> DeviceArray:
+def device_array(value: Any, what: str, cuda: Cuda) -> DeviceArray:
     """Return another library's array on the GPU as ours.
 
     DLPack is asked first: its producer orders our stream after its own. By `__cuda_array_interface__` a producer that
     does not tell its stream is taken to use CUDA's default stream, as PyTorch does.
 
     Args:
-        name: of the input or output, for the errors.
-        index: of the GPU that the session runs on.
+        what: it is, for the errors: "input 'input'".
+        cuda: where the session runs; its context must be current.
 
     Raises:
-        UsageError: it is on another GPU, or not contiguous.
+        UsageError: it is on another GPU, of another context, or not contiguous.
     """
     if isinstance(value, DeviceArray):
         return value
-    if hasattr(value, "__dlpack_device__"):
-        return _from_dlpack(value, name, index)
+    take = _from_dlpack if hasattr(value, "__dlpack_device__") else _from_interface
+    array = take(value, what, cuda.index)
+    if cuda.is_foreign(array.pointer):  # used, it fails the GPU later and elsewhere, and ends the context
+        raise UsageError(
+            f"{what} lies in another CUDA context than the GPU's primary one",
+            f"memory of the primary context of GPU {cuda.index}, in which the session computes",
+            "with PyCUDA: import pycuda.autoprimaryctx in place of pycuda.autoinit",
+        )
+    return array
+
+
+def _from_interface(value: Any, what: str, index: int) -> DeviceArray:
     body = value.__cuda_array_interface__
     shape, dtype = tuple(body["shape"]), np.dtype(body["typestr"])
     strides = body.get("strides")
-    _check_contiguous(shape, None if strides is None else tuple(s // dtype.itemsize for s in strides), name)
+    _check_contiguous(shape, None if strides is None else tuple(s // dtype.itemsize for s in strides), what)
     told = body.get("stream", LEGACY_STREAM)
     pointer, read_only = body["data"]
     return DeviceArray(int(pointer or 0), shape, dtype, value, None, told, writable=not read_only, gpu=index)
@@ -141,34 +151,34 @@ class _DlTensor(ctypes.Structure):
     )  # fmt: skip
 
 
-def _from_dlpack(value: Any, name: str, index: int) -> DeviceArray:
+def _from_dlpack(value: Any, what: str, index: int) -> DeviceArray:
     try:
         capsule = value.__dlpack__(stream=_NO_WAIT)
     except (BufferError, RuntimeError, TypeError) as error:  # PyTorch: a tensor that requires a gradient
-        raise UsageError(f"{name!r} cannot be taken from the GPU ({error})") from error
+        raise UsageError(f"{what} cannot be taken from the GPU ({error})") from error
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     address = pointer_of(capsule, b"dltensor")
     assert address is not None  # ctypes raises what CPython raises
     tensor = _DlTensor.from_address(address)
     if tensor.device_id != index:
-        raise UsageError(f"{name!r} is on GPU {tensor.device_id}", f"GPU {index}, on which the session runs")
+        raise UsageError(f"{what} is on GPU {tensor.device_id}", f"GPU {index}, on which the session runs")
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
-    _check_contiguous(shape, strides, name)
+    _check_contiguous(shape, strides, what)
     if tensor.code not in _KINDS or tensor.lanes != 1:
-        raise UsageError(f"{name!r} has a type that numpy does not know (DLPack code {tensor.code})")
+        raise UsageError(f"{what} has a type that numpy does not know (DLPack code {tensor.code})")
     dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
     # The capsule is never marked as used: it frees the tensor by itself when the last reference goes.
     return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, capsule, producer=value, gpu=index)
 
 
-def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, name: str) -> None:
+def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, what: str) -> None:
     """Raise UsageError unless the strides, in elements, are those of a contiguous array; None always is."""
     if strides is None:
         return
     wanted = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != wanted:
-            raise UsageError(f"{name!r} is not contiguous on the GPU", fix="make it contiguous: x.contiguous()")
+            raise UsageError(f"{what} is not contiguous on the GPU", fix="make it contiguous: x.contiguous()")
         wanted *= size

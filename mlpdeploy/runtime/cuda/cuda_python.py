@@ -9,7 +9,7 @@ import numpy as np
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError
-from mlpdeploy.runtime.cuda.interface import Cuda, CudaError
+from mlpdeploy.runtime.cuda.interface import INVALID_VALUE, Cuda, CudaError
 
 _NO_FLAGS = 0
 _MAJOR = 1000  # CUDA 12.4 is 12040
@@ -72,6 +72,16 @@ class Provider(Cuda):
 
     def free_pinned(self, array: np.ndarray) -> None:
         self._call("cuMemFreeHost", array.ctypes.data)
+
+    def is_foreign(self, pointer: int) -> bool:
+        attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
+        try:
+            context = int(self._call("cuPointerGetAttribute", attribute, pointer))
+        except CudaError as error:
+            if error.status != INVALID_VALUE:  # how the driver says that it knows of no context
+                raise
+            return False
+        return context not in (0, int(self._context))
 
     def create_stream(self) -> Any:
         return self._call("cuStreamCreate", int(self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING))

@@ -27,7 +27,7 @@ PROVIDERS = {
     "pycuda": ("mlpdeploy.runtime.cuda.pycuda", "pycuda"),
 }
 LEGACY_STREAM = 1  # the handle by which CUDA names its default stream
-OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+INVALID_VALUE, OUT_OF_MEMORY = 1, 2  # CUDA_ERROR_...
 # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED and _INVALIDATED: the call, or one of another thread, broke a capture.
 CAPTURE_DISTURBED = (900, 901)
 
@@ -93,6 +93,13 @@ class Cuda(ABC):
     @abstractmethod
     def free_pinned(self, array: np.ndarray) -> None:
         """Free what `allocate_pinned` gave."""
+
+    @abstractmethod
+    def is_foreign(self, pointer: int) -> bool:
+        """Return whether memory is known to be of another context: what runs in this one fails when it touches it.
+
+        What stream-ordered pools and virtual memory management give is of no context, and every one can use it.
+        """
 
     @abstractmethod
     def create_stream(self) -> Any:

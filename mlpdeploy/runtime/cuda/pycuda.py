@@ -7,6 +7,7 @@ everything is freed by hand with the context current. It has no CUDA graphs and 
 from __future__ import annotations
 
 import atexit
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 
 from mlpdeploy.env import require
 from mlpdeploy.errors import MissingDependencyError
-from mlpdeploy.runtime.cuda.interface import LEGACY_STREAM, OUT_OF_MEMORY, Cuda, CudaError
+from mlpdeploy.runtime.cuda.interface import INVALID_VALUE, LEGACY_STREAM, OUT_OF_MEMORY, Cuda, CudaError
 
+_LIBRARY = "libcuda.so.1"
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
+_CONTEXT = 1  # CU_POINTER_ATTRIBUTE_CONTEXT, which pycuda has a name for and nothing that takes it
 
 
 class _Owner:
@@ -25,6 +28,13 @@ class _Owner:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def _pointer_get_attribute() -> Any:
+    """Return the driver's cuPointerGetAttribute(data, attribute, pointer) -> status, which pycuda does not call."""
+    function = ctypes.CDLL(_LIBRARY).cuPointerGetAttribute
+    function.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)  # a plain number would be cut to 32 bits
+    return function
 
 
 class Provider(Cuda):
@@ -37,7 +47,8 @@ class Provider(Cuda):
         self.index = index
         try:
             self._driver = require("pycuda.driver")
-        except ImportError as error:  # libcuda.so.1 cannot be loaded, or pycuda was built for another CUDA
+            self._attribute_of = _pointer_get_attribute()
+        except (ImportError, OSError) as error:  # libcuda.so.1 cannot be loaded, or pycuda was built for another CUDA
             raise MissingDependencyError(
                 f"pycuda cannot be loaded ({error})", "a GPU and its driver", "see: mlpdeploy doctor"
             ) from error
@@ -82,6 +93,15 @@ class Provider(Cuda):
     def free_pinned(self, array: np.ndarray) -> None:
         with self._errors():
             array.base.free()  # type: ignore[union-attr]  # the base is pycuda's allocation
+
+    def is_foreign(self, pointer: int) -> bool:
+        context = ctypes.c_void_p()
+        status = self._attribute_of(ctypes.byref(context), _CONTEXT, pointer)
+        if status == INVALID_VALUE:  # how the driver says that it knows of no context
+            return False
+        if status:
+            raise CudaError(f"CUDA's cuPointerGetAttribute failed ({status})", status=status)
+        return context.value not in (None, self._context.handle)
 
     def create_stream(self) -> Any:
         with self._errors():

@@ -44,6 +44,19 @@ FAKE_API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
     return CUDA_SUCCESS;
 }
 
+// Memory is of the primary context, but for what the probe makes up: an address of another one, of none, of no memory.
+FAKE_API CUresult cuPointerGetAttribute(void* data, CUpointer_attribute which, CUdeviceptr pointer) {
+    if (which != CU_POINTER_ATTRIBUTE_CONTEXT || pointer == 0x7F0000000003) return CUDA_ERROR_INVALID_VALUE;
+    CUcontext context = nullptr;
+    if (pointer == 0x7F0000000001) {
+        context = reinterpret_cast<CUcontext>(&now);
+    } else if (pointer != 0x7F0000000002) {
+        cuDevicePrimaryCtxRetain(&context, 0);
+        cuDevicePrimaryCtxRelease(0);
+    }
+    return *static_cast<CUcontext*>(data) = context, CUDA_SUCCESS;
+}
+
 FAKE_API CUresult cuCtxSynchronize() { return CUDA_SUCCESS; }
 
 FAKE_API CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {

@@ -71,6 +71,9 @@ def main() -> None:
     cuda = Provider(0)
     with cuda.current():
         seen = copies(cuda)
+        own = cuda.allocate(64)
+        seen["foreign"] = [cuda.is_foreign(own), *map(cuda.is_foreign, range(0x7F0000000001, 0x7F0000000004))]
+        cuda.free(own)
     seen["thread"] = in_another_thread(cuda)
     with cuda.current():
         try:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import inspect
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes.fake_cuda import LEGACY, Device, DeviceTensor, DlpackTensor, FakeError, make_cuda_python, make_pycuda
+from fakes.fake_cuda import (
+    LEGACY,
+    Device,
+    DeviceTensor,
+    DlpackTensor,
+    DriverError,
+    FakeError,
+    make_cuda_python,
+    make_pointer_get_attribute,
+    make_pycuda,
+)
 
 from mlpdeploy.errors import MissingDependencyError, UsageError
 from mlpdeploy.runtime.cuda import cuda_python, interface, pycuda
 from mlpdeploy.runtime.cuda.arrays import DeviceArray, device_array
 from mlpdeploy.runtime.cuda.interface import Cuda, CudaError
 
+CONTEXT_IS_DESTROYED = 709
 MAKERS = {"cuda-python": (cuda_python, make_cuda_python), "pycuda": (pycuda, make_pycuda)}
 
 
@@ -31,6 +45,7 @@ def device() -> Device:
 def cuda(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     module, make = MAKERS[request.param]
     monkeypatch.setattr(module, "require", lambda name: make(device))
+    monkeypatch.setattr(pycuda, "_pointer_get_attribute", lambda: make_pointer_get_attribute(device))
     provider: Cuda = module.Provider(0)
     with provider.current():
         yield provider
@@ -158,7 +173,7 @@ def test_arrays_of_other_libraries(device: Device, cuda: Cuda) -> None:
     tensor = DeviceTensor(device, values)
     stream, host = cuda.create_stream(), cuda.allocate_pinned(24)
     for value in (tensor, DlpackTensor(tensor, device)):
-        array = device_array(value, "input", 0)
+        array = device_array(value, "input 'x'", cuda)
         assert (array.shape, array.dtype, array.pointer) == ((4, 3), np.float32, tensor.pointer)
         part = array[1:3]
         part.wait(cuda, stream)
@@ -166,21 +181,73 @@ def test_arrays_of_other_libraries(device: Device, cuda: Cuda) -> None:
         cuda.synchronize(stream)
         assert np.array_equal(host.view(np.float32).reshape(2, 3), values[1:3]) and part.nbytes == 24
     own = DeviceArray(tensor.pointer, (4, 3), np.dtype("float32"))
-    assert device_array(own, "input", 0) is own
+    assert device_array(own, "input 'x'", cuda) is own
     assert own.__cuda_array_interface__["data"] == (tensor.pointer, False)
     cuda.destroy_stream(stream)
 
 
 def test_arrays_that_cannot_be_taken(device: Device, cuda: Cuda) -> None:
     tensor = DeviceTensor(device, np.zeros((4, 3), np.float32))
-    with pytest.raises(UsageError, match="'x' is on GPU 0; wanted GPU 1"):
-        device_array(DlpackTensor(tensor, device), "x", 1)
+    cuda.index = 1
+    with pytest.raises(UsageError, match="input 'x' is on GPU 0; wanted GPU 1"):
+        device_array(DlpackTensor(tensor, device), "input 'x'", cuda)
 
     class Strided:
         __cuda_array_interface__ = {**tensor.__cuda_array_interface__, "strides": (4, 16)}  # noqa: RUF012
 
-    with pytest.raises(UsageError, match="not contiguous"):
-        device_array(Strided(), "x", 0)
+    with pytest.raises(UsageError, match="input 'x' is not contiguous"):
+        device_array(Strided(), "input 'x'", cuda)
+
+
+def test_whose_memory_it_is(device: Device, cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = {"primary": False, "autoinit": True, "pool": False, "mapped": False}
+    for context, expected in foreign.items():
+        tensor = DeviceTensor(device, np.zeros(8, np.float32), context=context)
+        device.log.clear()
+        assert cuda.is_foreign(tensor.pointer + 4) is expected, context
+        assert device.log == ["context_of"]
+    assert not cuda.is_foreign(0)
+
+    def fail(pointer: int) -> int:
+        raise DriverError(CONTEXT_IS_DESTROYED)
+
+    monkeypatch.setattr(device, "context_of", fail)
+    with pytest.raises(CudaError, match=f"cuPointerGetAttribute failed.*{CONTEXT_IS_DESTROYED}"):
+        cuda.is_foreign(tensor.pointer)
+
+
+@pytest.mark.parametrize("kind", [lambda tensor, device: tensor, DlpackTensor])
+def test_arrays_of_another_context(device: Device, cuda: Cuda, kind: Callable[..., Any]) -> None:
+    for context in ("primary", "pool", "mapped"):
+        tensor = DeviceTensor(device, np.zeros((4, 3), np.float32), context=context)
+        device.log.clear()
+        assert device_array(kind(tensor, device), "input 'x'", cuda).pointer == tensor.pointer
+        assert device.log == ["context_of"]
+    own = kind(DeviceTensor(device, np.zeros((4, 3), np.float32), context="autoinit"), device)
+    with pytest.raises(UsageError) as raised:
+        device_array(own, "input 'x'", cuda)
+    assert str(raised.value) == (
+        "input 'x' lies in another CUDA context than the GPU's primary one; "
+        "wanted memory of the primary context of GPU 0, in which the session computes; "
+        "with PyCUDA: import pycuda.autoprimaryctx in place of pycuda.autoinit"
+    )
+
+
+def test_the_driver_is_asked_about_the_whole_pointer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ctypes, for pycuda: which would pass a plain number as a C int."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the driver that stands in")
+    (tmp_path / "driver.c").write_text(
+        "int cuPointerGetAttribute(void* data, int attribute, unsigned long long pointer) {\n"
+        "  *(unsigned long long*)data = pointer + attribute; return 7; }\n"
+    )
+    library = tmp_path / "libcuda.so"
+    subprocess.run([compiler, "-shared", "-fPIC", str(tmp_path / "driver.c"), "-o", str(library)], check=True)
+    monkeypatch.setattr(pycuda, "_LIBRARY", str(library))
+    found = ctypes.c_void_p()
+    assert pycuda._pointer_get_attribute()(ctypes.byref(found), 1, 0x7F12_3456_789A) == 7
+    assert found.value == 0x7F12_3456_789B
 
 
 def names_used(module: ModuleType) -> set[str]:
@@ -204,6 +271,7 @@ def test_every_name_is_in_the_real_cuda_python() -> None:
     names = names_used(cuda_python)
     assert {"cuMemAlloc", "cuGraphInstantiate", "CU_STREAM_NON_BLOCKING"} <= names
     inside = {"CU_STREAM_NON_BLOCKING": "CUstream_flags", "CU_EVENT_DEFAULT": "CUevent_flags"}
+    inside["CU_POINTER_ATTRIBUTE_CONTEXT"] = "CUpointer_attribute"
     inside["CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"] = "CUstreamCaptureMode"
     for name in names:
         assert hasattr(getattr(driver, inside[name]) if name in inside else driver, name), name
@@ -231,6 +299,7 @@ def test_which_provider(monkeypatch: pytest.MonkeyPatch, device: Device) -> None
     monkeypatch.delenv("MLPDEPLOY_CUDA", raising=False)
     for module, make in MAKERS.values():
         monkeypatch.setattr(module, "require", lambda name, make=make: make(device))
+    monkeypatch.setattr(pycuda, "_pointer_get_attribute", lambda: make_pointer_get_attribute(device))
     monkeypatch.setattr(interface, "installed_version", lambda package: "1.0")
     assert interface.open_cuda().provider == "cuda-python"
     monkeypatch.setattr(interface, "installed_version", lambda package: "1.0" if package == "pycuda" else None)

@@ -20,6 +20,7 @@ def test_our_provider_runs_on_it(with_pycuda: Run) -> None:
         "back": [0, 0, 0, 0, *range(4, 64)],
         "elapsed_ms": 1.0,
         "pinned": ["uint8", [64]],
+        "foreign": [False, True, False, False],
         "thread": ["no context"],
         "strided": "ValueError",
     }
