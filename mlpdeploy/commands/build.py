@@ -76,7 +76,7 @@ def build(
     """Build an engine from an artifact into its folder: for this GPU, or by TensorRT-RTX without one."""
     from mlpdeploy.engines.build import build_artifact
     from mlpdeploy.engines.options import BuildOptions, parse_batches, parse_image_sizes
-    from mlpdeploy.runtime.tensorrt_api import EngineFlags
+    from mlpdeploy.engines.tensorrt_builder import EngineFlags
 
     options = BuildOptions(
         target=target,

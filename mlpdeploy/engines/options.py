@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from mlpdeploy.engines.tensorrt_builder import EngineFlags
 from mlpdeploy.env import closest
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec
-from mlpdeploy.runtime.tensorrt_api import EngineFlags
 
 EngineTarget = Literal["tensorrt", "tensorrt-rtx"]
 EngineShift = Literal["auto", "plugin", "native"]

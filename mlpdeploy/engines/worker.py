@@ -21,8 +21,19 @@ from mlpdeploy.artifact import disk_errors, write_file
 from mlpdeploy.engines.embedded import register_embedded
 from mlpdeploy.engines.layers import UnexpectedEngineError, read_engine
 from mlpdeploy.engines.sidecar import BuildFacts
+from mlpdeploy.engines.tensorrt_builder import (
+    EngineFlags,
+    create_builder,
+    create_network,
+    known_faults,
+    parse_network,
+    set_compute_capabilities,
+    set_options,
+    set_precision,
+    watch_build,
+)
 from mlpdeploy.errors import MlpDeployError
-from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags, TensorRt, load_tensorrt
+from mlpdeploy.runtime.tensorrt_api import EngineError, TensorRt, load_tensorrt
 from mlpdeploy.runtime.tensorrt_log import Complaints, Severity
 
 KEPT_WARNINGS = 8
@@ -112,15 +123,15 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
         ArtifactError: the engine cannot be written.
     """
     api = load_tensorrt(request.target)
-    log.warnings += api.known_faults(request.flags)
+    log.warnings += known_faults(api, request.flags)
     logger = api.logger(log)
     if request.plugin_library:
         api.load_plugins(Path(request.plugin_library))
     problems = register_embedded(api, Path(request.embedded)) if request.embedded else []
-    builder = api.create_builder(log)
-    network = api.create_network(builder, embedded=bool(request.embedded))
+    builder = create_builder(api, log)
+    network = create_network(api, builder, embedded=bool(request.embedded))
     began = time.perf_counter()
-    parser = api.parse(network, Path(request.network), logger)  # lives as long as the network
+    parser = parse_network(api, network, Path(request.network), logger)  # lives as long as the network
     parsed = time.perf_counter()
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = Counter(layer.type.name for layer in layers)
@@ -131,9 +142,9 @@ def build_engine(request: BuildRequest, events: Events, log: Log) -> BuildFacts:
     events.send("network", layers=network.num_layers)
     config = builder.create_builder_config()
     _configure(api, builder, config, request)
-    api.set_precision(config, network, set(types))
+    set_precision(api, config, network, set(types))
     cache = _timing_cache(api, config, request, log)
-    api.watch(config, events)
+    watch_build(api, config, events)
     plan = builder.build_serialized_network(network, config)
     if problems:
         raise problems[0]
@@ -234,9 +245,9 @@ def _configure(api: TensorRt, builder: Any, config: Any, request: BuildRequest) 
             profile.set_shape(name, tuple(low), tuple(middle), tuple(high))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{api.name} refused the profile {shapes}")
-    api.set_options(config, request.flags)
+    set_options(api, config, request.flags)
     if api.is_rtx:
-        api.set_compute_capabilities(config, request.compute_capabilities)
+        set_compute_capabilities(api, config, request.compute_capabilities)
 
 
 def main(arguments: list[str]) -> int:

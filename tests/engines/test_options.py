@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlpdeploy.engines.options import BuildOptions, parse_batches, parse_image_sizes, profiles_for
+from mlpdeploy.engines.tensorrt_builder import EngineFlags
 from mlpdeploy.errors import UsageError
 from mlpdeploy.manifest import Manifest, TensorSpec, read_manifest
-from mlpdeploy.runtime.tensorrt_api import EngineFlags
 
 RTX = BuildOptions("tensorrt-rtx", compute_capabilities=("8.9",))
 

@@ -22,6 +22,7 @@ from mlpdeploy.engines.layers import read_engine
 from mlpdeploy.engines.options import BuildOptions
 from mlpdeploy.engines.process import Phases
 from mlpdeploy.engines.sidecar import engines_of
+from mlpdeploy.engines.tensorrt_builder import EngineFlags
 from mlpdeploy.errors import ArtifactError, MissingDependencyError, UsageError
 from mlpdeploy.export.add import lower_artifact
 from mlpdeploy.export.export import export_model
@@ -32,7 +33,7 @@ from mlpdeploy.quant.recipe import Recipe
 from mlpdeploy.runtime import gpu as gpu_module
 from mlpdeploy.runtime import tensorrt_api
 from mlpdeploy.runtime.gpu import Gpu
-from mlpdeploy.runtime.tensorrt_api import EngineError, EngineFlags
+from mlpdeploy.runtime.tensorrt_api import EngineError
 
 TESTS = Path(__file__).parent.parent
 VERSIONS = ("8.6.1", "10.16.1.11", "11.4.0.106")

@@ -6,6 +6,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+from mlpdeploy.engines.tensorrt_builder import create_network, watch_build
 from mlpdeploy.runtime.tensorrt_api import load_tensorrt
 
 api = load_tensorrt("tensorrt")
@@ -23,13 +24,13 @@ monitor = SimpleNamespace(
     finish=lambda name: steps.append(("finish", name)),
 )
 config = SimpleNamespace()
-watched = api.watch(config, monitor)
+watched = watch_build(api, config, monitor)
 if watched:
     config.progress_monitor.phase_start("one", None, 2)
     assert config.progress_monitor.step_complete("one", 0) is True
     config.progress_monitor.phase_finish("one")
 flags: list[int] = []
-api.create_network(SimpleNamespace(create_network=flags.append))
+create_network(api, SimpleNamespace(create_network=flags.append))
 values = {name: value for name, value in vars(trt).items() if not name.startswith("_")}
 if hasattr(trt, "QuickPluginCreationRequest"):
     quick = vars(api.plugin_module())

@@ -629,7 +629,7 @@ class TestErrors:
             load(own, backend="tensorrt", device="cuda:1")
 
     def test_compatible_engines(self, machine: Machine, own: Path) -> None:
-        from mlpdeploy.runtime.tensorrt_api import EngineFlags
+        from mlpdeploy.engines.tensorrt_builder import EngineFlags
 
         flags = EngineFlags(hardware_compatible=True, version_compatible=True)
         build_artifact(own, BuildOptions(batches=((1, 2, 4),), flags=flags))
@@ -648,7 +648,7 @@ class TestErrors:
         assert found == ["it was built from another model than the artifact holds now"]
 
     def test_an_engine_without_weights(self, machine: Machine, exported: Path, tmp_path: Path) -> None:
-        from mlpdeploy.runtime.tensorrt_api import EngineFlags
+        from mlpdeploy.engines.tensorrt_builder import EngineFlags
 
         own = machine.built(exported, tmp_path / "b", BuildOptions(flags=EngineFlags(strip=True)))
         with pytest.raises(EngineError, match=r"without weights \(--strip\)"):

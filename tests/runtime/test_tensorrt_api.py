@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from bindings import VERSIONS, run_with_bindings
 from fakes.fake_quick_plugin import make_quick_plugins
-from fakes.fake_tensorrt import FakeError, ILayer, make_tensorrt
+from fakes.fake_tensorrt import FakeError, make_tensorrt
 from fakes.machine import RTX
 
 from mlpdeploy.errors import MissingDependencyError, UsageError
@@ -90,28 +90,6 @@ def test_logger_and_monitor_on_the_real_classes(major: int, scratch: Path) -> No
     assert flags > 0
 
 
-def test_precision_flags_where_there_are_no_types() -> None:
-    config = make_tensorrt("8.6.1").Builder(logger("8.6.1")).create_builder_config()
-    api = TensorRt(make_tensorrt("8.6.1"), "tensorrt", "8.6.1")
-    config._trt = api.module
-    kinds = api.module.DataType
-    outputs = [SimpleNamespace(dtype=kind, name="") for kind in (kinds.HALF, kinds.FLOAT, kinds.INT32)]
-    layers = [ILayer("", None, [output, output]) for output in outputs]
-    network = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
-    api.set_precision(config, network, {"FLOAT", "HALF", "INT8"})
-    assert not any(layer.precision for layer in layers)  # what quantizes decides there
-    api.set_precision(config, network, {"FLOAT", "HALF"})
-    assert [layer.precision for layer in layers] == [kinds.HALF, kinds.FLOAT, None]
-    assert [layer._asked for layer in layers] == [
-        dict.fromkeys((0, 1), kinds.HALF),
-        dict.fromkeys((0, 1), kinds.FLOAT),
-        {},
-    ]
-    assert {flag.name for flag in config._flags} == {"TF32", "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"}
-    with pytest.raises(UsageError, match="bfloat16"):
-        api.set_precision(config, network, {"BF16"})
-
-
 def logger(version: str) -> Any:
     return TensorRt(make_tensorrt(version), "tensorrt", version).logger(lambda severity, text: None)
 
@@ -119,13 +97,14 @@ def logger(version: str) -> Any:
 # In a process of its own: where the first logger is freed, TensorRT-RTX ends it.
 TWO_USERS = """
 import gc
+from mlpdeploy.engines.tensorrt_builder import create_network
 from mlpdeploy.runtime.tensorrt_api import Complaints, load_tensorrt
 api = load_tensorrt("tensorrt-rtx")
 first, second = Complaints(), Complaints()
 builder, other = api.module.Builder(api.logger(first)), api.module.Builder(api.logger(second))
 del first, builder
 gc.collect()
-network = api.create_network(other)
+network = create_network(api, other)
 assert not api.module.OnnxParser(network, api.logger(second)).parse(b"no model")
 assert api.module.get_plugin_registry().load_library("/nowhere.so") is None
 print("still here")
