@@ -61,6 +61,7 @@ class Backend {
   // Session::kernels.
   virtual std::string kernels() const { return "none"; }
 
+  virtual int lanes() const noexcept { return 1; }  // Session::lanes
   virtual int max_batch() const noexcept = 0;
   virtual std::string version() const = 0;
   virtual std::vector<GraphNote> graphs() const = 0;

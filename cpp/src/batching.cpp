@@ -1,10 +1,8 @@
-#include <algorithm>
 #include <condition_variable>
-#include <cstring>
-#include <deque>
 #include <mutex>
 #include <thread>
 
+#include "batcher.h"
 #include "bindings.h"
 #include "mlpdeploy/session.h"
 #include "text.h"
@@ -13,18 +11,6 @@
 namespace mlpdeploy {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// A request that waits: one row, and where its answer goes.
-struct Pending {
-  std::vector<std::int64_t> shape;
-  std::vector<std::byte> row;
-  std::promise<std::vector<Tensor>> answer;
-  Clock::time_point arrived;
-};
-
-using Batch = std::vector<std::shared_ptr<Pending>>;
 
 Error cancelled() { return {ErrorKind::cancelled, "the request was cancelled"}; }
 
@@ -51,19 +37,18 @@ struct BatchingSession::Queue {
   const BatchingOptions options;
   std::mutex mutex;
   std::condition_variable arrived, room;
-  std::deque<std::shared_ptr<Pending>> waiting;
+  Batcher batcher;
   bool stopping = false;
   std::once_flag joined;
-  std::thread worker;
+  std::vector<std::thread> workers;
 
-  Queue(const Session& s, const BatchingOptions& o) : session(s), options(o) {}
+  Queue(const Session& s, const BatchingOptions& o)
+      : session(s), options(o), batcher(static_cast<std::size_t>(o.max_batch), o.max_delay) {}
 
   bool cancel(const std::shared_ptr<Pending>& pending) {
     {
       const std::lock_guard<std::mutex> lock(mutex);
-      const auto place = std::find(waiting.begin(), waiting.end(), pending);
-      if (place == waiting.end()) return false;
-      waiting.erase(place);
+      if (!batcher.cancel(pending)) return false;
     }
     room.notify_one();
     pending->answer.set_exception(std::make_exception_ptr(cancelled()));
@@ -78,50 +63,63 @@ struct BatchingSession::Queue {
     }
   }
 
-  // Waits until a batch is full, its oldest request has waited long enough, or nothing more will come. Empty at the
-  // end.
+  // Waits until there is a batch, or until nothing more will come: then it is empty.
   Batch next_batch() {
+    const auto since = Clock::now();
     std::unique_lock<std::mutex> lock(mutex);
-    const auto rows = static_cast<std::size_t>(options.max_batch);
     while (true) {
-      arrived.wait(lock, [&] { return stopping || !waiting.empty(); });
-      if (waiting.empty()) return {};
-      const auto deadline = waiting.front()->arrived + options.max_delay;
-      arrived.wait_until(lock, deadline, [&] { return stopping || waiting.empty() || waiting.size() >= rows; });
-      if (!waiting.empty()) break;  // all of them may have been cancelled meanwhile
-    }
-    Batch batch;
-    // Requests of another image size wait for a batch of their own.
-    const auto shape = waiting.front()->shape;
-    for (auto place = waiting.begin(); place != waiting.end() && batch.size() < rows;) {
-      if ((*place)->shape == shape) {
-        batch.push_back(std::move(*place));
-        place = waiting.erase(place);
+      Batch batch = batcher.take(Clock::now(), since);
+      if (!batch.empty()) {
+        // What is left is for another worker, which may have slept until now: a request wakes only one of them.
+        if (batcher.waiting()) arrived.notify_one();
+        lock.unlock();
+        room.notify_all();
+        return batch;
+      }
+      if (batcher.waiting()) {
+        arrived.wait_until(lock, batcher.wake_at(since));
+      } else if (stopping) {
+        return {};
       } else {
-        ++place;
+        arrived.wait(lock);
       }
     }
-    lock.unlock();
-    room.notify_all();
-    return batch;
   }
 
-  void answer(const Batch& batch) const {
+  void answer(const Batch& batch) {
+    std::vector<std::vector<Tensor>> answers;
+    std::exception_ptr failure;
     try {
-      const TensorSpec& input = session.inputs().front();
-      auto shape = batch.front()->shape;
-      shape[0] = static_cast<std::int64_t>(batch.size());
-      std::vector<std::byte> rows;
-      rows.reserve(batch.size() * batch.front()->row.size());
-      for (const auto& pending : batch) rows.insert(rows.end(), pending->row.begin(), pending->row.end());
-      const auto outputs = session.run({{input.name, input.dtype, shape.data(), shape.size(), rows.data()}});
-      std::vector<std::vector<Tensor>> answers;
-      for (std::size_t i = 0; i < batch.size(); ++i) answers.push_back(row_of(outputs, i));
-      for (std::size_t i = 0; i < batch.size(); ++i) batch[i]->answer.set_value(std::move(answers[i]));
+      answers = answers_to(batch);
     } catch (...) {
-      // set_value itself cannot fail: nobody else has these promises. So none of them has an answer yet.
-      for (const auto& pending : batch) pending->answer.set_exception(std::current_exception());
+      failure = std::current_exception();
     }
+    {
+      // Before anybody has an answer: who asks again at once is not to be counted twice.
+      const std::lock_guard<std::mutex> lock(mutex);
+      batcher.end(batch.size());
+    }
+    // This cannot fail: nobody else has these promises.
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      if (failure) {
+        batch[i]->answer.set_exception(failure);
+      } else {
+        batch[i]->answer.set_value(std::move(answers[i]));
+      }
+    }
+  }
+
+  std::vector<std::vector<Tensor>> answers_to(const Batch& batch) const {
+    const TensorSpec& input = session.inputs().front();
+    auto shape = batch.front()->shape;
+    shape[0] = static_cast<std::int64_t>(batch.size());
+    std::vector<std::byte> rows;
+    rows.reserve(batch.size() * batch.front()->row.size());
+    for (const auto& pending : batch) rows.insert(rows.end(), pending->row.begin(), pending->row.end());
+    const auto outputs = session.run({{input.name, input.dtype, shape.data(), shape.size(), rows.data()}});
+    std::vector<std::vector<Tensor>> answers;
+    for (std::size_t i = 0; i < batch.size(); ++i) answers.push_back(row_of(outputs, i));
+    return answers;
   }
 
   std::shared_ptr<Pending> pending_from(const TensorView& row) const {
@@ -152,7 +150,14 @@ BatchingSession::BatchingSession(const Session& session, const BatchingOptions& 
     throw Error(ErrorKind::usage, "a model with " + std::to_string(session.inputs().size()) + " inputs", "one input");
   }
   queue_ = std::make_shared<Queue>(session, options);
-  queue_->worker = started([queue = queue_.get()] { queue->serve(); });
+  try {
+    for (int i = 0; i < session.lanes(); ++i) {
+      queue_->workers.push_back(started([queue = queue_.get()] { queue->serve(); }));
+    }
+  } catch (...) {
+    shutdown();  // those that were started
+    throw;
+  }
 }
 
 BatchingSession::~BatchingSession() { shutdown(); }
@@ -174,12 +179,12 @@ std::optional<BatchingSession::Request> BatchingSession::enqueue(const TensorVie
   request.queue_ = queue_;
   {
     std::unique_lock<std::mutex> lock(queue_->mutex);
-    const auto room = [&] { return queue_->stopping || queue_->waiting.size() < queue_->options.queue_limit; };
+    const auto room = [&] { return queue_->stopping || queue_->batcher.waiting() < queue_->options.queue_limit; };
     if (!wait && !room()) return std::nullopt;
     queue_->room.wait(lock, room);
     if (queue_->stopping) throw Error(ErrorKind::usage, "this session was shut down", "", "make another");
     pending->arrived = Clock::now();
-    queue_->waiting.push_back(std::move(pending));
+    queue_->batcher.add(std::move(pending));
   }
   queue_->arrived.notify_one();
   return request;
@@ -189,10 +194,13 @@ void BatchingSession::shutdown() {
   {
     const std::lock_guard<std::mutex> lock(queue_->mutex);
     queue_->stopping = true;
+    queue_->batcher.close();
   }
   queue_->arrived.notify_all();
   queue_->room.notify_all();
-  std::call_once(queue_->joined, [this] { queue_->worker.join(); });
+  std::call_once(queue_->joined, [this] {
+    for (auto& worker : queue_->workers) worker.join();
+  });
 }
 
 }  // namespace mlpdeploy

@@ -85,6 +85,7 @@ class OnnxStreams final : public Backend {
     if (fixed_) range_.least = range_.most;
   }
 
+  int lanes() const noexcept override { return gpu_ ? 2 : 1; }
   int max_batch() const noexcept override { return static_cast<int>(range_.most); }
   std::string version() const override { return OnnxModel::version(); }
   std::string kernels() const override { return kernels_.note; }

@@ -114,6 +114,7 @@ const ModelInfo& Session::model() const noexcept { return impl_->manifest.model;
 const std::vector<std::string>& Session::labels() const noexcept { return impl_->manifest.labels; }
 const std::optional<Preprocessing>& Session::preprocessing() const noexcept { return impl_->manifest.preprocessing; }
 int Session::threads() const noexcept { return impl_->threads; }
+int Session::lanes() const noexcept { return impl_->backend->lanes(); }
 int Session::max_batch() const noexcept { return impl_->backend->max_batch(); }
 const std::string& Session::backend() const noexcept { return impl_->backend_name; }
 std::string Session::backend_version() const { return impl_->backend->version(); }

@@ -106,39 +106,6 @@ TEST_CASE("requests that were accepted are answered at shutdown, later ones are 
   batching.shutdown();
 }
 
-TEST_CASE("a full queue refuses try_submit, and a cancelled request makes room") {
-  const Session session = Session::load(artifact("asmlp"), two_threads());
-  const auto picture = image(2);
-  BatchingSession batching(session, options_of(100, 10s, 3));
-  std::vector<BatchingSession::Request> open;
-  for (int i = 0; i < 3; ++i) open.push_back(batching.submit(view(picture)));
-  CHECK_FALSE(batching.try_submit(view(picture)).has_value());
-  CHECK(open[1].cancel());
-  CHECK_FALSE(open[1].cancel());
-  auto fourth = batching.try_submit(view(picture));
-  CHECK(fourth.has_value());
-  CHECK_THROWS_AS(open[1].get(), Error);
-  // A sender that waits for room goes on when a request is taken back.
-  std::thread sender([&] { open.push_back(batching.submit(view(picture))); });
-  std::this_thread::sleep_for(20ms);
-  CHECK(open[0].cancel());
-  sender.join();
-  batching.shutdown();
-  CHECK(logits(fourth->get()) == logits(open.back().get()));
-}
-
-TEST_CASE("the oldest request waits no longer than the delay") {
-  const Session session = Session::load(artifact("asmlp"), two_threads());
-  session.warmup();
-  BatchingSession batching(session, options_of(64, 30ms, 64));
-  const auto picture = image(3);
-  const auto start = std::chrono::steady_clock::now();
-  batching.submit(view(picture)).get();
-  const auto waited = std::chrono::steady_clock::now() - start;
-  CHECK(waited >= 29ms);
-  CHECK(waited < 5s);
-}
-
 TEST_CASE("image sizes are not mixed in a batch") {
   const Session session = Session::load(artifact("features"), two_threads());
   BatchingSession batching(session, options_of(8, 20ms, 64));

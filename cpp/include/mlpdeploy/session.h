@@ -203,6 +203,11 @@ class MLPDEPLOY_API Session {
   int threads() const noexcept;
   int max_batch() const noexcept;
   std::optional<int> fixed_batch() const noexcept;
+
+  // How many runs are worth having side by side: two on a GPU, where one batch is copied while another is computed; one
+  // on the CPU, where every batch has all threads.
+  int lanes() const noexcept;
+
   const std::string& backend() const noexcept;
   std::string backend_version() const;    // e.g. "1.31.1"
   std::string kernels() const;            // of ours that run AS-MLP on the CPU: "avx512"; or "none", and why
@@ -313,12 +318,17 @@ MLPDEPLOY_API std::vector<ClassScore> best_classes(const Session& session, const
 // ------------------------------------------------------------------------------------------------ dynamic batching
 
 struct BatchingOptions {
-  int max_batch = 8;                          // rows that are run together at most
-  std::chrono::microseconds max_delay{2000};  // how long the oldest request waits for company
-  std::size_t queue_limit = 64;               // requests that wait; then `submit` blocks
+  int max_batch = 8;  // rows that are run together at most
+  // How long a batch may wait for rows that are expected, although a worker is idle.
+  std::chrono::microseconds max_delay{2000};
+  std::size_t queue_limit = 64;  // requests that wait; then `submit` blocks
 };
 
-// Collects single rows from many threads into batches. The session must outlive it and have one input.
+// Collects single rows from many threads into batches, for as many workers as the session has lanes. The session must
+// outlive it and have one input.
+//
+// A worker that is idle takes what waits at once; so one client never waits for company. Only where more requests were
+// open lately than are open now, a batch that is not full waits for them, at most `max_delay`.
 //
 // Thread-safe. The destructor refuses new requests, answers all that were accepted, and returns.
 class MLPDEPLOY_API BatchingSession {

@@ -62,6 +62,7 @@ class TensorRt final : public Backend {
     }
   }
 
+  int lanes() const noexcept override { return static_cast<int>(most_lanes); }
   int max_batch() const noexcept override { return static_cast<int>(limit_ ? limit_ : most_rows_); }
   std::string version() const override { return engine_->nvinfer().version; }
 

@@ -159,6 +159,21 @@ OrtStatus* ORT_API_CALL create_value(const OrtMemoryInfo* info, void* data, std:
   return made;
 }
 
+std::size_t rows_of(const OrtValue* value) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  std::int64_t rows = 0;
+  if (real().GetTensorTypeAndShape(value, &info) || real().GetDimensions(info, &rows, 1)) violation("no input");
+  real().ReleaseTensorTypeAndShapeInfo(info);
+  return static_cast<std::size_t>(rows);
+}
+
+OrtStatus* ORT_API_CALL run(OrtSession* session, const OrtRunOptions* options, const char* const* inputs,
+                            const OrtValue* const* feeds, std::size_t feed_count, const char* const* outputs,
+                            std::size_t output_count, OrtValue** results) noexcept {
+  if (provider.at_run && !provider.at_run(rows_of(feeds[0]))) return real().CreateStatus(ORT_FAIL, "the run failed");
+  return real().Run(session, options, inputs, feeds, feed_count, outputs, output_count, results);
+}
+
 const OrtApi* ORT_API_CALL get_api(std::uint32_t version) noexcept {
   static OrtApi api = [] {
     OrtApi copy = real();
@@ -174,6 +189,7 @@ const OrtApi* ORT_API_CALL get_api(std::uint32_t version) noexcept {
     copy.AllocatorAlloc = allocator_alloc;
     copy.AllocatorFree = allocator_free;
     copy.CreateTensorWithDataAsOrtValue = create_value;
+    copy.Run = run;
     return copy;
   }();
   return version == ORT_API_VERSION ? &api : nullptr;

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -14,6 +16,9 @@ struct FakeProvider {
   std::map<std::string, std::string> options{};  // of the last session, as the provider got them
   int appended = 0;
   std::atomic<int> pinned_blocks{0}, pinned_values{0}, plain_values{0}, allocators{0}, option_objects{0};
+
+  // Called by every run, on the CPU too, with its rows and before it computes; false fails the run. Set it while none runs.
+  std::function<bool(std::size_t rows)> at_run{};
 };
 
 FakeProvider& fake_provider();
