@@ -393,6 +393,7 @@ TEST_CASE("requests are batched on an engine") {
   const EngineFolder folder("asmlp");
   folder.add();
   const Session session = folder.load();
+  CHECK(session.lanes() == 2);
   BatchingSession batching(session);
   std::vector<Call> calls;
   std::vector<BatchingSession::Request> requests;
