@@ -207,7 +207,7 @@ TEST_CASE("what a batch leaves is taken at once by the other worker") {
   const std::int64_t wide[] = {1, 3, 32, 64}, tall[] = {1, 3, 64, 32};
   std::vector<BatchingSession::Request> open;
   Runs runs;
-  BatchingSession batching(session, options_of(2));
+  BatchingSession batching(session, options_of(2, 60s));
   const auto submit = [&](const std::int64_t* shape) {
     open.push_back(batching.submit({"input", DType::float32, shape, 4, pixels.data()}));
   };
@@ -225,7 +225,10 @@ TEST_CASE("what a batch leaves is taken at once by the other worker") {
   REQUIRE(runs.rows() == std::vector<std::size_t>{1, 1, 2, 2, 2, 2});
   // With the next batch these many are forgotten, and so nobody is missing any more.
   runs.hold();
-  submit(tall), submit(wide), submit(wide);
+  for (const auto* shape : {tall, wide, wide}) {
+    submit(shape);
+    std::this_thread::sleep_for(20ms);  // the worker that it woke sleeps again
+  }
   runs.wait_for(8);
   CHECK(runs.count() == 8);
   runs.release();
@@ -312,8 +315,10 @@ TEST_CASE("shutdown waits for what is computed, and answers what waits") {
     std::thread closing([&] { batching.shutdown(); });
     std::this_thread::sleep_for(20ms);
     CHECK_THROWS_AS(batching.submit(Picture(5).view()), Error);
+    const auto start = std::chrono::steady_clock::now();
     runs.release();
     closing.join();
+    CHECK(std::chrono::steady_clock::now() - start < 9s);  // nobody else can come
     for (auto& request : open) CHECK(logits(request.get()) == expected);
     for (auto& request : taken) request.get();
   }

@@ -17,7 +17,8 @@ struct FakeProvider {
   int appended = 0;
   std::atomic<int> pinned_blocks{0}, pinned_values{0}, plain_values{0}, allocators{0}, option_objects{0};
 
-  // Called by every run, on the CPU too, with its rows and before it computes; false fails the run. Set it while none runs.
+  // Called by every run, on the CPU too, with its rows and before it computes; false fails the run.
+  // Set it while none runs.
   std::function<bool(std::size_t rows)> at_run{};
 };
 
