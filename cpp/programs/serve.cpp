@@ -210,7 +210,7 @@ Command serve_command() {
        {"--unix", "PATH", "", "listen at a socket of this path until SIGTERM or SIGINT"},
        {"--top", "N", "5", "classes to name per frame"},
        {"--batch", "N", std::to_string(defaults.max_batch), "frames that are run together at most"},
-       {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a frame waits for company"},
+       {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a batch may wait for frames"},
        {"--queue", "N", std::to_string(defaults.queue_limit), "frames that wait; then the sender waits"},
        {"--max-frame-mb", "N", "64", "largest frame, in megabytes"},
        backend_option(),
