@@ -239,10 +239,13 @@ std::size_t runs_of(std::size_t rows, const char* device, int max_batch) {
   const Session session = session_on(device);
   Runs runs;
   BatchingSession batching(session, options_of(max_batch, 500ms));
+  std::atomic<int> started{0};
   std::vector<std::thread> clients;
   for (std::size_t client = 0; client < 8; ++client) {
     clients.emplace_back([&, client] {
       const Picture picture(client);
+      ++started;
+      while (started < 8) std::this_thread::yield();
       while (runs.count() < 60) batching.submit(picture.view()).get();
     });
   }

@@ -144,6 +144,33 @@ def test_what_differs_is_said_with_pythons_words(folder: Path, infer: Infer, ver
         assert (done.returncode, done.stderr) == (1, f"mlpdeploy-infer: {refused.value}\n")
 
 
+@pytest.mark.parametrize(("visible", "named"), [(None, "1"), ("2, GPU-8932f937 ,0", "GPU-8932f937"), ("3", "1")])
+def test_the_advice_to_build_for_another_gpu_is_pythons(
+    folder: Path, infer: Infer, version: str, monkeypatch: pytest.MonkeyPatch, visible: str | None, named: str
+) -> None:
+    """A build is for the first GPU that it sees."""
+    choice = pytest.importorskip("mlpdeploy.runtime.trt.choice")
+    from mlpdeploy.runtime.gpu import Gpu
+
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine = choice.Machine("tensorrt", version, Gpu(GPU, CAPABILITY, "580.1", "13.0"), index=1)
+    words = ("classify", folder, sample_photographs()[0], "--backend", "tensorrt", "--device", "cuda:1")
+    for changes in (None, {"precision": "fp16"}):
+        if changes is not None:
+            add_engine(folder, version, **changes)
+        with pytest.raises(EngineError) as refused:
+            choice.choose_engine(folder, read_manifest(folder), machine)
+        assert f"; run: CUDA_VISIBLE_DEVICES={named} mlpdeploy build " in str(refused.value)
+        done = infer(*words, FAKE_GPUS="2")
+        assert (done.returncode, done.stderr) == (1, f"mlpdeploy-infer: {refused.value}\n")
+    shutil.rmtree(folder / FOLDER)
+    add_engine(folder, "1.7.1.116", target="tensorrt-rtx")
+    assert infer(*words).stderr.endswith(f"; run: CUDA_VISIBLE_DEVICES={named} mlpdeploy build {folder}\n")
+
+
 def test_an_engine_of_tensorrt_rtx_is_refused_before_anything_is_loaded(
     folder: Path, infer: Infer, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
+#include <sstream>
 #include <system_error>
 #include <tuple>
 
@@ -81,9 +82,23 @@ std::string quoted(const std::string& word) {
   return text + "'";
 }
 
-// The command that builds an engine for this machine, with the shapes of another one.
-std::string build_command(const fs::path& folder, const Sidecar* like) {
+// By what CUDA_VISIBLE_DEVICES names a GPU that has this index here: it may be set already.
+std::string name_of_gpu(int index) {
+  const char* const set = std::getenv("CUDA_VISIBLE_DEVICES");
+  std::istringstream named(set ? set : "");
+  std::string name;
+  for (int i = 0; std::getline(named, name, ','); ++i) {
+    const auto first = name.find_first_not_of(' '), last = name.find_last_not_of(' ');
+    if (i == index) return first == std::string::npos ? "" : name.substr(first, last - first + 1);
+  }
+  return std::to_string(index);
+}
+
+// The command that builds an engine for this GPU of the machine, with the shapes of another one.
+std::string build_command(const fs::path& folder, int gpu, const Sidecar* like) {
   std::vector<std::string> words = {"mlpdeploy", "build", quoted(folder.string())};
+  // TensorRT builds for the first GPU that it may use.
+  if (gpu > 0) words.insert(words.begin(), quoted("CUDA_VISIBLE_DEVICES=" + name_of_gpu(gpu)));
   if (!like) return join(words, " ");
   const auto count = like->profiles.items.size();
   for (std::size_t profile = 0; profile < count; ++profile) {
@@ -144,13 +159,13 @@ bool plugin_is_here(const fs::path& folder, const Sidecar& engine) {
 
 }  // namespace
 
-void check_targets(const fs::path& folder) {
+void check_targets(const fs::path& folder, int gpu) {
   const auto engines = engines_of(folder);
   const auto ours = [](const Sidecar& engine) { return engine.target == target; };
   if (engines.empty() || std::any_of(engines.begin(), engines.end(), ours)) return;
   throw Error(ErrorKind::backend,
               folder.string() + " has an engine for " + engines.front().target + ", which only Python's session runs",
-              "an engine for tensorrt", "run: " + build_command(folder, nullptr));
+              "an engine for tensorrt", "run: " + build_command(folder, gpu, nullptr));
 }
 
 Sidecar choose_engine(const fs::path& folder, const Manifest& manifest, const Machine& machine) {
@@ -159,7 +174,7 @@ Sidecar choose_engine(const fs::path& folder, const Manifest& manifest, const Ma
   engines.erase(std::remove_if(engines.begin(), engines.end(), foreign), engines.end());
   if (engines.empty()) {
     throw Error(ErrorKind::backend, folder.string() + " has no engine for tensorrt yet", "",
-                "run: " + build_command(folder, nullptr));
+                "run: " + build_command(folder, machine.index, nullptr));
   }
   // One whose plugin library is not here is taken only where there is no other, so that the error names the library.
   const auto ranked = [&](const Sidecar& engine) {
@@ -177,7 +192,7 @@ Sidecar choose_engine(const fs::path& folder, const Manifest& manifest, const Ma
       engines.size() > 1 ? " (the nearest of " + std::to_string(engines.size()) + ")" : std::string();
   throw Error(ErrorKind::backend,
               (folder / engine_folder / nearest->file).string() + others + " does not fit: " + join(least, "; "), "",
-              "run: " + build_command(folder, nearest));
+              "run: " + build_command(folder, machine.index, nearest));
 }
 
 std::string read_engine(const fs::path& folder, const Sidecar& sidecar) {

@@ -17,10 +17,12 @@ struct Machine {
   std::string gpu;       // its name
   int major = 0;         // of its compute capability
   std::string compute_capability;
+  int index = 0;  // of the GPU, among those that the process may use
 };
 
 // Throws Error (backend) where all engines of the folder are for another target: TensorRT-RTX is not for C++.
-void check_targets(const std::filesystem::path& folder);
+// `gpu` is the index of the one that an engine is wanted for.
+void check_targets(const std::filesystem::path& folder, int gpu);
 
 // Of several that fit the one that was chosen by its speed, or the one that takes the most rows. Throws Error: backend
 // (none fits), artifact (a description is damaged).

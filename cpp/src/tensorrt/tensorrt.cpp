@@ -225,12 +225,12 @@ std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, cons
     throw Error(ErrorKind::usage, "the file for " + options.role + " on tensorrt", "an engine for tensorrt",
                 "leave the role out for tensorrt's own");
   }
-  check_targets(folder);
+  check_targets(folder, index);
   const Nvinfer& nvinfer = load_nvinfer();
   const auto cuda = Cuda::open(index);
   const Gpu& gpu = cuda->gpu();
   const Sidecar sidecar =
-      choose_engine(folder, manifest, {nvinfer.version, gpu.name, gpu.major, gpu.compute_capability()});
+      choose_engine(folder, manifest, {nvinfer.version, gpu.name, gpu.major, gpu.compute_capability(), index});
   file = (std::filesystem::path(engine_folder) / sidecar.file).string();
   Engine::Source source;
   source.path = (folder / file).string();
