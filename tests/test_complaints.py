@@ -34,7 +34,7 @@ PREVENTED_BY = (
         "engines/test_tensorrt_build.py::test_half_that_became_fp32_names_the_layer",
         "engines/test_rtx.py::test_a_promised_precision_is_checked",
     ),
-    ("runtime/test_tensorrt.py::test_the_same_rows_whatever_their_neighbours",),
+    ("runtime/trt/test_session.py::test_the_same_rows_whatever_their_neighbours",),
     ("test_gpu_script.py::test_everything_runs",),
     ("runtime/test_tensorrt_users.py::test_verify_sees_an_engine_that_computes_something_else",),
     (
@@ -44,10 +44,10 @@ PREVENTED_BY = (
     ("engines/test_tensorrt_build.py::test_an_engine_is_exactly_what_tensorrt_gave",),
     (
         "engines/test_tensorrt_build.py::test_a_plugin_that_is_not_there",
-        "runtime/test_tensorrt.py::test_the_plugin_library",
+        "runtime/trt/test_plugins.py::test_the_plugin_library",
     ),
-    ("runtime/test_tensorrt.py::test_another_version",),
-    ("runtime/test_tensorrt.py::test_the_time_of_the_gpu_alone",),
+    ("runtime/trt/test_choice.py::test_another_version",),
+    ("runtime/trt/test_session.py::test_the_time_of_the_gpu_alone",),
     (
         "engines/test_tensorrt_build.py::test_native_layers",
         "engines/test_tensorrt_build.py::test_the_timing_cache_grows_and_is_keyed",

@@ -37,11 +37,6 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
-
-
-@pytest.fixture
 def ort(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeOnnxRuntime:
     fake = FakeOnnxRuntime(machine.device, tmp_path)
     real = onnxruntime_gpu.require
