@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 from fakes.fake_quick_plugin import fake_ptx
-from fakes.fake_tensorrt import SCRATCH_BYTES
+from fakes.trt.engine import SCRATCH_BYTES
 from tiny import tiny_vip
 
 import mlpdeploy

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from fakes.fake_tensorrt import ILayer, make_tensorrt
+from fakes.fake_tensorrt import make_tensorrt
+from fakes.trt.network import ILayer
 
 from mlpdeploy.engines.tensorrt_builder import set_precision
 from mlpdeploy.errors import UsageError

@@ -19,6 +19,7 @@ from typing import Any
 
 import onnx
 from fakes.fake_cuda import require
+from fakes.trt.engine import runnable
 
 from mlpdeploy.plugins.ptx import Ptx
 
@@ -115,8 +116,6 @@ class Quick:
 
 def _shapes(model: Any, node: Any, profiles: Iterable[Any]) -> list[tuple[tuple[int, ...], ...]]:
     """Return (min, opt, max) of a node's input for each profile: N from the profile, the rest from the model."""
-    from fakes.fake_tensorrt import runnable
-
     inferred = onnx.shape_inference.infer_shapes(runnable(model), data_prop=True)
     known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.input)}
     dims = [dim.dim_value for dim in known[node.input[0]].type.tensor_type.shape.dim]

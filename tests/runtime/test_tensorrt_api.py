@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from bindings import VERSIONS, run_with_bindings
+from fakes.fake_cuda import FakeError
 from fakes.fake_quick_plugin import make_quick_plugins
-from fakes.fake_tensorrt import FakeError, make_tensorrt
+from fakes.fake_tensorrt import make_tensorrt
 from fakes.machine import RTX
 
 from mlpdeploy.errors import MissingDependencyError, UsageError
