@@ -1,7 +1,6 @@
 #include "engines.h"
 
 #include <NvInferVersion.h>
-#include <stdlib.h>
 
 #include <fstream>
 #include <sstream>
@@ -51,14 +50,10 @@ std::string fake_version() {
 }
 
 EngineFolder::EngineFolder(const char* name) {
-  std::string pattern = (fs::temp_directory_path() / "mlpdeploy-engines-XXXXXX").string();
-  path_ = mkdtemp(pattern.data());
-  fs::create_directory(path_ / "engines");
-  fs::copy_file(artifact(name) / "manifest.json", path_ / "manifest.json");
-  manifest_ = parse_json(text_of(path_ / "manifest.json"));
+  fs::create_directory(path() / "engines");
+  fs::copy_file(artifact(name) / "manifest.json", path() / "manifest.json");
+  manifest_ = parse_json(text_of(path() / "manifest.json"));
 }
-
-EngineFolder::~EngineFolder() { fs::remove_all(path_); }
 
 std::string EngineFolder::plan_text(const EngineRequest& request) const {
   std::string text = "fake-engine\n";
@@ -135,14 +130,14 @@ fs::path EngineFolder::add(const EngineRequest& request) const {
   body.set("warnings", Json::array());
   body.set("measured_ms", Json::object());
   body.set("checksum", sha256_of(canonical_json(body)));
-  write_text(path_ / "engines" / (name + ".json"), indented_json(body) + "\n");
-  write_text(path_ / "engines" / (name + ".plan"), plan);
-  return path_ / "engines" / (name + ".plan");
+  write_text(path() / "engines" / (name + ".json"), indented_json(body) + "\n");
+  write_text(path() / "engines" / (name + ".plan"), plan);
+  return path() / "engines" / (name + ".plan");
 }
 
 Session EngineFolder::load(LoadOptions options) const {
   options.backend = "tensorrt";
-  return Session::load(path_, options);
+  return Session::load(path(), options);
 }
 
 std::string EngineFolder::refusal(LoadOptions options) const {

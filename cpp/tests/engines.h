@@ -8,6 +8,7 @@
 
 #include "json.h"
 #include "mlpdeploy/session.h"
+#include "scratch.h"
 
 // What a test says about an engine; the rest fits the simulated GPU and the artifact.
 struct EngineRequest {
@@ -21,18 +22,15 @@ struct EngineRequest {
 class EngineFolder {
  public:
   explicit EngineFolder(const char* artifact);
-  EngineFolder(const EngineFolder&) = delete;
-  EngineFolder& operator=(const EngineFolder&) = delete;
-  ~EngineFolder();
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return scratch_.path(); }
   // Writes an engine and what it is; returns the engine's path.
   std::filesystem::path add(const EngineRequest& request = {}) const;
   mlpdeploy::Session load(mlpdeploy::LoadOptions options = {}) const;
   std::string refusal(mlpdeploy::LoadOptions options = {}) const;  // what load throws, or ""
 
  private:
-  std::filesystem::path path_;
+  ScratchFolder scratch_{"engines"};
   mlpdeploy::Json manifest_;
 
   std::string plan_text(const EngineRequest& request) const;

@@ -1,6 +1,5 @@
 // ONNX Runtime's CUDA provider, with the one of fakes/ that computes on the CPU.
 #include <doctest/doctest.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <cmath>
@@ -17,6 +16,7 @@
 #include "fake_onnxruntime.h"
 #include "json.h"
 #include "mlpdeploy/session.h"
+#include "scratch.h"
 #include "sha256.h"
 
 using namespace mlpdeploy;
@@ -196,8 +196,8 @@ TEST_CASE("devices that there are not, a library without the provider, and anoth
         "use --device cpu");
   fake_provider().built = true;
 
-  std::string pattern = (fs::temp_directory_path() / "mlpdeploy-half-XXXXXX").string();
-  const fs::path folder = mkdtemp(pattern.data());
+  const ScratchFolder scratch("half");
+  const fs::path& folder = scratch.path();
   std::ostringstream text;
   text << std::ifstream(artifact("asmlp") / "manifest.json").rdbuf();
   Json body = parse_json(text.str());
@@ -210,5 +210,4 @@ TEST_CASE("devices that there are not, a library without the provider, and anoth
   body.set("sha256", sha256_of(canonical_json(body)));
   std::ofstream(folder / "manifest.json") << indented_json(body);
   CHECK(refusal(folder, on("cuda:0")) == "2 an artifact in fp16 on cuda:0; wanted a float32 artifact, or --device cpu");
-  fs::remove_all(folder);
 }

@@ -1,5 +1,4 @@
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "processors.h"
+#include "scratch.h"
 
 namespace fs = std::filesystem;
 
@@ -19,14 +19,13 @@ constexpr double none = std::numeric_limits<double>::infinity();
 using Files = std::vector<std::pair<std::string, std::string>>;
 
 double allowed(const Files& files) {
-  const fs::path root = fs::temp_directory_path() / ("mlpdeploy-processors-" + std::to_string(getpid()));
+  const ScratchFolder scratch("processors");
+  const fs::path& root = scratch.path();
   for (const auto& [name, text] : files) {
     fs::create_directories((root / name).parent_path());
     std::ofstream(root / name) << text;
   }
-  const double found = mlpdeploy::processors_allowed(root);
-  fs::remove_all(root);
-  return found;
+  return mlpdeploy::processors_allowed(root);
 }
 
 const std::string version_1 = "9:name=systemd:/\n4:memory:/a\n2:cpu,cpuacct:/a\n0::/\n";

@@ -37,6 +37,22 @@ def test_the_cpp_tests_pass(build: Path, native_environment: dict[str, str], pro
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("artifacts_are_there", [True, False])
+@pytest.mark.parametrize("program", ["mlpdeploy-tests", "mlpdeploy-onnx-cuda-tests", "mlpdeploy-tensorrt-tests"])
+def test_the_cpp_tests_leave_nothing_behind(
+    build: Path, native_environment: dict[str, str], tmp_path: Path, program: str, artifacts_are_there: bool
+) -> None:
+    """Also those that fail, here for want of the artifacts."""
+    if not (build / "tests" / program).exists():
+        pytest.skip("built without TensorRT")
+    environment = {**native_environment, "TMPDIR": str(tmp_path)}
+    if not artifacts_are_there:
+        environment["MLPDEPLOY_TEST_ARTIFACTS"] = str(tmp_path / "nowhere")
+    done = subprocess.run([build / "tests" / program], env=environment, capture_output=True, text=True)
+    assert (done.returncode == 0) == artifacts_are_there, done.stdout[-4000:]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_floats_are_written_as_python_writes_them(build: Path) -> None:
     generator = random.Random(0)
     bits = (struct.unpack("<d", generator.randbytes(8))[0] for _ in range(100_000))
