@@ -112,6 +112,9 @@ def test_a_replica_is_unwell_only_when_no_worker_comes_back(monkeypatch: pytest.
 
 # On a local Ray cluster, with the small model of tests/served.py in each replica.
 
+# Between two requests of a client: without it the clients take the processor that a replica needs to start.
+PAUSE_SECONDS = 0.05
+
 
 @pytest.fixture(scope="module")
 def spread() -> Iterator[Callable[..., RayModels]]:
@@ -225,6 +228,7 @@ def test_killed_replicas_lose_no_request(spread: Callable[..., RayModels], tmp_p
                 x = rows(3, seed)
                 np.testing.assert_array_equal((await model.infer({"x": x}))["y"], answers(x)["y"])
                 right, seed = right + 1, seed + 1
+                await asyncio.sleep(PAUSE_SECONDS)
 
         clients = [asyncio.ensure_future(client(1000 * index)) for index in range(8)]
         first = replicas(model)
@@ -259,6 +263,7 @@ def test_new_versions(spread: Callable[..., RayModels], tmp_path: Path, monkeypa
             async def client() -> None:
                 while not stop.is_set():
                     scales.add(float((await served.get("m").infer({"x": x}))["y"][0, 0] / x[0, 0]))
+                    await asyncio.sleep(PAUSE_SECONDS)
 
             clients = [asyncio.ensure_future(client()) for _ in range(4)]
             write_model(folder / "2", broken=True)
