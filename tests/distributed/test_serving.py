@@ -272,8 +272,7 @@ def test_new_versions(spread: Callable[..., RayModels], tmp_path: Path, monkeypa
             write_model(folder / "3", scale=3.0)
             (done,) = await served.reload()
             assert (done.version, done.changed) == ("3", True)
-            await asyncio.sleep(0.2)
-            assert 3.0 in {round(scale, 3) for scale in scales}
+            await until(lambda: 3.0 in {round(scale, 3) for scale in scales})
             stop.set()
             await asyncio.gather(*clients)
             assert {round(scale, 3) for scale in scales} == {1.0, 3.0}
