@@ -68,7 +68,7 @@ MLPDEPLOY_INLINE void write(Product const& p, Columns const& columns, long row, 
 
 // Finish rows of values, two vectors each.
 template <Finish Kind, int Count>
-MLPDEPLOY_INLINE void finish(Product const& p, Columns const& columns, long row, Vector (&values)[Count]) {
+MLPDEPLOY_TILE_PART void finish(Product const& p, Columns const& columns, long row, Vector (&values)[Count]) {
     if (has_gelu(Kind)) gelu(values);
 #pragma GCC unroll 16
     for (int i = 0; i < Count; i += 2) write<Kind>(p, columns, row + i / 2, values[i], values[i + 1]);

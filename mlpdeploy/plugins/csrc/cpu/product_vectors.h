@@ -61,8 +61,8 @@ struct Fetch {
 
 // The heart: Rows x 2 vectors of sums in registers.
 template <int Rows>
-MLPDEPLOY_INLINE void sums_of(Operand const* rows, long row_stride, long steps, char const* panel, Fetch fetch,
-                              Sums (&sums)[Rows][2]) {
+MLPDEPLOY_TILE_PART void sums_of(Operand const* rows, long row_stride, long steps, char const* panel, Fetch fetch,
+                                 Sums (&sums)[Rows][2]) {
     for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = Sums{};
     // Three row addresses and two strides reach 14 rows; compilers left alone keep 14 addresses, and spill them.
     long stride = row_stride * static_cast<long>(sizeof(Operand));

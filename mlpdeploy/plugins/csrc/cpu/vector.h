@@ -59,6 +59,10 @@
 
 #define MLPDEPLOY_METHOD inline __attribute__((always_inline))
 #define MLPDEPLOY_INLINE static MLPDEPLOY_METHOD
+// What each kind of tile has in it, so that the values stay in registers; one copy for all kinds compiles faster.
+#ifndef MLPDEPLOY_TILE_PART
+#define MLPDEPLOY_TILE_PART MLPDEPLOY_INLINE
+#endif
 
 namespace mlpdeploy::cpu::MLPDEPLOY_ISA {
 
