@@ -19,6 +19,8 @@ if find_spec("xdist"):
     from sharing import pytest_xdist_make_scheduler  # noqa: F401 (a hook)
 
 torch.set_num_threads(2)
+# Test files import ONNX Runtime as it is: it would report to its maker, and leave `.ses` in the temporary folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

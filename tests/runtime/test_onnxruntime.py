@@ -37,6 +37,7 @@ def test_onnxruntime_reports_nothing_to_anybody(exported: Path, tmp_path: Path) 
         "HOME": str(tmp_path),
         "PYTHONPATH": os.pathsep.join(sys.path),
         "MLPDEPLOY_CACHE": str(tmp_path / "c"),
+        "TMPDIR": str(tmp_path),
     }
     subprocess.run([sys.executable, "-c", code, str(exported)], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []
