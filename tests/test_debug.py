@@ -115,7 +115,7 @@ def test_an_overflow_is_named_and_is_json(tmp_path: Path) -> None:
 
 
 def test_noise_has_the_models_size_where_any_is_taken(tmp_path: Path) -> None:
-    model = tiny_asmlp(depths=(1,) * 5, embed_dim=8, image_size=(64, 64))  # multiples of 64, which 224 is not
+    model = tiny_asmlp(patch_size=32, image_size=(64, 64))  # multiples of 64, which 224 is not
     export_model(model, tmp_path / "open", image_size="dynamic", verify=False)
     assert debug_artifact(tmp_path / "open").blocks[-1].worst < 1e-4
 

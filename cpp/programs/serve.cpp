@@ -25,7 +25,6 @@ using mlpdeploy::Error;
 using mlpdeploy::ErrorKind;
 
 constexpr std::size_t max_connections = 64;
-constexpr int patience_ms = 5000;  // with a client that does not read its answers, once the server is to stop
 
 std::atomic<bool> stopping{false};
 
@@ -38,8 +37,8 @@ std::size_t read_some(int file, std::uint8_t* out, std::size_t bytes) {
 }
 
 // Waits until there is room in the socket, or it is broken. False where the server is to stop and there was none for
-// too long.
-bool wait_for_room(int socket) {
+// as long as its patience.
+bool wait_for_room(int socket, int patience_ms) {
   while (true) {
     const bool last = stopping;  // before the wait, so that it is a whole one
     pollfd event{socket, POLLOUT, 0};
@@ -49,12 +48,12 @@ bool wait_for_room(int socket) {
   }
 }
 
-bool send_line(int socket, std::string line) {
+bool send_line(int socket, std::string line, int patience_ms) {
   line += '\n';
   for (std::size_t sent = 0; sent < line.size();) {
     const ssize_t count = ::send(socket, line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && wait_for_room(socket)) continue;
+    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && wait_for_room(socket, patience_ms)) continue;
     if (count <= 0) return false;
     sent += static_cast<std::size_t>(count);
   }
@@ -127,14 +126,14 @@ struct Connection {
   explicit Connection(int number) : socket(number) {}
 };
 
-void serve_connection(Service& service, Connection& connection) {
+void serve_connection(Service& service, Connection& connection, int patience_ms) {
   const int number = connection.socket.number();
   try {
     service.converse([number](std::uint8_t* out, std::size_t bytes) { return read_some(number, out, bytes); },
-                     [number](const std::string& line) { return send_line(number, line); });
+                     [&](const std::string& line) { return send_line(number, line, patience_ms); });
   } catch (const std::exception&) {
     // It has no thread for the answers: this connection ends, and the others stay.
-    send_line(number, "{\"error\": \"too many connections\"}");
+    send_line(number, "{\"error\": \"too many connections\"}", patience_ms);
   }
   ::shutdown(number, SHUT_RDWR);
   connection.done = true;
@@ -151,7 +150,7 @@ void reap(std::list<Connection>& connections, bool all) {
   }
 }
 
-int serve_socket(Service& service, const std::string& path) {
+int serve_socket(Service& service, const std::string& path, int patience_ms) {
   if (::pipe(stop_pipe) != 0) throw Error(ErrorKind::backend, "no pipe can be made");
   const Descriptor reading(stop_pipe[0]), writing(stop_pipe[1]);
   struct sigaction action{};
@@ -170,15 +169,16 @@ int serve_socket(Service& service, const std::string& path) {
     const int socket = ::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC);
     if (socket < 0) continue;
     if (connections.size() >= max_connections) {
-      send_line(socket, "{\"error\": \"too many connections\"}");
+      send_line(socket, "{\"error\": \"too many connections\"}", patience_ms);
       ::close(socket);
       continue;
     }
     Connection& connection = connections.emplace_back(socket);
     try {
-      connection.thread = std::thread([&service, &connection] { serve_connection(service, connection); });
+      connection.thread =
+          std::thread([&service, &connection, patience_ms] { serve_connection(service, connection, patience_ms); });
     } catch (const std::system_error&) {
-      send_line(socket, "{\"error\": \"too many connections\"}");
+      send_line(socket, "{\"error\": \"too many connections\"}", patience_ms);
       connections.pop_back();
     }
   }
@@ -213,6 +213,7 @@ Command serve_command() {
        {"--delay-ms", "N", std::to_string(defaults.max_delay.count() / 1000), "how long a batch may wait for frames"},
        {"--queue", "N", std::to_string(defaults.queue_limit), "frames that wait; then the sender waits"},
        {"--max-frame-mb", "N", "64", "largest frame, in megabytes"},
+       {"--patience-ms", "N", "5000", "with --unix, at its end: how long a client may take none of its answers"},
        backend_option(),
        device_option(),
        threads_option()},
@@ -239,8 +240,9 @@ int run_serve(const Arguments& arguments) {
   options.batching.max_batch = positive("--batch");
   options.batching.queue_limit = static_cast<std::size_t>(positive("--queue"));
   options.batching.max_delay = std::chrono::milliseconds(std::max(arguments.number("--delay-ms"), 0));
+  const int patience_ms = positive("--patience-ms");
   const auto session = loaded(arguments, options.batching.max_batch);
   mlpdeploy::check_classifier(session);
   Service service(session, options);
-  return from_stdin ? serve_stdin(service) : serve_socket(service, arguments.text("--unix"));
+  return from_stdin ? serve_stdin(service) : serve_socket(service, arguments.text("--unix"), patience_ms);
 }

@@ -319,15 +319,17 @@ def test_a_client_that_takes_no_answers_does_not_keep_the_server(
     build: Path, artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "socket"
-    process = start_socket(build, artifacts["asmlp"], path)
+    process = start_socket(build, artifacts["asmlp"], path, "--patience-ms", "300")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.settimeout(1)
         with pytest.raises(TimeoutError):  # its answers fill the socket, so that no more frames are read
             while True:
                 client.sendall(frame(b"no picture") * 1000)
+        began = time.monotonic()
         process.terminate()
         assert process.wait(30) == 0
+        assert time.monotonic() - began < 5  # which it would be patient for if it was not told
 
 
 def test_killed_it_leaves_the_artifact_as_it_was(build: Path, artifact: Path, tmp_path: Path) -> None:

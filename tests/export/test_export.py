@@ -118,11 +118,11 @@ def test_no_path_of_the_exporting_machine_is_in_the_files(exported: Path) -> Non
 def test_an_export_without_a_checkpoint_has_the_weights_of_create_model(tmp_path: Path) -> None:
     from mlpdeploy.runtime.torch import canonical_weights
 
-    manifest = export_model("asmlp_t", tmp_path / "out", verify=False)
+    manifest = export_model("asmlp_digits", tmp_path / "out", verify=False)
     assert manifest.model["source"] == "random weights, seed 0"
     assert manifest.model["random_weights"]
     weights = canonical_weights(tmp_path / "out" / "model.onnx")
-    for name, tensor in mlpdeploy.create_model("asmlp_t").state_dict().items():
+    for name, tensor in mlpdeploy.create_model("asmlp_digits").state_dict().items():
         np.testing.assert_array_equal(weights[name], tensor.numpy())
 
 
