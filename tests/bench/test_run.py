@@ -175,10 +175,18 @@ def test_an_exporter_that_fails_is_unavailable(exported: Path, monkeypatch: pyte
     assert result.reason == "legacy torch.onnx.export + ONNX Runtime failed (RuntimeError: no such operator)"
 
 
+@pytest.fixture(scope="module")
+def one_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of one block, as torch.compile takes seconds for each; do not change it."""
+    folder = tmp_path_factory.mktemp("bench") / "block"
+    export_model(tiny_asmlp(depths=(1,)), folder, verify=False)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["naive-dynamo", "naive-legacy", "torch-compile"])
-def test_every_peer_computes_what_we_compute(exported: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    report = bench_artifact(exported, batches=(1, 3), peers=(name,), memory=False, **QUICK)
+def test_every_peer_computes_what_we_compute(one_block: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    report = bench_artifact(one_block, batches=(1, 3), peers=(name,), memory=False, **QUICK)
     for batch in (1, 3):
         result = by_name(report, batch)[name]
         assert (result.status, result.reason) == ("measured", "")
