@@ -21,6 +21,7 @@ from mlpdeploy.serving.interface import Start
 from mlpdeploy.serving.options import ServeOptions
 from mlpdeploy.serving.protocol.keys import read_keys
 from mlpdeploy.serving.protocol.limits import HEADER_SECONDS, KEEP_ALIVE_SECONDS
+from mlpdeploy.serving.protocol.listener import Listener
 from mlpdeploy.serving.repository import ModelRepository, Reloaded
 
 BACKLOG = 512
@@ -223,7 +224,7 @@ class Server:
                 loop.remove_signal_handler(number)
 
 
-def listen(host: str, port: int, option: str) -> socket.socket:
+def listen(host: str, port: int, option: str) -> Listener:
     """Return a listening socket; port 0 takes a free one.
 
     Raises:
@@ -231,7 +232,7 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     """
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, number)
+        listener = Listener(family, kind, number)
     except OSError as error:
         raise MlpDeployError(f"{host} is no address ({error.strerror})", fix="see --host") from error
     try:

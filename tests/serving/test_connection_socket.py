@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy.serving.options import ServeOptions
-from mlpdeploy.serving.protocol import connection
+from mlpdeploy.serving.protocol import connection, listener
 from mlpdeploy.serving.protocol.http import Answer, Request, json_answer
 from mlpdeploy.serving.protocol.limits import MAX_HEADER_BYTES, Budget
 from mlpdeploy.serving.server import _http_server, listen
@@ -49,15 +49,15 @@ async def clients(
     context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[list[Client]]:
     """Connections to a server of `echo`."""
-    listener = listen("127.0.0.1", 0, "--http-port")
+    listening = listen("127.0.0.1", 0, "--http-port")
     server = _http_server(echo, Budget(), options or ServeOptions())
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     found: list[Client] = []
     for _ in range(count):
         end = socket.socket()
         if receive_bytes:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        end.connect(listener.getsockname())
+        end.connect(listening.getsockname())
         name = "localhost" if context else None
         found.append(await asyncio.open_connection(sock=end, limit=1 << 17, ssl=context, server_hostname=name))
     try:
@@ -171,7 +171,7 @@ def test_another_protocol_is_not_taken_and_the_request_is_answered(size: int, pa
 
 
 def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
 
     async def test() -> None:
         async with clients(3) as found:
@@ -181,6 +181,32 @@ def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch) -> N
                 assert (await answer(client))[0] == b"200"
 
     run(test)
+
+
+def test_connections_that_never_begin_with_tls_are_counted_and_let_others_in_when_they_go(
+    monkeypatch: pytest.MonkeyPatch, tls: tuple[ServeOptions, ssl.SSLContext], capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
+
+    async def test() -> None:
+        async with clients(5, options=tls[0]) as found:
+            for client in found[2:]:  # at once, and not when the handshake has taken too long
+                assert await asyncio.wait_for(client[0].read(), 5) == b""
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(found[0][0].read(), 0.1)
+            host, port = found[0][1].get_extra_info("peername")
+            for client in found[:2]:
+                client[1].close()
+            await asyncio.sleep(0.3)
+            for _ in range(5):  # each goes before the next one comes
+                client = await asyncio.open_connection(host, port, ssl=tls[1], server_hostname="localhost")
+                await send(client, GET)
+                assert (await answer(client))[0] == b"200"
+                client[1].close()
+                await asyncio.sleep(0.1)
+
+    run(test)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_another_protocol_and_nothing_else() -> None:

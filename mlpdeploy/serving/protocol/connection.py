@@ -21,7 +21,6 @@ from mlpdeploy.serving.protocol.http import JOIN_BYTES, READER
 from mlpdeploy.serving.protocol.limits import (
     HEADER_SECONDS,
     MAX_BODY_BYTES,
-    MAX_CONNECTIONS,
     MAX_HEADER_BYTES,
     SEND_SECONDS,
     Budget,
@@ -164,9 +163,6 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, but not forever."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
         self._start_timer(HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
