@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from PIL import Image
 from tiny import tiny_asmlp
 
 from mlpdeploy.cli import main
+from mlpdeploy.models import statistics
 from mlpdeploy.models.registry import DEMO_MODELS, MODELS
+from mlpdeploy.models.statistics import model_table
 
 
 def run(*arguments: object) -> Result:
@@ -57,7 +60,14 @@ def test_a_wrong_command_suggests_the_right_one() -> None:
     refused(run("exprot"), 2, "no command 'exprot'; did you mean export?")
 
 
-def test_models_lists_the_demo_models_apart() -> None:
+@pytest.fixture(scope="module")
+def model_rows() -> list[dict[str, Any]]:
+    """What `mlpdeploy models` counts in seconds; do not change it."""
+    return model_table()
+
+
+def test_models_lists_the_demo_models_apart(model_rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "model_table", lambda: model_rows)
     lines = run("models").stdout.splitlines()
     titles = [index for index, line in enumerate(lines) if "multiply-adds" in line]
     assert len(titles) == 2
@@ -66,7 +76,8 @@ def test_models_lists_the_demo_models_apart() -> None:
     assert [line.split()[0] for line in demos] == [entry.name for entry in DEMO_MODELS]
 
 
-def test_models_as_json() -> None:
+def test_models_as_json(model_rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "model_table", lambda: model_rows)
     rows = json.loads(run("models", "--json").stdout)
     assert {row["name"]: round(row["macs"] / 1e9, 2) for row in rows}["asmlp_s"] == 8.51
 
